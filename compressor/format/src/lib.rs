@@ -1,0 +1,7 @@
+//! Everything `compressor` keeps on disk: recipe, model, dataset, artifact, report.
+//!
+//! Nothing here computes with a model, and nothing here knows Burn.
+
+mod error;
+
+pub use error::{Error, Result};
