@@ -3,5 +3,7 @@
 //! Nothing here computes with a model, and nothing here knows Burn.
 
 mod error;
+mod mapped;
 
 pub use error::{Error, Result};
+pub use mapped::{MappedBytes, map_file};
