@@ -3,5 +3,7 @@
 //! Nothing here computes with a model, and nothing here knows Burn.
 
 mod error;
+mod write;
 
 pub use error::{Error, Result};
+pub use write::write_beside;
