@@ -4,6 +4,8 @@
 
 mod error;
 mod mapped;
+mod write;
 
 pub use error::{Error, Result};
 pub use mapped::{MappedBytes, map_file};
+pub use write::write_beside;
