@@ -2,10 +2,22 @@
 //!
 //! Nothing here computes with a model, and nothing here knows Burn.
 
+mod architecture;
+mod checkpoint;
 mod error;
+mod families;
 mod mapped;
+mod safetensors;
+mod weights;
 mod write;
 
+pub use architecture::{
+    Activation, Architecture, Attention, LayerShape, LayerTensor, Mlp, Norm, NormKind, Part, Positions, RotaryScaling, TensorId,
+};
+pub use checkpoint::{Checkpoint, copy_companions, read_config};
 pub use error::{Error, Result};
+pub use families::{Family, StoredTensor};
 pub use mapped::{MappedBytes, map_file};
+pub use safetensors::{Dtype, NewTensor, TensorFiles, TensorSlice, write_safetensors};
+pub use weights::{Weights, check_finite, write_config};
 pub use write::write_beside;
