@@ -3,10 +3,13 @@
 //! Nothing here computes with a model, and nothing here knows Burn.
 
 mod architecture;
+mod artifact;
 mod checkpoint;
 mod error;
 mod families;
 mod mapped;
+mod model;
+mod quantized;
 mod safetensors;
 mod weights;
 mod write;
@@ -14,10 +17,13 @@ mod write;
 pub use architecture::{
     Activation, Architecture, Attention, LayerShape, LayerTensor, Mlp, Norm, NormKind, Part, Positions, RotaryScaling, TensorId,
 };
+pub use artifact::{Artifact, ArtifactTensor, NewArtifact, NewArtifactTensor};
 pub use checkpoint::{Checkpoint, copy_companions, read_config};
 pub use error::{Error, Result};
 pub use families::{Family, StoredTensor};
 pub use mapped::{MappedBytes, map_file};
+pub use model::Model;
+pub use quantized::{QuantizedMatrix, Scheme, Values, WeightBytes, pack, unpack};
 pub use safetensors::{Dtype, NewTensor, TensorFiles, TensorSlice, write_safetensors};
 pub use weights::{Weights, check_finite, write_config};
 pub use write::write_beside;
