@@ -2,10 +2,24 @@
 //!
 //! Nothing here computes with a model, and nothing here knows Burn.
 
+mod architecture;
+mod checkpoint;
 mod error;
+mod families;
 mod gguf;
 mod mapped;
+mod safetensors;
+mod weights;
+mod write;
 
+pub use architecture::{
+    Activation, Architecture, Attention, LayerShape, LayerTensor, Mlp, Norm, NormKind, Part, Positions, RotaryScaling, TensorId,
+};
+pub use checkpoint::{Checkpoint, copy_companions, read_config};
 pub use error::{Error, Result};
+pub use families::{Family, StoredTensor};
 pub use gguf::{GgmlType, GgufFile, GgufTensor, gguf_name};
 pub use mapped::{MappedBytes, map_file};
+pub use safetensors::{Dtype, NewTensor, TensorFiles, TensorSlice, write_safetensors};
+pub use weights::{Weights, check_finite, write_config};
+pub use write::write_beside;

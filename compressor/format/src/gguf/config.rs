@@ -354,8 +354,15 @@ mod tests {
     }
 
     #[test]
-    fn qwen3_stores_its_head_dim() {
-        let sample = Sample::default()
+    fn the_families_read_it() {
+        for sample in [Sample::llama(), Sample::gpt2(), qwen3()] {
+            let architecture = crate::Family::read(&config(sample), "sample.gguf".as_ref()).unwrap();
+            assert_eq!((architecture.layers.len(), architecture.layers[0].heads, architecture.vocab_size), (1, 2, 5));
+        }
+    }
+
+    fn qwen3() -> Sample {
+        Sample::default()
             .text("general.architecture", "qwen3")
             .u32("qwen3.block_count", 1)
             .u32("qwen3.context_length", 64)
@@ -366,8 +373,12 @@ mod tests {
             .u32("qwen3.attention.value_length", 16)
             .f32("qwen3.rope.freq_base", 1e6)
             .f32("qwen3.attention.layer_norm_rms_epsilon", 1e-6)
-            .counting("token_embd.weight", &[5, 8]);
-        let config = config(sample);
+            .counting("token_embd.weight", &[5, 8])
+    }
+
+    #[test]
+    fn qwen3_stores_its_head_dim() {
+        let config = config(qwen3());
         assert_eq!((&config["model_type"], &config["head_dim"]), (&json!("qwen3"), &json!(16)));
         assert_eq!((&config["num_key_value_heads"], &config["rope_theta"]), (&json!(2), &json!(1e6)));
         assert_eq!((&config["use_sliding_window"], &config["rms_norm_eps"]), (&json!(false), &json!(1e-6)));

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use tokenizers::Tokenizer;
 
 use super::GgufFile;
+use crate::Family;
 
 /// The folder of real models, if there is one.
 fn assets() -> Option<PathBuf> {
@@ -62,6 +63,19 @@ fn the_configuration_is_that_of_the_folder() {
         }
     }
     assert_eq!(compared, 19, "every key but `rope_parameters`, which is Transformers 5's way to say `rope_theta`");
+}
+
+#[test]
+fn every_tensor_of_the_architecture_is_there_in_its_shape() {
+    let Some(assets) = assets() else { return };
+    let file = smollm2(&assets);
+    let architecture = Family::read(&file.config().unwrap(), file.path()).unwrap();
+    assert_eq!(architecture.parameters(), 134_515_008);
+    let tensors = architecture.tensors();
+    assert_eq!(tensors.len(), 272);
+    for tensor in tensors {
+        assert_eq!(file.canonical_shape(&tensor.to_string()).unwrap(), architecture.shape(tensor), "{tensor}");
+    }
 }
 
 #[test]

@@ -1,0 +1,130 @@
+//! Typed access to the keys of a `config.json`, with the file and the key in every error.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::{Activation, Architecture, Error, Result};
+
+/// Sizes above this are taken for damage: no model is this wide, and products of three of them must fit 64 bits.
+const LARGEST_SIZE: u64 = 1 << 24;
+
+pub(super) struct Config<'a> {
+    keys: &'a Map<String, Value>,
+    path: &'a Path,
+}
+
+impl<'a> Config<'a> {
+    pub(super) fn new(config: &'a Value, path: &'a Path) -> Result<Self> {
+        let keys = config.as_object().ok_or_else(|| Error::malformed(path, "the configuration is not a JSON object"))?;
+        Ok(Self { keys, path })
+    }
+
+    fn malformed(&self, what: String) -> Error {
+        Error::malformed(self.path, what)
+    }
+
+    pub(super) fn unsupported(&self, what: String) -> Error {
+        Error::unsupported(self.path, what)
+    }
+
+    /// The value of a key; `null` counts as absent, as it does in Transformers.
+    fn get(&self, key: &str) -> Option<&'a Value> {
+        self.keys.get(key).filter(|value| !value.is_null())
+    }
+
+    pub(super) fn text(&self, key: &str) -> Result<&'a str> {
+        self.text_or_none(key)?.ok_or_else(|| self.malformed(format!("`{key}` is missing")))
+    }
+
+    fn text_or_none(&self, key: &str) -> Result<Option<&'a str>> {
+        let wrong = |value: &Value| self.malformed(format!("`{key}` is {value}, a text is needed"));
+        self.get(key).map(|value| value.as_str().ok_or_else(|| wrong(value))).transpose()
+    }
+
+    pub(super) fn size(&self, key: &str) -> Result<usize> {
+        self.size_or_none(key)?.ok_or_else(|| self.malformed(format!("`{key}` is missing")))
+    }
+
+    pub(super) fn size_or_none(&self, key: &str) -> Result<Option<usize>> {
+        let wrong = |value| self.malformed(format!("`{key}` is {value}, a whole number from 1 to {LARGEST_SIZE} is needed"));
+        let in_range = |size: &u64| (1..=LARGEST_SIZE).contains(size);
+        self.get(key)
+            .map(|value| value.as_u64().filter(in_range).map(|size| size as usize).ok_or_else(|| wrong(value)))
+            .transpose()
+    }
+
+    pub(super) fn number_or(&self, key: &str, default: f64) -> Result<f64> {
+        number(self.keys, key)
+            .map_err(|value| self.malformed(format!("`{key}` is {value}, a positive number is needed")))
+            .map(|found| found.unwrap_or(default))
+    }
+
+    pub(super) fn flag_or(&self, key: &str, default: bool) -> Result<bool> {
+        let wrong = |value| self.malformed(format!("`{key}` is {value}, true or false is needed"));
+        self.get(key).map_or(Ok(default), |value| value.as_bool().ok_or_else(|| wrong(value)))
+    }
+
+    pub(super) fn object(&self, key: &str) -> Result<Option<&'a Map<String, Value>>> {
+        let wrong = |value| self.malformed(format!("`{key}` is {value}, an object is needed"));
+        self.get(key).map(|value| value.as_object().ok_or_else(|| wrong(value))).transpose()
+    }
+
+    /// A positive number inside an object that stands under `key`.
+    pub(super) fn inner_number(&self, key: &str, object: &Map<String, Value>, inner: &str) -> Result<Option<f64>> {
+        number(object, inner).map_err(|value| self.malformed(format!("`{key}.{inner}` is {value}, a positive number is needed")))
+    }
+
+    pub(super) fn missing(&self, key: &str) -> Error {
+        self.malformed(format!("`{key}` is missing"))
+    }
+
+    pub(super) fn activation(&self, key: &str, default: &str) -> Result<Activation> {
+        match self.text_or_none(key)?.unwrap_or(default) {
+            "silu" | "swish" => Ok(Activation::Silu),
+            "gelu" => Ok(Activation::Gelu),
+            "gelu_new" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
+            other => {
+                Err(self.unsupported(format!("`{key}` is \"{other}\"; known are silu, swish, gelu, gelu_new, gelu_pytorch_tanh")))
+            }
+        }
+    }
+
+    /// Token ids: one number or a list of them.
+    pub(super) fn token_ids(&self, key: &str) -> Result<Vec<u32>> {
+        let Some(value) = self.get(key) else { return Ok(Vec::new()) };
+        let one = |value: &Value| {
+            let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
+            id.ok_or_else(|| self.malformed(format!("`{key}` is {value}, a token id is needed")))
+        };
+        match value {
+            Value::Array(list) => list.iter().map(one).collect(),
+            single => Ok(vec![one(single)?]),
+        }
+    }
+
+    /// What must hold between the sizes, whatever the family.
+    pub(super) fn check(&self, architecture: &Architecture) -> Result<()> {
+        for layer in &architecture.layers {
+            if layer.heads % layer.kv_heads != 0 {
+                let (heads, kv_heads) = (layer.heads, layer.kv_heads);
+                return Err(
+                    self.malformed(format!("{heads} attention heads can't be shared out among {kv_heads} key/value heads"))
+                );
+            }
+        }
+        let needs_halves = matches!(architecture.positions, crate::Positions::Rotary { .. });
+        if needs_halves && architecture.head_dim % 2 != 0 {
+            return Err(self.malformed(format!("head_dim {} is odd, a rotary embedding needs two halves", architecture.head_dim)));
+        }
+        Ok(())
+    }
+}
+
+/// `Err` holds the value that is no positive number.
+fn number<'a>(keys: &'a Map<String, Value>, key: &str) -> Result<Option<f64>, &'a Value> {
+    match keys.get(key).filter(|value| !value.is_null()) {
+        None => Ok(None),
+        Some(value) => value.as_f64().filter(|number| number.is_finite() && *number > 0.0).map(Some).ok_or(value),
+    }
+}

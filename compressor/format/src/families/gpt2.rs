@@ -1,0 +1,101 @@
+//! GPT-2 and DistilGPT-2: LayerNorm, learned positions, query/key/value fused in one matrix stored `[in, out]`.
+
+use serde_json::{Map, Value, json};
+
+use super::config::Config;
+use super::llama::activation_name;
+use super::{Family, StoredTensor};
+use crate::{Architecture, Attention, LayerShape, LayerTensor, Mlp, Norm, NormKind, Part, Positions, Result, TensorId};
+
+pub(super) fn read(config: &Config<'_>) -> Result<Architecture> {
+    for (key, expected) in
+        [("scale_attn_weights", true), ("scale_attn_by_inverse_layer_idx", false), ("add_cross_attention", false)]
+    {
+        if config.flag_or(key, expected)? != expected {
+            return Err(config.unsupported(format!("`{key}` is {}: such a GPT-2 is not there yet", !expected)));
+        }
+    }
+    let hidden_size = config.size("n_embd")?;
+    let heads = config.size("n_head")?;
+    let layer =
+        LayerShape { heads, kv_heads: heads, intermediate_size: config.size_or_none("n_inner")?.unwrap_or(4 * hidden_size) };
+    Ok(Architecture {
+        family: Family::Gpt2,
+        vocab_size: config.size("vocab_size")?,
+        hidden_size,
+        // Transformers has no such key for GPT-2: ours, written after heads were cut.
+        head_dim: config.size_or_none("head_dim")?.unwrap_or(hidden_size / heads),
+        max_position_embeddings: config.size("n_positions")?,
+        layers: vec![layer; config.size("n_layer")?],
+        norm: Norm { kind: NormKind::Layer, epsilon: config.number_or("layer_norm_epsilon", 1e-5)? },
+        positions: Positions::Learned,
+        attention: Attention { qkv_bias: true, output_bias: true, qk_norm: false },
+        mlp: Mlp { gated: false, activation: config.activation("activation_function", "gelu_new")?, bias: true },
+        tied_embeddings: config.flag_or("tie_word_embeddings", true)?,
+        bos_token_id: config.token_ids("bos_token_id")?.first().copied(),
+        eos_token_ids: config.token_ids("eos_token_id")?,
+    })
+}
+
+pub(super) fn write(architecture: &Architecture, layer: LayerShape, config: &mut Map<String, Value>) {
+    let mut set = |key: &str, value: Value| config.insert(key.to_owned(), value);
+    set("architectures", json!(["GPT2LMHeadModel"]));
+    set("model_type", json!("gpt2"));
+    set("vocab_size", json!(architecture.vocab_size));
+    set("n_embd", json!(architecture.hidden_size));
+    set("n_layer", json!(architecture.layers.len()));
+    set("n_head", json!(layer.heads));
+    set("n_inner", json!(layer.intermediate_size));
+    set("n_positions", json!(architecture.max_position_embeddings));
+    set("layer_norm_epsilon", json!(architecture.norm.epsilon));
+    set("activation_function", json!(activation_name(architecture)));
+    set("tie_word_embeddings", json!(architecture.tied_embeddings));
+    if layer.heads * architecture.head_dim == architecture.hidden_size {
+        config.remove("head_dim");
+    } else {
+        config.insert("head_dim".to_owned(), json!(architecture.head_dim));
+    }
+    write_tokens(architecture, config);
+}
+
+/// The keys that name the first and the last token of a text.
+pub(super) fn write_tokens(architecture: &Architecture, config: &mut Map<String, Value>) {
+    config.insert("bos_token_id".to_owned(), json!(architecture.bos_token_id));
+    let eos = match architecture.eos_token_ids.as_slice() {
+        [] => Value::Null,
+        [one] => json!(one),
+        several => json!(several),
+    };
+    config.insert("eos_token_id".to_owned(), eos);
+}
+
+pub(super) fn stored(architecture: &Architecture) -> Vec<StoredTensor> {
+    use LayerTensor::*;
+    use Part::{Bias, Weight};
+    let mut stored = Vec::new();
+    let mut add = |name: String, parts: Vec<TensorId>, transposed| stored.push(StoredTensor { name, parts, transposed });
+    add("transformer.wte.weight".into(), vec![TensorId::Embedding], false);
+    add("transformer.wpe.weight".into(), vec![TensorId::PositionEmbedding], false);
+    for layer in 0..architecture.layers.len() {
+        let modules: [(&str, &[fn(Part) -> LayerTensor], bool); 6] = [
+            ("ln_1", &[AttentionNorm], false),
+            ("attn.c_attn", &[Query, Key, Value], true),
+            ("attn.c_proj", &[Output], true),
+            ("ln_2", &[MlpNorm], false),
+            ("mlp.c_fc", &[Up], true),
+            ("mlp.c_proj", &[Down], true),
+        ];
+        for (module, tensors, conv1d) in modules {
+            for part in [Weight, Bias] {
+                let parts = tensors.iter().map(|tensor| TensorId::Layer(layer, tensor(part))).collect();
+                add(format!("transformer.h.{layer}.{module}.{part}"), parts, conv1d && part == Weight);
+            }
+        }
+    }
+    add("transformer.ln_f.weight".into(), vec![TensorId::FinalNorm(Weight)], false);
+    add("transformer.ln_f.bias".into(), vec![TensorId::FinalNorm(Bias)], false);
+    if !architecture.tied_embeddings {
+        add("lm_head.weight".into(), vec![TensorId::Head], false);
+    }
+    stored
+}

@@ -1,0 +1,139 @@
+//! The model families: how each writes its `config.json` and names its tensors.
+//!
+//! A family is data. It reads a configuration into an [`Architecture`] and lists what is stored under which name;
+//! it adds no forward pass.
+
+mod config;
+mod gpt2;
+mod llama;
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use self::config::Config;
+use crate::{Architecture, Error, Result, TensorId};
+
+/// A model family, by the `model_type` of its `config.json`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Family {
+    /// Llama, SmolLM2, TinyLlama.
+    Llama,
+    /// Mistral, without a sliding window.
+    Mistral,
+    /// Qwen2 and Qwen2.5: biases on query, key and value.
+    Qwen2,
+    /// Qwen3: norms on queries and keys.
+    Qwen3,
+    /// GPT-2 and DistilGPT-2: LayerNorm, learned positions, fused query/key/value, plain GELU MLP.
+    Gpt2,
+}
+
+/// A tensor as a family stores it: one or several of the model's tensors, stacked along the output dimension.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredTensor {
+    /// Its name in the safetensors file.
+    pub name: String,
+    /// What it holds, in order; more than one where the family fuses projections.
+    pub parts: Vec<TensorId>,
+    /// Stored `[in, out]`, as GPT-2's Conv1D.
+    pub transposed: bool,
+}
+
+impl StoredTensor {
+    /// The shape in the file.
+    pub fn shape(&self, architecture: &Architecture) -> Vec<usize> {
+        let mut shape = architecture.shape(self.parts[0]);
+        shape[0] = self.parts.iter().map(|part| architecture.shape(*part)[0]).sum();
+        if self.transposed {
+            shape.reverse();
+        }
+        shape
+    }
+}
+
+impl Family {
+    /// Every family there is.
+    pub const ALL: [Self; 5] = [Self::Llama, Self::Mistral, Self::Qwen2, Self::Qwen3, Self::Gpt2];
+
+    /// The `model_type` in `config.json`.
+    pub fn model_type(self) -> &'static str {
+        match self {
+            Self::Llama => "llama",
+            Self::Mistral => "mistral",
+            Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
+            Self::Gpt2 => "gpt2",
+        }
+    }
+
+    /// Reads a `config.json` found at `path`.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for an unknown family or a feature that is not there, [`Error::Malformed`] for missing or
+    /// contradictory sizes. Nothing falls back.
+    pub fn read(config: &Value, path: &Path) -> Result<Architecture> {
+        let config = Config::new(config, path)?;
+        let model_type = config.text("model_type")?;
+        let family = Self::ALL.into_iter().find(|family| family.model_type() == model_type).ok_or_else(|| {
+            let known = Self::ALL.map(Self::model_type).join(", ");
+            Error::unsupported(path, format!("model_type \"{model_type}\" is not a known family; known are {known}"))
+        })?;
+        let architecture = match family {
+            Self::Llama | Self::Mistral | Self::Qwen2 | Self::Qwen3 => llama::read(family, &config)?,
+            Self::Gpt2 => gpt2::read(&config)?,
+        };
+        config.check(&architecture)?;
+        Ok(architecture)
+    }
+
+    /// The `config.json` of `architecture`: `base` with every key that follows from the architecture set anew.
+    ///
+    /// `base` is the configuration the model was read with, so that what this project does not know survives; an empty object
+    /// for a new model.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where layers differ: no family's `config.json` can say that.
+    pub fn write(architecture: &Architecture, base: &Value, path: &Path) -> Result<Value> {
+        let layer = architecture.uniform_layer().ok_or_else(|| {
+            Error::unsupported(path, "layers of different sizes can't be written: config.json has one size for all layers")
+        })?;
+        let mut config = match base {
+            Value::Object(map) => map.clone(),
+            _ => serde_json::Map::new(),
+        };
+        match architecture.family {
+            Self::Llama | Self::Mistral | Self::Qwen2 | Self::Qwen3 => llama::write(architecture, layer, &mut config),
+            Self::Gpt2 => gpt2::write(architecture, layer, &mut config),
+        }
+        Ok(Value::Object(config))
+    }
+
+    /// What `architecture` is stored as, in the order of the computation.
+    pub fn stored(architecture: &Architecture) -> Vec<StoredTensor> {
+        match architecture.family {
+            Self::Llama | Self::Mistral | Self::Qwen2 | Self::Qwen3 => llama::stored(architecture),
+            Self::Gpt2 => gpt2::stored(architecture),
+        }
+    }
+
+    /// True for tensors that checkpoints of this family carry although nothing reads them: buffers, a tied head written twice.
+    pub fn is_ignored(architecture: &Architecture, name: &str) -> bool {
+        (architecture.tied_embeddings && name == "lm_head.weight")
+            || name.ends_with(".rotary_emb.inv_freq")
+            || (architecture.family == Self::Gpt2 && (name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias")))
+    }
+
+    /// The prefix that some checkpoints leave out of every name but the head's.
+    pub fn optional_prefix(self) -> &'static str {
+        match self {
+            Self::Gpt2 => "transformer.",
+            Self::Llama | Self::Mistral | Self::Qwen2 | Self::Qwen3 => "model.",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,102 @@
+#![allow(clippy::unwrap_used)]
+
+use serde_json::json;
+
+use super::*;
+use crate::{Positions, RotaryScaling};
+
+fn read(config: &Value) -> Result<Architecture> {
+    Family::read(config, Path::new("config.json"))
+}
+
+fn smollm2() -> Value {
+    json!({
+        "model_type": "llama", "vocab_size": 49152, "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9,
+        "num_key_value_heads": 3, "intermediate_size": 1536, "max_position_embeddings": 8192, "rms_norm_eps": 1e-5,
+        "rope_theta": 100000, "tie_word_embeddings": true, "bos_token_id": 1, "eos_token_id": 2
+    })
+}
+
+#[test]
+fn smollm2_has_the_published_number_of_parameters() {
+    assert_eq!(read(&smollm2()).unwrap().parameters(), 134_515_008);
+}
+
+#[test]
+fn gpt2_has_the_published_number_of_parameters() {
+    let config =
+        json!({"model_type": "gpt2", "vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024});
+    assert_eq!(read(&config).unwrap().parameters(), 124_439_808);
+}
+
+#[test]
+fn an_unknown_family_is_refused_with_the_known_ones() {
+    let error = read(&json!({"model_type": "rwkv"})).unwrap_err();
+    let expected = "config.json: model_type \"rwkv\" is not a known family; known are llama, mistral, qwen2, qwen3, gpt2";
+    assert_eq!(error.to_string(), expected);
+    assert_eq!(Family::ALL.len(), 5, "new family? name it here and in the README");
+}
+
+#[test]
+fn contradictory_sizes_are_refused_with_both() {
+    let mut config = smollm2();
+    config["num_key_value_heads"] = json!(4);
+    assert_eq!(
+        read(&config).unwrap_err().to_string(),
+        "config.json: 9 attention heads can't be shared out among 4 key/value heads"
+    );
+    config["num_key_value_heads"] = json!(0);
+    let expected = "config.json: `num_key_value_heads` is 0, a whole number from 1 to 16777216 is needed";
+    assert_eq!(read(&config).unwrap_err().to_string(), expected);
+}
+
+#[test]
+fn features_that_are_not_there_are_refused_by_name() {
+    let mut config = smollm2();
+    config["rope_scaling"] = json!({"rope_type": "yarn", "factor": 4.0});
+    let expected = "config.json: `rope_scaling.rope_type` is \"yarn\"; known are default, linear, llama3";
+    assert_eq!(read(&config).unwrap_err().to_string(), expected);
+    config = smollm2();
+    config["hidden_act"] = json!("relu6");
+    let expected = "config.json: `hidden_act` is \"relu6\"; known are silu, swish, gelu, gelu_new, gelu_pytorch_tanh";
+    assert_eq!(read(&config).unwrap_err().to_string(), expected);
+}
+
+#[test]
+fn every_family_reads_back_what_it_writes() {
+    for family in Family::ALL {
+        let config = match family {
+            Family::Gpt2 => json!({
+                "model_type": "gpt2", "vocab_size": 96, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, "n_inner": 48
+            }),
+            _ => {
+                let mut config = smollm2();
+                config["model_type"] = json!(family.model_type());
+                config["head_dim"] = json!(32);
+                config["rope_scaling"] = json!({"rope_type": "linear", "factor": 2.0});
+                config
+            }
+        };
+        let architecture = read(&config).unwrap();
+        assert_eq!(architecture.family, family);
+        let written = Family::write(&architecture, &config, Path::new("out")).unwrap();
+        assert_eq!(read(&written).unwrap(), architecture, "{family:?}");
+        let parts: Vec<TensorId> = Family::stored(&architecture).into_iter().flat_map(|tensor| tensor.parts).collect();
+        let mut sorted = parts.clone();
+        sorted.sort();
+        let mut all = architecture.tensors();
+        all.sort();
+        assert_eq!(sorted, all, "{family:?} stores every tensor once");
+    }
+}
+
+#[test]
+fn transformers_4_and_5_spellings_of_rotary_scaling_read_the_same() {
+    let mut old = smollm2();
+    old["rope_scaling"] = json!({"type": "linear", "factor": 4.0});
+    let mut new = smollm2();
+    new["rope_parameters"] = json!({"rope_type": "linear", "factor": 4.0, "rope_theta": 100000.0});
+    let expected = Positions::Rotary { theta: 100_000.0, scaling: RotaryScaling::Linear { factor: 4.0 } };
+    assert_eq!(read(&old).unwrap().positions, expected);
+    assert_eq!(read(&new).unwrap().positions, expected);
+}

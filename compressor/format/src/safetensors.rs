@@ -1,0 +1,270 @@
+//! Safetensors files, single or sharded, read by memory map and written tensor by tensor.
+//!
+//! Format: <https://github.com/huggingface/safetensors>. The `safetensors` crate checks every bound of the header.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use half::{bf16, f16};
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, MappedBytes, Result, map_file};
+
+/// The tensors of a folder, by name.
+#[derive(Clone, Debug)]
+pub struct TensorFiles {
+    files: Vec<PathBuf>,
+    tensors: BTreeMap<String, TensorSlice>,
+}
+
+/// One tensor as it lies in its file.
+#[derive(Clone, Debug)]
+pub struct TensorSlice {
+    /// Type of the elements.
+    pub dtype: Dtype,
+    /// Sizes, outermost first.
+    pub shape: Vec<usize>,
+    /// The elements, little endian, row-major.
+    pub bytes: MappedBytes,
+}
+
+/// The element types that checkpoints and artifacts use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// 32-bit float.
+    F32,
+    /// IEEE half precision.
+    F16,
+    /// The upper half of an f32.
+    Bf16,
+    /// Signed byte.
+    I8,
+    /// Signed 32-bit; packed integers of fewer bits.
+    I32,
+    /// Signed 64-bit; shapes.
+    I64,
+}
+
+/// A tensor to be written: its bytes are made when their turn comes, so that one is in memory at a time.
+pub struct NewTensor<'a> {
+    /// Type of the elements.
+    pub dtype: Dtype,
+    /// Sizes, outermost first.
+    pub shape: Vec<usize>,
+    /// Makes the bytes, little endian, row-major, as many as dtype and shape ask for.
+    pub bytes: Box<dyn Fn() -> Cow<'a, [u8]> + 'a>,
+}
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+impl TensorFiles {
+    /// Opens `model.safetensors` or every shard that `model.safetensors.index.json` names.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where a file is missing; [`Error::Malformed`] for a truncated or contradictory header, an index that points
+    /// outside the folder, or a name that stands in two shards; [`Error::Unsupported`] for other element types.
+    pub fn open(folder: &Path) -> Result<Self> {
+        let single = folder.join(SINGLE);
+        let files = if single.exists() { vec![single] } else { shards(folder)? };
+        let mut tensors = BTreeMap::new();
+        for file in &files {
+            for (name, tensor) in read_file(file)? {
+                if tensors.insert(name.clone(), tensor).is_some() {
+                    return Err(Error::malformed(file, format!("tensor `{name}` stands in another shard too")));
+                }
+            }
+        }
+        Ok(Self { files, tensors })
+    }
+
+    /// The files, in the order of their names.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// The tensor with this name.
+    pub fn get(&self, name: &str) -> Option<&TensorSlice> {
+        self.tensors.get(name)
+    }
+
+    /// Every tensor, in the order of the names.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &TensorSlice)> {
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+}
+
+fn shards(folder: &Path) -> Result<Vec<PathBuf>> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let path = folder.join(INDEX);
+    if !path.exists() {
+        return Err(Error::malformed(folder, format!("holds neither {SINGLE} nor {INDEX}")));
+    }
+    let index: Index =
+        serde_json::from_slice(&fs_err::read(&path)?).map_err(|error| Error::malformed(&path, error.to_string()))?;
+    let mut names: Vec<String> = index.weight_map.into_values().collect();
+    names.sort();
+    names.dedup();
+    if names.is_empty() {
+        return Err(Error::malformed(&path, "`weight_map` names no file"));
+    }
+    for name in &names {
+        if Path::new(name).file_name() != Some(name.as_ref()) {
+            return Err(Error::malformed(&path, format!("`{name}` is not the name of a file in this folder")));
+        }
+    }
+    Ok(names.into_iter().map(|name| folder.join(name)).collect())
+}
+
+fn read_file(path: &Path) -> Result<Vec<(String, TensorSlice)>> {
+    let bytes = MappedBytes::from(map_file(path)?);
+    let (header, metadata) = ::safetensors::SafeTensors::read_metadata(&bytes)
+        .map_err(|error| Error::malformed(path, describe(&error, bytes.len())))?;
+    let start = header + size_of::<u64>();
+    let mut tensors = Vec::new();
+    for (name, tensor) in metadata.tensors() {
+        let dtype = Dtype::from_stored(tensor.dtype)
+            .ok_or_else(|| Error::unsupported(path, format!("tensor `{name}` is {:?}; {}", tensor.dtype, Dtype::KNOWN)))?;
+        let (from, to) = tensor.data_offsets;
+        let bytes = bytes
+            .slice(start + from..start + to)
+            .ok_or_else(|| Error::malformed(path, format!("tensor `{name}` ends past the file")))?;
+        tensors.push((name, TensorSlice { dtype, shape: tensor.shape.clone(), bytes }));
+    }
+    Ok(tensors)
+}
+
+/// The crate's own messages name neither the sizes nor what to make of them.
+fn describe(error: &::safetensors::SafeTensorError, file_bytes: usize) -> String {
+    use ::safetensors::SafeTensorError::{HeaderTooLarge, HeaderTooSmall, InvalidHeaderLength, MetadataIncompleteBuffer};
+    match error {
+        HeaderTooSmall | InvalidHeaderLength => {
+            format!("is cut short: the header reaches past the end of its {file_bytes} bytes")
+        }
+        MetadataIncompleteBuffer => {
+            format!("its {file_bytes} bytes are not what the header says: the file is cut short or has a tail")
+        }
+        HeaderTooLarge => "is not a safetensors file, or its header is damaged: the header's length is impossible".to_owned(),
+        other => format!("is not a valid safetensors file: {other}"),
+    }
+}
+
+/// Writes a safetensors file beside its place and renames it; tensors lie by element size, then by name.
+///
+/// # Errors
+/// [`Error::Io`] with the path, on a full or read-only disk for example.
+pub fn write_safetensors<'a>(path: &Path, tensors: impl IntoIterator<Item = (String, NewTensor<'a>)>) -> Result<()> {
+    // Transformers refuses a file that does not say which framework's layout it has.
+    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    ::safetensors::serialize_to_file(tensors, Some(metadata), path).map_err(|error| match error {
+        ::safetensors::SafeTensorError::IoError(error) => {
+            Error::Io(std::io::Error::new(error.kind(), format!("could not write {}: {error}", path.display())))
+        }
+        other => Error::malformed(path, other.to_string()),
+    })
+}
+
+impl TensorSlice {
+    /// The elements as f32; `None` for an integer type.
+    pub fn to_f32(&self) -> Option<Vec<f32>> {
+        self.dtype.to_f32(&self.bytes)
+    }
+}
+
+impl Dtype {
+    const KNOWN: &'static str = "known are F32, F16, BF16, I8, I32, I64";
+
+    /// Bytes of one element.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::I8 => 1,
+            Self::F16 | Self::Bf16 => 2,
+            Self::F32 | Self::I32 => 4,
+            Self::I64 => 8,
+        }
+    }
+
+    /// True for the types weights are trained in.
+    pub fn is_float(self) -> bool {
+        matches!(self, Self::F32 | Self::F16 | Self::Bf16)
+    }
+
+    /// Little-endian elements as f32, exactly; `None` for an integer type.
+    pub fn to_f32(self, bytes: &[u8]) -> Option<Vec<f32>> {
+        let halves = || bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
+        match self {
+            Self::F32 => {
+                Some(bytes.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect())
+            }
+            Self::F16 => Some(halves().map(|bits| f16::from_bits(bits).to_f32()).collect()),
+            Self::Bf16 => Some(halves().map(|bits| bf16::from_bits(bits).to_f32()).collect()),
+            Self::I8 | Self::I32 | Self::I64 => None,
+        }
+    }
+
+    /// Values in this float type, little endian, rounded to nearest even; `None` for an integer type.
+    pub fn from_f32(self, values: &[f32]) -> Option<Vec<u8>> {
+        match self {
+            Self::F32 => Some(values.iter().flat_map(|value| value.to_le_bytes()).collect()),
+            Self::F16 => Some(values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect()),
+            Self::Bf16 => Some(values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect()),
+            Self::I8 | Self::I32 | Self::I64 => None,
+        }
+    }
+
+    fn from_stored(dtype: ::safetensors::Dtype) -> Option<Self> {
+        match dtype {
+            ::safetensors::Dtype::F32 => Some(Self::F32),
+            ::safetensors::Dtype::F16 => Some(Self::F16),
+            ::safetensors::Dtype::BF16 => Some(Self::Bf16),
+            ::safetensors::Dtype::I8 => Some(Self::I8),
+            ::safetensors::Dtype::I32 => Some(Self::I32),
+            ::safetensors::Dtype::I64 => Some(Self::I64),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+            Self::I8 => "i8",
+            Self::I32 => "i32",
+            Self::I64 => "i64",
+        })
+    }
+}
+
+impl ::safetensors::View for NewTensor<'_> {
+    fn dtype(&self) -> ::safetensors::Dtype {
+        match self.dtype {
+            Dtype::F32 => ::safetensors::Dtype::F32,
+            Dtype::F16 => ::safetensors::Dtype::F16,
+            Dtype::Bf16 => ::safetensors::Dtype::BF16,
+            Dtype::I8 => ::safetensors::Dtype::I8,
+            Dtype::I32 => ::safetensors::Dtype::I32,
+            Dtype::I64 => ::safetensors::Dtype::I64,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        (self.bytes)()
+    }
+
+    fn data_len(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.dtype.bytes()
+    }
+}
