@@ -11,6 +11,7 @@ mod gguf;
 mod mapped;
 mod model;
 mod quantized;
+mod recipe;
 mod safetensors;
 mod weights;
 mod write;
@@ -26,6 +27,10 @@ pub use gguf::{GgmlType, GgufFile, GgufTensor, gguf_name};
 pub use mapped::{MappedBytes, map_file};
 pub use model::Model;
 pub use quantized::{QuantizedMatrix, Scheme, Values, WeightBytes, pack, unpack};
+pub use recipe::{
+    Activations, Budget, Clipping, Distill, EmbeddingScheme, HeadUnit, Importance, MagnitudeNorm, Mistake, ModelSource, Place,
+    Prune, Quantize, Recipe, RecipeText, Sizes, Stage, Student, Train, TrainingKeys, Verify, out_of_range,
+};
 pub use safetensors::{Dtype, NewTensor, TensorFiles, TensorSlice, write_safetensors};
 pub use weights::{Weights, check_finite, write_config};
 pub use write::write_beside;
