@@ -12,6 +12,7 @@ mod mapped;
 mod model;
 mod quantized;
 mod recipe;
+mod report;
 mod safetensors;
 mod weights;
 mod write;
@@ -31,6 +32,7 @@ pub use recipe::{
     Activations, Budget, Clipping, Distill, EmbeddingScheme, HeadUnit, Importance, MagnitudeNorm, Mistake, ModelSource, Place,
     Prune, Quantize, Recipe, RecipeText, Sizes, Stage, Student, Train, TrainingKeys, Verify, out_of_range,
 };
+pub use report::{Check, Machine, Measured, Outcome, REPORT_VERSION, Report, StepReport, Threshold};
 pub use safetensors::{Dtype, NewTensor, TensorFiles, TensorSlice, write_safetensors};
 pub use weights::{Weights, check_finite, write_config};
 pub use write::write_beside;
