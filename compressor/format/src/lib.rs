@@ -8,6 +8,7 @@ mod checkpoint;
 mod error;
 mod families;
 mod gguf;
+mod manifest;
 mod mapped;
 mod model;
 mod quantized;
@@ -18,14 +19,15 @@ mod write;
 pub use architecture::{
     Activation, Architecture, Attention, LayerShape, LayerTensor, Mlp, Norm, NormKind, Part, Positions, RotaryScaling, TensorId,
 };
-pub use artifact::{Artifact, ArtifactTensor, NewArtifact, NewArtifactTensor};
+pub use artifact::{Artifact, ArtifactTensor, NewArtifact, NewArtifactTensor, Storage};
 pub use checkpoint::{Checkpoint, copy_companions, read_config};
 pub use error::{Error, Result};
 pub use families::{Family, StoredTensor};
 pub use gguf::{GgmlType, GgufFile, GgufTensor, gguf_name};
+pub use manifest::{DenseTensor, FileHash, Manifest, Mismatch, OpensIn, Reference, Tool};
 pub use mapped::{MappedBytes, map_file};
 pub use model::Model;
 pub use quantized::{QuantizedMatrix, Scheme, Values, WeightBytes, pack, unpack};
-pub use safetensors::{Dtype, NewTensor, TensorFiles, TensorSlice, write_safetensors};
+pub use safetensors::{Dtype, NewTensor, TensorFiles, TensorSlice, safetensors_file_bytes, write_safetensors};
 pub use weights::{Weights, check_finite, write_config};
 pub use write::write_beside;
