@@ -1,1 +1,3 @@
-//! x
+//! From recipe to report: the plan, the stages, pruning, quantizers and verification.
+
+pub mod quantize;
