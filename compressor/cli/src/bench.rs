@@ -18,7 +18,8 @@ impl Bench for Child {
     fn bench(&self, model: &Path) -> Result<BenchResult, Error> {
         let failed = |what: String| Error::Bench { path: model.to_owned(), what };
         let program = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
-        let output = Command::new(program).arg("bench").arg(model).arg("--json").output().map_err(|error| failed(error.to_string()))?;
+        let output =
+            Command::new(program).arg("bench").arg(model).arg("--json").output().map_err(|error| failed(error.to_string()))?;
         if !output.status.success() {
             return Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
         }
@@ -78,8 +79,11 @@ fn milliseconds(since: Instant) -> f64 {
 }
 
 fn largest(logits: &[f32]) -> u32 {
-    let best = logits.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (index, logit)| {
-        if *logit > best.1 { (index, *logit) } else { best }
-    });
+    let best = logits.iter().enumerate().fold(
+        (0, f32::NEG_INFINITY),
+        |best, (index, logit)| {
+            if *logit > best.1 { (index, *logit) } else { best }
+        },
+    );
     best.0 as u32
 }

@@ -6,8 +6,8 @@ use std::path::Path;
 use anyhow::Context;
 use compressor_engine::{Engine, Options};
 use compressor_format::{
-    Artifact, ArtifactTensor, Budget, Check, Checkpoint, Dataset, Dtype, Examples, Manifest, Measured, Model, Recipe, Report, Split,
-    Tokenizer, Verify, check_finite,
+    Artifact, ArtifactTensor, Budget, Check, Checkpoint, Dataset, Dtype, Examples, Manifest, Measured, Model, Recipe, Report,
+    Split, Tokenizer, Verify, check_finite,
 };
 use compressor_pipeline::{Findings, HeldOut, Plan, Subject, Workers, open_tokenizer};
 use serde_json::json;
@@ -95,8 +95,7 @@ fn against(arguments: &arguments::Verify, reference: &Path) -> Result<Findings, 
         ..measured_on(&arguments.text)
     };
     let held_out = held_out(&arguments.text, &tokenizer, &settings)?;
-    let subject =
-        Subject { artifact: &arguments.artifact, reference, largest: None, tokenizer: &tokenizer, held_out: &held_out };
+    let subject = Subject { artifact: &arguments.artifact, reference, largest: None, tokenizer: &tokenizer, held_out: &held_out };
     let budget = Budget { artifact_bytes: arguments.artifact_bytes, ..Budget::default() };
     let trainer = Burn::new("cpu")?;
     Ok(compressor_pipeline::verify(&subject, &settings, &budget, &trainer, &Child)?)
@@ -116,7 +115,9 @@ fn held_out(text: &arguments::Text, tokenizer: &Tokenizer, settings: &Verify) ->
     let in_window = 1..settings.window;
     if settings.windows == 0 || !in_window.contains(&settings.first_scored) {
         let (window, first) = (settings.window, settings.first_scored);
-        return Err(anyhow::anyhow!("--first-scored {first} must lie from 1 to below --window {window}, and --windows above 0").into());
+        return Err(
+            anyhow::anyhow!("--first-scored {first} must lie from 1 to below --window {window}, and --windows above 0").into()
+        );
     }
     let examples = match (&text.text, &text.dataset) {
         (Some(path), _) => Examples::Text(read_text(path)?),
@@ -144,7 +145,8 @@ pub(crate) fn eval(arguments: &arguments::Eval) -> Result<Ending, Failure> {
     let seconds = started.elapsed().as_secs_f64();
     let matches = held_out.exact_matches(&engine, &tokenizer)?;
     let hits = matches.iter().filter(|hit| **hit).count();
-    let score = (!matches.is_empty()).then(|| Measured { value: hits as f64 / matches.len() as f64, samples: matches.len() as u64 });
+    let score =
+        (!matches.is_empty()).then(|| Measured { value: hits as f64 / matches.len() as f64, samples: matches.len() as u64 });
     if arguments.json {
         println!("{}", json!({ "perplexity": perplexity, "score": score, "seconds": seconds }));
         return Ok(Ending::Passed);
@@ -160,7 +162,8 @@ pub(crate) fn generate(arguments: &arguments::Generate) -> Result<Ending, Failur
     let model = Model::open(&arguments.model)?;
     let tokenizer = open_tokenizer(&arguments.model)?;
     let engine = Engine::open(&model, Options::default())?;
-    let prompt = if arguments.answer { tokenizer.encode_prompt(&arguments.prompt)? } else { tokenizer.encode(&arguments.prompt)? };
+    let prompt =
+        if arguments.answer { tokenizer.encode_prompt(&arguments.prompt)? } else { tokenizer.encode(&arguments.prompt)? };
     if prompt.is_empty() {
         return Err(anyhow::anyhow!("the prompt has no tokens").into());
     }
@@ -264,7 +267,8 @@ pub(crate) fn import(arguments: &arguments::Import) -> Result<Ending, Failure> {
     if dtype == Dtype::F16 {
         for (id, values) in weights.iter() {
             // f16 ends at 65504: what lies above would be written as an infinity.
-            let rounded: Vec<f32> = values.iter().map(|value| if value.abs() > 65504.0 { f32::INFINITY } else { *value }).collect();
+            let rounded: Vec<f32> =
+                values.iter().map(|value| if value.abs() > 65504.0 { f32::INFINITY } else { *value }).collect();
             check_finite(&arguments.model, &format!("{id} as f16"), &rounded)?;
         }
     }

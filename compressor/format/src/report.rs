@@ -126,7 +126,14 @@ pub const REPORT_VERSION: u32 = 1;
 
 impl Check {
     /// Decides a comparison: the value against the limit, then the far end of its interval.
-    pub fn new(name: &str, value: f64, unit: &str, threshold: Option<Threshold>, samples: u64, interval: Option<[f64; 2]>) -> Self {
+    pub fn new(
+        name: &str,
+        value: f64,
+        unit: &str,
+        threshold: Option<Threshold>,
+        samples: u64,
+        interval: Option<[f64; 2]>,
+    ) -> Self {
         let keeps = |value: f64| match threshold {
             Some(Threshold::AtMost(limit)) => value <= limit,
             Some(Threshold::AtLeast(limit)) => value >= limit,

@@ -45,7 +45,7 @@ impl Tokenizer {
         write_beside(path, |file| Ok(file.write_all(&self.json)?))
     }
 
-    fn from_json(json: Vec<u8>) -> tokenizers::Result<Self> {
+    pub(crate) fn from_json(json: Vec<u8>) -> tokenizers::Result<Self> {
         let mut tokenizer = tokenizers::Tokenizer::from_bytes(&json)?;
         // Some files carry settings for batches of a server; a text must give all of its tokens and no others.
         tokenizer.with_truncation(None)?;

@@ -8,7 +8,7 @@ mod files;
 mod grammar;
 mod jsonl;
 mod mistake;
-pub mod samples;
+pub(crate) mod samples;
 mod sentence;
 mod text;
 

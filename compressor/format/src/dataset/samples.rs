@@ -157,6 +157,11 @@ impl Samples {
         Ok(Batches { samples: self, rows, order, plan: None })
     }
 
+    /// The tokens of each row, in the split's order.
+    pub fn sequences(&self) -> impl Iterator<Item = &[u32]> {
+        self.rows.iter().map(|row| &self.ids[row.start..row.start + row.len])
+    }
+
     /// Every row once, in the split's order, `rows` to a batch; the last one can be smaller. For measuring.
     pub fn in_order(&self, rows: usize) -> impl Iterator<Item = Batch> + '_ {
         let all: Vec<u32> = (0..self.rows.len() as u32).collect();
