@@ -3,10 +3,15 @@
 //! Nothing here computes with a model, and nothing here knows Burn.
 
 mod architecture;
+mod artifact;
 mod checkpoint;
 mod error;
 mod families;
+mod gguf;
 mod mapped;
+mod model;
+mod quantized;
+mod recipe;
 mod safetensors;
 mod weights;
 mod write;
@@ -14,10 +19,18 @@ mod write;
 pub use architecture::{
     Activation, Architecture, Attention, LayerShape, LayerTensor, Mlp, Norm, NormKind, Part, Positions, RotaryScaling, TensorId,
 };
+pub use artifact::{Artifact, ArtifactTensor, NewArtifact, NewArtifactTensor};
 pub use checkpoint::{Checkpoint, copy_companions, read_config};
 pub use error::{Error, Result};
 pub use families::{Family, StoredTensor};
+pub use gguf::{GgmlType, GgufFile, GgufTensor, gguf_name};
 pub use mapped::{MappedBytes, map_file};
+pub use model::Model;
+pub use quantized::{QuantizedMatrix, Scheme, Values, WeightBytes, pack, unpack};
+pub use recipe::{
+    Activations, Budget, Clipping, Distill, EmbeddingScheme, HeadUnit, Importance, MagnitudeNorm, Mistake, ModelSource, Place,
+    Prune, Quantize, Recipe, RecipeText, Sizes, Stage, Student, Train, TrainingKeys, Verify, out_of_range,
+};
 pub use safetensors::{Dtype, NewTensor, TensorFiles, TensorSlice, write_safetensors};
 pub use weights::{Weights, check_finite, write_config};
 pub use write::write_beside;
