@@ -1,6 +1,6 @@
 //! Measures a model on held-out text with the engine.
 
-use compressor_engine::{Engine, Logits};
+use compressor_engine::{Engine, Logits, generate_batch};
 use compressor_format::{Examples, Measured, Tokenizer, Verify, completion_matches};
 use rayon::prelude::*;
 
@@ -58,9 +58,8 @@ impl HeldOut {
             Examples::Text(text) => {
                 let tokens = tokenizer.encode(text)?;
                 let windows = tokens.chunks_exact(verify.window).take(verify.windows);
-                held_out.sequences = windows
-                    .map(|window| Sequence { tokens: window.to_vec(), first_scored: verify.first_scored })
-                    .collect();
+                held_out.sequences =
+                    windows.map(|window| Sequence { tokens: window.to_vec(), first_scored: verify.first_scored }).collect();
                 if held_out.sequences.is_empty() {
                     return Err(Error::TooShort { tokens: tokens.len(), window: verify.window });
                 }
@@ -85,7 +84,11 @@ impl HeldOut {
     pub fn perplexity(&self, engine: &Engine) -> Result<Measured, Error> {
         let losses: Vec<Vec<f64>> = self.each(engine.architecture().vocab_size, |sequence| {
             let logits = scored_logits(engine, sequence)?;
-            Ok(sequence.scored().zip(logits.chunks(engine.architecture().vocab_size)).map(|(token, row)| loss(row, token)).collect())
+            Ok(sequence
+                .scored()
+                .zip(logits.chunks(engine.architecture().vocab_size))
+                .map(|(token, row)| loss(row, token))
+                .collect())
         })?;
         let losses = losses.concat();
         Ok(Measured { value: mean(&losses).0.exp(), samples: losses.len() as u64 })
@@ -120,7 +123,7 @@ impl HeldOut {
     /// What the engine refuses, or an answer that can't be decoded.
     pub fn exact_matches(&self, engine: &Engine, tokenizer: &Tokenizer) -> Result<Vec<bool>, Error> {
         let prompts: Vec<Vec<u32>> = self.prompts.iter().map(|prompt| prompt.tokens.clone()).collect();
-        let answers = engine.generate_batch(&prompts, self.longest_answer + ANSWER_MARGIN, &self.stop)?;
+        let answers = generate_batch(engine, &prompts, self.longest_answer + ANSWER_MARGIN, &self.stop)?;
         let matches = answers.iter().zip(&self.prompts).map(|(answer, prompt)| {
             let kept: Vec<u32> = answer.iter().copied().filter(|token| !self.stop.contains(token)).collect();
             Ok(completion_matches(&prompt.answer, &tokenizer.decode(&kept)?))
@@ -128,7 +131,11 @@ impl HeldOut {
         matches.collect()
     }
 
-    fn each<T: Send>(&self, vocab_size: usize, work: impl Fn(&Sequence) -> Result<T, Error> + Sync) -> Result<Vec<T>, Error> {
+    fn each<T: Send>(
+        &self,
+        vocab_size: usize,
+        work: impl Fn(&Sequence) -> Result<T, Error> + Send + Sync,
+    ) -> Result<Vec<T>, Error> {
         let largest = self.sequences.iter().map(|sequence| sequence.tokens.len()).max().unwrap_or(0);
         match largest * vocab_size <= PARALLEL_FLOATS {
             true => self.sequences.par_iter().map(work).collect(),
@@ -150,11 +157,7 @@ impl Sequence {
 fn scored_logits(engine: &Engine, sequence: &Sequence) -> Result<Vec<f32>, Error> {
     let read = &sequence.tokens[..sequence.tokens.len() - 1];
     let mut cache = engine.cache(read.len());
-    let context = sequence.first_scored - 1;
-    if context > 0 {
-        engine.forward(&mut cache, &read[..context], Logits::Last)?;
-    }
-    Ok(engine.forward(&mut cache, &read[context..], Logits::All)?)
+    Ok(engine.forward(&mut cache, read, Logits::From(sequence.first_scored - 1))?)
 }
 
 fn log_sum_exp(row: &[f32]) -> f64 {
@@ -178,7 +181,10 @@ fn kl_divergence(p: &[f32], q: &[f32]) -> f64 {
 
 fn largest(row: &[f32]) -> usize {
     // The first of equal ones, as greedy decoding takes it.
-    row.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (index, logit)| if *logit > best.1 { (index, *logit) } else { best }).0
+    row.iter()
+        .enumerate()
+        .fold((0, f32::NEG_INFINITY), |best, (index, logit)| if *logit > best.1 { (index, *logit) } else { best })
+        .0
 }
 
 #[cfg(test)]
