@@ -323,7 +323,7 @@ fn quantize_matrix(
 #[derive(Default)]
 struct Scratch {
     integers: Vec<i8>,
-    steps: Vec<f32>,
+    clipping: clipping::Scratch,
 }
 
 /// Quantizes one row into `scratch.integers`, `scales` and `zero_points`; `None` where a value would be infinite.
@@ -342,7 +342,11 @@ fn quantize_row(
     {
         let grid = match clipping {
             Clipping::None => round_to_nearest::covering(group, scheme),
+<<<<<<< HEAD
             Clipping::Mse => clipping::least_squared_error(group, scheme, &mut scratch.steps),
+=======
+            Clipping::MeanSquaredError => clipping::least_squared_error(group, scheme, &mut scratch.clipping),
+>>>>>>> quantize
         };
         if !round_to_nearest::is_finite(grid, scheme) {
             return None;

@@ -115,7 +115,7 @@ impl fmt::Display for Width {
 
 /// Every divisor, smallest first: "1, 2, 4, 8".
 fn divisors(size: usize) -> String {
-    let small: Vec<usize> = (1..).take_while(|divisor| divisor * divisor <= size).filter(|divisor| size % divisor == 0).collect();
+    let small: Vec<usize> = (1..).take_while(|divisor| divisor * divisor <= size).filter(|divisor| size.is_multiple_of(*divisor)).collect();
     let large = small.iter().rev().map(|divisor| size / divisor).filter(|divisor| divisor * divisor > size);
     let all: Vec<String> = small.iter().copied().chain(large).map(|divisor| divisor.to_string()).collect();
     all.join(", ")
@@ -213,7 +213,7 @@ fn check_group(key: &'static str, scheme: Scheme, stored: &StoredTensor, archite
         return Err(Refusal::EmptyGroup { key });
     }
     let columns = architecture.shape(stored.parts[0])[1];
-    if columns % group_size == 0 {
+    if columns.is_multiple_of(group_size) {
         return Ok(());
     }
     let width = match stored.parts[0] {
