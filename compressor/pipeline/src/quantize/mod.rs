@@ -342,11 +342,7 @@ fn quantize_row(
     {
         let grid = match clipping {
             Clipping::None => round_to_nearest::covering(group, scheme),
-<<<<<<< HEAD
-            Clipping::Mse => clipping::least_squared_error(group, scheme, &mut scratch.steps),
-=======
-            Clipping::MeanSquaredError => clipping::least_squared_error(group, scheme, &mut scratch.clipping),
->>>>>>> quantize
+            Clipping::Mse => clipping::least_squared_error(group, scheme, &mut scratch.clipping),
         };
         if !round_to_nearest::is_finite(grid, scheme) {
             return None;
