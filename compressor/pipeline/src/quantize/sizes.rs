@@ -115,7 +115,8 @@ impl fmt::Display for Width {
 
 /// Every divisor, smallest first: "1, 2, 4, 8".
 fn divisors(size: usize) -> String {
-    let small: Vec<usize> = (1..).take_while(|divisor| divisor * divisor <= size).filter(|divisor| size.is_multiple_of(*divisor)).collect();
+    let small: Vec<usize> =
+        (1..).take_while(|divisor| divisor * divisor <= size).filter(|divisor| size.is_multiple_of(*divisor)).collect();
     let large = small.iter().rev().map(|divisor| size / divisor).filter(|divisor| divisor * divisor > size);
     let all: Vec<String> = small.iter().copied().chain(large).map(|divisor| divisor.to_string()).collect();
     all.join(", ")
