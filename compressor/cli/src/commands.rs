@@ -245,7 +245,13 @@ fn inspect_artifact(out: &mut impl Write, artifact: &Artifact, tensors: bool) ->
     match manifest {
         Ok(manifest) => {
             for reader in &manifest.opens_in {
-                writeln!(out, "opens in      {}: {}, {}", reader.program, if reader.opens { "yes" } else { "no" }, reader.reason)?;
+                writeln!(
+                    out,
+                    "opens in      {}: {}, {}",
+                    reader.program,
+                    if reader.opens { "yes" } else { "no" },
+                    reader.reason
+                )?;
             }
         }
         Err(error) => writeln!(out, "manifest      none: {error:#}")?,
