@@ -1,1 +1,27 @@
-//! x
+//! Runs a checkpoint or an artifact on the CPU, and measures it.
+//!
+//! [`Engine`] interprets a [`compressor_format::Architecture`] over slices. It shares no code with the trainer on purpose: each is
+//! the other's proof.
+
+mod attention;
+mod cache;
+mod engine;
+mod error;
+mod forward;
+mod generate;
+mod kernels;
+mod linear;
+mod measure;
+mod norm;
+mod rotary;
+mod rows;
+
+pub use cache::Cache;
+pub use engine::{Engine, Options};
+pub use error::{Error, Result};
+pub use forward::{Logits, Observer, Place, Sequence};
+pub use generate::{generate_batch, greedy};
+pub use kernels::Kernels;
+#[cfg(target_arch = "x86_64")]
+pub use kernels::{Avx2, Avx512};
+pub use measure::{Comparison, Perplexity, Windows, compare, perplexity};

@@ -1,6 +1,7 @@
 //! Checkpoints: a Hugging Face folder or a GGUF file with dense weights.
 
 use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -8,7 +9,7 @@ use serde_json::Value;
 
 use crate::safetensors::{Dtype, TensorFiles, TensorSlice};
 use crate::weights::transpose;
-use crate::{Architecture, Error, Family, Result, StoredTensor, TensorId, Weights};
+use crate::{Architecture, Error, Family, GgufFile, Result, StoredTensor, TensorId, Tokenizer, Weights};
 
 /// A checkpoint on disk: its architecture is read and every tensor's presence and shape checked; values stay in the file.
 #[derive(Clone, Debug)]
@@ -22,6 +23,7 @@ pub struct Checkpoint {
 #[derive(Clone, Debug)]
 enum Source {
     Safetensors(SafetensorsSource),
+    Gguf(Box<GgufFile>),
 }
 
 /// The files that make a tokenizer; they travel with the model.
@@ -37,12 +39,15 @@ const COMPANIONS: [&str; 8] = [
 ];
 
 impl Checkpoint {
-    /// Opens a Hugging Face folder.
+    /// Opens a Hugging Face folder or a GGUF file.
     ///
     /// # Errors
     /// A missing or damaged file, an unknown family, a tensor that is missing or of another shape than `config.json` says, and
     /// tensors that nothing would read; all by name. [`Error::Unsupported`] for a folder with quantized weights.
     pub fn open(path: &Path) -> Result<Self> {
+        if path.is_file() {
+            return Self::open_gguf(path);
+        }
         let config = read_config(path)?;
         if config.get("quantization_config").is_some_and(|quantized| !quantized.is_null()) {
             return Err(Error::unsupported(
@@ -53,6 +58,20 @@ impl Checkpoint {
         let architecture = Family::read(&config, &path.join("config.json"))?;
         let source = Source::Safetensors(SafetensorsSource::open(path, &architecture)?);
         Ok(Self { path: path.to_owned(), architecture, config, source })
+    }
+
+    fn open_gguf(path: &Path) -> Result<Self> {
+        let file = GgufFile::open(path)?;
+        let config = file.config()?;
+        let architecture = Family::read(&config, path)?;
+        for id in architecture.tensors() {
+            let name = id.to_string();
+            let (found, expected) = (file.canonical_shape(&name)?, architecture.shape(id));
+            if found != expected {
+                return Err(Error::Shape { path: path.to_owned(), name, found, expected });
+            }
+        }
+        Ok(Self { path: path.to_owned(), architecture, config, source: Source::Gguf(Box::new(file)) })
     }
 
     /// Where it is.
@@ -79,13 +98,15 @@ impl Checkpoint {
                 files.extend(companions(&self.path));
                 files
             }
+            Source::Gguf(_) => vec![self.path.clone()],
         }
     }
 
-    /// The element type that most weights are stored in.
+    /// The element type that most weights are stored in; f32 for a GGUF file, whose blocks are dequantized.
     pub fn dtype(&self) -> Dtype {
         match &self.source {
             Source::Safetensors(source) => source.dtype(),
+            Source::Gguf(_) => Dtype::F32,
         }
     }
 
@@ -94,8 +115,10 @@ impl Checkpoint {
     /// # Errors
     /// [`Error::Io`] where a file is gone.
     pub fn weight_bytes(&self) -> Result<u64> {
+        let bytes = |file: &PathBuf| Ok(fs_err::metadata(file)?.len());
         match &self.source {
-            Source::Safetensors(source) => source.files.files().iter().map(|file| Ok(fs_err::metadata(file)?.len())).sum(),
+            Source::Safetensors(source) => source.files.files().iter().map(bytes).sum(),
+            Source::Gguf(_) => bytes(&self.path),
         }
     }
 
@@ -110,6 +133,12 @@ impl Checkpoint {
                 crate::check_finite(&self.path, &source.location(id).tensor.name, &values)?;
                 Ok(values)
             }
+            Source::Gguf(file) => {
+                let name = id.to_string();
+                let values = file.canonical_f32(&name)?;
+                crate::check_finite(&self.path, &name, &values)?;
+                Ok(values)
+            }
         }
     }
 
@@ -117,6 +146,7 @@ impl Checkpoint {
     pub fn mapped(&self, id: TensorId) -> Option<TensorSlice> {
         match &self.source {
             Source::Safetensors(source) => source.mapped(&self.architecture, id),
+            Source::Gguf(_) => None,
         }
     }
 
@@ -130,6 +160,25 @@ impl Checkpoint {
         Ok(Weights::new(self.architecture.clone(), self.config.clone(), values?))
     }
 
+    /// The tokenizer that lies with the weights: `tokenizer.json`, or the one inside a GGUF file.
+    ///
+    /// # Errors
+    /// Where there is none, or it is damaged.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        match &self.source {
+            Source::Safetensors(_) => Tokenizer::open(self.path.join("tokenizer.json")),
+            Source::Gguf(file) => {
+                Tokenizer::from_json(self.gguf_tokenizer(file)?).map_err(|error| Error::malformed(&self.path, error.to_string()))
+            }
+        }
+    }
+
+    /// A GGUF file's tokenizer as `tokenizer.json`.
+    fn gguf_tokenizer(&self, file: &GgufFile) -> Result<Vec<u8>> {
+        let json = file.tokenizer()?.to_string(true).map_err(|error| Error::malformed(&self.path, error.to_string()))?;
+        Ok(json.into_bytes())
+    }
+
     /// Copies what makes the tokenizer into `folder`.
     ///
     /// # Errors
@@ -137,6 +186,10 @@ impl Checkpoint {
     pub fn copy_companions(&self, folder: &Path) -> Result<()> {
         match &self.source {
             Source::Safetensors(_) => copy_companions(&self.path, folder),
+            Source::Gguf(file) => {
+                let json = self.gguf_tokenizer(file)?;
+                crate::write_beside(folder.join("tokenizer.json"), |out| Ok(out.write_all(&json)?))
+            }
         }
     }
 }
@@ -158,7 +211,7 @@ pub fn copy_companions(from: &Path, to: &Path) -> Result<()> {
     for file in companions(from) {
         let name = file.file_name().expect("made by joining a name");
         let bytes = fs_err::read(&file)?;
-        crate::write_beside(to.join(name), |out| Ok(std::io::Write::write_all(out, &bytes)?))?;
+        crate::write_beside(to.join(name), |out| Ok(out.write_all(&bytes)?))?;
     }
     Ok(())
 }

@@ -1,0 +1,272 @@
+//! A model made ready to run.
+
+use std::path::Path;
+
+use compressor_format::{
+    Architecture, ArtifactTensor, LayerTensor, Model, NormKind, Part, Positions, TensorId, TensorSlice, Weights,
+};
+use rayon::prelude::*;
+
+use crate::cache::Cache;
+use crate::kernels::Kernels;
+use crate::linear::{Linear, Matrix, WIDEST_INTEGER_PRODUCT};
+use crate::norm::NormWeights;
+use crate::rotary::Rotary;
+use crate::{Error, Result};
+
+/// A model made ready to run on the CPU. Weights stay in their files, mapped into memory, wherever a product can read them there.
+///
+/// The same model, tokens and kernels give the same logits, bit for bit, whatever the number of threads.
+#[derive(Debug)]
+pub struct Engine {
+    pub(crate) architecture: Architecture,
+    pub(crate) kernels: Kernels,
+    pub(crate) threads: rayon::ThreadPool,
+    /// `[vocab_size, hidden_size]`.
+    pub(crate) embedding: Linear,
+    /// `[max_position_embeddings, hidden_size]`.
+    pub(crate) position_embedding: Option<Matrix>,
+    pub(crate) rotary: Option<Rotary>,
+    pub(crate) layers: Vec<Layer>,
+    pub(crate) final_norm: NormWeights,
+    /// `[vocab_size, hidden_size]`; none where the embedding is the head.
+    pub(crate) head: Option<Linear>,
+}
+
+/// How to run a model.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// Threads to compute with; one for every core where it is `None`.
+    pub threads: Option<usize>,
+    /// Instruction set; the widest there is where it is `None`.
+    pub kernels: Option<Kernels>,
+}
+
+/// The weights of one layer, in the order of the computation.
+#[derive(Debug)]
+pub(crate) struct Layer {
+    pub(crate) heads: usize,
+    pub(crate) attention_norm: NormWeights,
+    pub(crate) query: Linear,
+    pub(crate) key: Linear,
+    pub(crate) value: Linear,
+    pub(crate) query_norm: Option<NormWeights>,
+    pub(crate) key_norm: Option<NormWeights>,
+    pub(crate) output: Linear,
+    pub(crate) mlp_norm: NormWeights,
+    pub(crate) gate: Option<Linear>,
+    pub(crate) up: Linear,
+    pub(crate) down: Linear,
+}
+
+impl Engine {
+    /// Opens a model folder or a GGUF file and makes it ready.
+    ///
+    /// # Errors
+    /// As [`Model::open`] and [`Self::load`].
+    pub fn open(path: &Path, options: Options) -> Result<Self> {
+        Self::load(&Model::open(path)?, options)
+    }
+
+    /// Makes a model ready.
+    ///
+    /// # Errors
+    /// [`Error::Format`] for values that are not finite where they have to be read, [`Error::Layer`] for sizes that contradict each
+    /// other, [`Error::TooWide`], [`Error::Threads`].
+    pub fn load(model: &Model, options: Options) -> Result<Self> {
+        Self::new(model.architecture(), Source::Model(model), options)
+    }
+
+    /// Makes weights in memory ready; they are copied.
+    ///
+    /// # Errors
+    /// [`Error::Layer`] for sizes that contradict each other, [`Error::Threads`].
+    pub fn from_weights(weights: &Weights, options: Options) -> Result<Self> {
+        Self::new(weights.architecture(), Source::Weights(weights), options)
+    }
+
+    fn new(architecture: &Architecture, source: Source<'_>, options: Options) -> Result<Self> {
+        check(architecture)?;
+        let count = options.threads.unwrap_or(0);
+        let threads = rayon::ThreadPoolBuilder::new().num_threads(count).build();
+        let threads = threads.map_err(|source| Error::Threads { threads: count, source })?;
+        let loader = Loader { architecture, source };
+        let layers: Result<Vec<Layer>> =
+            threads.install(|| (0..architecture.layers.len()).into_par_iter().map(|layer| loader.layer(layer)).collect());
+        Ok(Self {
+            kernels: options.kernels.unwrap_or_else(Kernels::best),
+            threads,
+            embedding: loader.end(TensorId::Embedding)?,
+            position_embedding: match architecture.positions {
+                Positions::Learned => Some(loader.matrix(TensorId::PositionEmbedding)?),
+                Positions::Rotary { .. } => None,
+            },
+            rotary: match architecture.positions {
+                Positions::Rotary { theta, scaling } => Some(Rotary::new(theta, scaling, architecture.head_dim)),
+                Positions::Learned => None,
+            },
+            layers: layers?,
+            final_norm: loader.norm(TensorId::FinalNorm)?,
+            head: match architecture.tied_embeddings {
+                true => None,
+                false => Some(loader.end(TensorId::Head)?),
+            },
+            architecture: architecture.clone(),
+        })
+    }
+
+    /// What the model is.
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    /// The instruction set that single vectors are multiplied with.
+    pub fn kernels(&self) -> Kernels {
+        self.kernels
+    }
+
+    /// Threads that compute.
+    pub fn threads(&self) -> usize {
+        self.threads.current_num_threads()
+    }
+
+    /// Bytes of all weights as they are held, mapped ones included; caches and activations come on top.
+    pub fn memory_bytes(&self) -> usize {
+        let head = self.head.as_ref().map(|head| &head.matrix);
+        let ends = [Some(&self.embedding.matrix), self.position_embedding.as_ref(), head];
+        let ends: usize = ends.into_iter().flatten().map(Matrix::memory_bytes).sum();
+        let layers = self.layers.iter().map(|layer| {
+            let linears = [&layer.query, &layer.key, &layer.value, &layer.output, &layer.up, &layer.down];
+            let bytes = |linear: &Linear| {
+                linear.matrix.memory_bytes() + linear.bias.as_ref().map_or(0, |bias| size_of_val(bias.as_slice()))
+            };
+            let norms = [Some(&layer.attention_norm), Some(&layer.mlp_norm), layer.query_norm.as_ref(), layer.key_norm.as_ref()];
+            linears.into_iter().chain(&layer.gate).map(bytes).sum::<usize>()
+                + norms.into_iter().flatten().map(NormWeights::memory_bytes).sum::<usize>()
+        });
+        ends + self.final_norm.memory_bytes() + layers.sum::<usize>()
+    }
+
+    /// An empty cache with room for `capacity` tokens; it grows where more come.
+    pub fn cache(&self, capacity: usize) -> Cache {
+        Cache::new(self.layers.iter().map(|layer| layer.key.matrix.rows), capacity)
+    }
+}
+
+/// What a forward pass takes for granted.
+fn check(architecture: &Architecture) -> Result<()> {
+    for (layer, shape) in architecture.layers.iter().enumerate() {
+        let (heads, kv_heads) = (shape.heads, shape.kv_heads);
+        if kv_heads == 0 || heads == 0 || heads % kv_heads != 0 {
+            let what = format!("{heads} query heads can't be shared out among {kv_heads} key/value heads");
+            return Err(Error::Layer { layer, what });
+        }
+        if shape.intermediate_size == 0 {
+            return Err(Error::Layer { layer, what: "the MLP has no intermediate channels".to_owned() });
+        }
+        let head_dim = architecture.head_dim;
+        if head_dim == 0 || (matches!(architecture.positions, Positions::Rotary { .. }) && head_dim % 2 != 0) {
+            return Err(Error::Layer { layer, what: format!("head_dim {head_dim} has no two halves to rotate") });
+        }
+    }
+    Ok(())
+}
+
+/// Where weights come from.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    Model(&'a Model),
+    Weights(&'a Weights),
+}
+
+/// Takes an architecture's tensors from their source.
+struct Loader<'a> {
+    architecture: &'a Architecture,
+    source: Source<'a>,
+}
+
+impl Loader<'_> {
+    fn layer(&self, index: usize) -> Result<Layer> {
+        use LayerTensor::{AttentionNorm, Down, Gate, Key, KeyNorm, MlpNorm, Output, Query, QueryNorm, Up, Value};
+        let Architecture { attention, mlp, .. } = *self.architecture;
+        let linear = |tensor: fn(Part) -> LayerTensor, has_bias: bool| {
+            let part = |part| TensorId::Layer(index, tensor(part));
+            self.linear(part(Part::Weight), has_bias.then(|| part(Part::Bias)))
+        };
+        let norm = |tensor: fn(Part) -> LayerTensor| self.norm(|part| TensorId::Layer(index, tensor(part)));
+        let head_norm = |tensor| -> Result<NormWeights> {
+            let weight = self.vector(TensorId::Layer(index, tensor))?;
+            // Qwen3 normalizes heads with the epsilon of the other norms.
+            Ok(NormWeights { kind: NormKind::Rms, epsilon: self.architecture.norm.epsilon as f32, weight, bias: None })
+        };
+        Ok(Layer {
+            heads: self.architecture.layers[index].heads,
+            attention_norm: norm(AttentionNorm)?,
+            query: linear(Query, attention.qkv_bias)?,
+            key: linear(Key, attention.qkv_bias)?,
+            value: linear(Value, attention.qkv_bias)?,
+            query_norm: attention.qk_norm.then(|| head_norm(QueryNorm)).transpose()?,
+            key_norm: attention.qk_norm.then(|| head_norm(KeyNorm)).transpose()?,
+            output: linear(Output, attention.output_bias)?,
+            mlp_norm: norm(MlpNorm)?,
+            gate: mlp.gated.then(|| linear(Gate, mlp.bias)).transpose()?,
+            up: linear(Up, mlp.bias)?,
+            down: linear(Down, mlp.bias)?,
+        })
+    }
+
+    /// Embedding or head: neither has a bias, and neither rounds its input.
+    fn end(&self, id: TensorId) -> Result<Linear> {
+        Ok(Linear { matrix: self.matrix(id)?, bias: None, rounds_input: false })
+    }
+
+    fn linear(&self, weight: TensorId, bias: Option<TensorId>) -> Result<Linear> {
+        let matrix = self.matrix(weight)?;
+        let rounds_input = match self.source {
+            Source::Model(Model::Artifact(artifact)) => {
+                artifact.activation_bits().is_some() && matches!(artifact.tensor(weight), ArtifactTensor::Quantized(_))
+            }
+            Source::Model(Model::Checkpoint(_)) | Source::Weights(_) => false,
+        };
+        if rounds_input && matrix.columns > WIDEST_INTEGER_PRODUCT {
+            return Err(Error::TooWide { tensor: weight, columns: matrix.columns, limit: WIDEST_INTEGER_PRODUCT });
+        }
+        Ok(Linear { matrix, bias: bias.map(|bias| self.vector(bias)).transpose()?, rounds_input })
+    }
+
+    fn norm(&self, tensor: impl Fn(Part) -> TensorId) -> Result<NormWeights> {
+        let norm = self.architecture.norm;
+        Ok(NormWeights {
+            kind: norm.kind,
+            epsilon: norm.epsilon as f32,
+            weight: self.vector(tensor(Part::Weight))?,
+            bias: match norm.kind {
+                NormKind::Rms => None,
+                NormKind::Layer => Some(self.vector(tensor(Part::Bias))?),
+            },
+        })
+    }
+
+    fn matrix(&self, id: TensorId) -> Result<Matrix> {
+        let mapped = |slice: &TensorSlice| Matrix::mapped(slice);
+        let stored = match self.source {
+            Source::Model(Model::Checkpoint(checkpoint)) => checkpoint.mapped(id).as_ref().and_then(mapped),
+            Source::Model(Model::Artifact(artifact)) => match artifact.tensor(id) {
+                ArtifactTensor::Quantized(matrix) => Some(Matrix::quantized(matrix)),
+                ArtifactTensor::Dense(slice) => mapped(&slice),
+            },
+            Source::Weights(_) => None,
+        };
+        match stored {
+            Some(matrix) => Ok(matrix),
+            None => Ok(Matrix::owned(self.vector(id)?, self.architecture.shape(id)[1])),
+        }
+    }
+
+    fn vector(&self, id: TensorId) -> Result<Vec<f32>> {
+        match self.source {
+            Source::Model(model) => Ok(model.values(id)?),
+            Source::Weights(weights) => Ok(weights.get(id).to_vec()),
+        }
+    }
+}

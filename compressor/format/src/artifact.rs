@@ -1,0 +1,547 @@
+//! Artifacts: a Hugging Face folder whose weights are quantized as compressed-tensors stores them.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use serde_json::{Value, json};
+
+use crate::quantized::{Values, WeightBytes, pack, unpack};
+use crate::{
+    Architecture, Dtype, Error, Family, NewTensor, QuantizedMatrix, Result, Scheme, StoredTensor, TensorFiles, TensorId,
+    TensorSlice, check_finite, read_config, write_config, write_safetensors,
+};
+
+/// An artifact on disk, every tensor's presence, shape and scheme checked; integers stay in the file.
+#[derive(Clone, Debug)]
+pub struct Artifact {
+    path: PathBuf,
+    architecture: Architecture,
+    config: Value,
+    files: TensorFiles,
+    tensors: BTreeMap<String, ArtifactTensor>,
+    parts: BTreeMap<TensorId, (String, usize)>,
+    activation_bits: Option<u8>,
+}
+
+/// A stored tensor of an artifact, `[out, in]` where it is a matrix.
+#[derive(Clone, Debug)]
+pub enum ArtifactTensor {
+    /// Left dense.
+    Dense(TensorSlice),
+    /// Quantized.
+    Quantized(QuantizedMatrix),
+}
+
+/// What an artifact is written from: each stored tensor, dense as f32 or quantized, `[out, in]`.
+pub struct NewArtifact<'a> {
+    /// What the model is.
+    pub architecture: &'a Architecture,
+    /// The `config.json` of the checkpoint.
+    pub config: &'a Value,
+    /// The type dense tensors are written in.
+    pub dense_dtype: Dtype,
+    /// Every stored tensor of the architecture, quantized or left dense.
+    pub tensors: Vec<(StoredTensor, NewArtifactTensor)>,
+    /// `Some(8)`: projections quantize their input to INT8, per token, as they run.
+    pub activation_bits: Option<u8>,
+}
+
+/// A tensor to be written.
+pub enum NewArtifactTensor {
+    /// Stays dense: `[out, in]` values.
+    Dense(Vec<f32>),
+    /// Quantized.
+    Quantized(QuantizedMatrix),
+}
+
+/// How a stored tensor lies in an artifact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// Dense, in this type.
+    Dense(Dtype),
+    /// Integers packed into 32-bit words.
+    Packed(Scheme),
+    /// Signed bytes, one scale per output channel: the layout of W8A8.
+    Signed(Scheme),
+}
+
+impl Artifact {
+    /// Opens an artifact that this program or llm-compressor wrote.
+    ///
+    /// # Errors
+    /// A missing or damaged file or tensor, by name; [`Error::Unsupported`] for schemes the engine does not run.
+    pub fn open(path: &Path) -> Result<Self> {
+        let config = read_config(path)?;
+        let config_path = path.join("config.json");
+        let Some(quantization) = config.get("quantization_config").filter(|value| !value.is_null()) else {
+            return Err(Error::unsupported(path, "is no artifact: its config.json has no `quantization_config`"));
+        };
+        let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or("none");
+        if method != "compressed-tensors" {
+            return Err(Error::unsupported(&config_path, format!("quant_method \"{method}\"; known is compressed-tensors")));
+        }
+        let activation_bits = activation_bits(quantization, &config_path)?;
+        let architecture = Family::read(&config, &config_path)?;
+        let files = TensorFiles::open(path)?;
+        let declared = declared_schemes(quantization, &config_path)?;
+        let mut reader = Reader { path, files: &files, architecture: &architecture, declared, used: Vec::new() };
+        let mut tensors = BTreeMap::new();
+        let mut parts = BTreeMap::new();
+        for stored in Family::stored(&architecture) {
+            let mut first_row = 0;
+            for part in &stored.parts {
+                parts.insert(*part, (stored.name.clone(), first_row));
+                first_row += architecture.shape(*part)[0];
+            }
+            let tensor = reader.read(&stored)?;
+            tensors.insert(stored.name, tensor);
+        }
+        let used = reader.used;
+        let unread = |name: &str| !used.iter().any(|used| used == name) && !Family::is_ignored(&architecture, name);
+        if let Some((name, _)) = files.iter().find(|(name, _)| unread(name)) {
+            return Err(Error::malformed(path, format!("tensor `{name}` has no place in the model that config.json describes")));
+        }
+        Ok(Self { path: path.to_owned(), architecture, config, files, tensors, parts, activation_bits })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What it is.
+    pub fn architecture(&self) -> &Architecture {
+        &self.architecture
+    }
+
+    /// Its `config.json`.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// `Some(8)`: projections inside layers quantize their input to INT8, per token, symmetric, as they run (W8A8).
+    pub fn activation_bits(&self) -> Option<u8> {
+        self.activation_bits
+    }
+
+    /// Bytes of the files that hold weights.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where a file is gone.
+    pub fn weight_bytes(&self) -> Result<u64> {
+        self.files.files().iter().map(|file| Ok(fs_err::metadata(file)?.len())).sum()
+    }
+
+    /// The stored tensors, by the names Hugging Face has for them.
+    pub fn stored(&self) -> impl Iterator<Item = (&str, &ArtifactTensor)> {
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// One of the architecture's tensors, cut out of the stored one that holds it.
+    pub fn tensor(&self, id: TensorId) -> ArtifactTensor {
+        let (name, first_row) = &self.parts[&id];
+        let shape = self.architecture.shape(id);
+        match &self.tensors[name] {
+            ArtifactTensor::Quantized(matrix) if matrix.rows == shape[0] => ArtifactTensor::Quantized(matrix.clone()),
+            ArtifactTensor::Quantized(matrix) => ArtifactTensor::Quantized(matrix.slice_rows(*first_row, shape[0])),
+            ArtifactTensor::Dense(slice) => {
+                let row_bytes = slice.dtype.bytes() * shape[1..].iter().product::<usize>();
+                let range = first_row * row_bytes..(first_row + shape[0]) * row_bytes;
+                let bytes = slice.bytes.slice(range).expect("shapes were checked by `open`");
+                ArtifactTensor::Dense(TensorSlice { dtype: slice.dtype, shape, bytes })
+            }
+        }
+    }
+
+    /// The values of one of the architecture's tensors, dequantized, `[out, in]`.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] for NaN or an infinity.
+    pub fn values(&self, id: TensorId) -> Result<Vec<f32>> {
+        let values = match self.tensor(id) {
+            ArtifactTensor::Dense(slice) => slice.to_f32().expect("`open` refused integer types"),
+            ArtifactTensor::Quantized(matrix) => (0..matrix.rows).into_par_iter().flat_map_iter(|row| matrix.row(row)).collect(),
+        };
+        check_finite(&self.path, &self.parts[&id].0, &values)?;
+        Ok(values)
+    }
+}
+
+/// Reads the stored tensors of an artifact, remembering which names it used.
+struct Reader<'a> {
+    path: &'a Path,
+    files: &'a TensorFiles,
+    architecture: &'a Architecture,
+    declared: Vec<Declared>,
+    used: Vec<String>,
+}
+
+/// One of `quantization_config.config_groups`.
+struct Declared {
+    bits: u64,
+    /// One scale per output channel.
+    per_channel: bool,
+    /// Names or classes of modules.
+    targets: Vec<String>,
+}
+
+impl Reader<'_> {
+    fn read(&mut self, stored: &StoredTensor) -> Result<ArtifactTensor> {
+        let mut shape = stored.shape(self.architecture);
+        if let Some(packed) = self.take(&format!("{}_packed", stored.name)) {
+            shape_of_rows(&mut shape, stored);
+            return self.packed(stored, &packed, &shape).map(ArtifactTensor::Quantized);
+        }
+        let Some(slice) = self.take(&stored.name) else {
+            return Err(Error::MissingTensor { path: self.path.to_owned(), name: stored.name.clone() });
+        };
+        if slice.dtype == Dtype::I8 {
+            shape_of_rows(&mut shape, stored);
+            return self.signed(stored, slice, &shape).map(ArtifactTensor::Quantized);
+        }
+        if !slice.dtype.is_float() {
+            return Err(Error::unsupported(self.path, format!("tensor `{}` is {}", stored.name, slice.dtype)));
+        }
+        self.expect_shape(&stored.name, &slice, &shape)?;
+        if stored.transposed {
+            // Only GPT-2 stores `[in, out]`; this program writes its artifacts with every matrix quantized or turned.
+            return Err(Error::unsupported(self.path, format!("tensor `{}` is dense and stored [in, out]", stored.name)));
+        }
+        Ok(ArtifactTensor::Dense(slice))
+    }
+
+    fn take(&mut self, name: &str) -> Option<TensorSlice> {
+        let slice = self.files.get(name)?.clone();
+        self.used.push(name.to_owned());
+        Some(slice)
+    }
+
+    fn packed(&mut self, stored: &StoredTensor, packed: &TensorSlice, shape: &[usize]) -> Result<QuantizedMatrix> {
+        let name = &stored.name;
+        let (rows, columns) = (shape[0], shape[1]);
+        let shape_name = format!("{name}_shape");
+        let said = self.take(&shape_name).ok_or_else(|| self.missing(&shape_name))?;
+        let said: Vec<usize> =
+            said.bytes.chunks_exact(8).map(|eight| i64::from_le_bytes(eight.try_into().expect("eight bytes")) as usize).collect();
+        if said != shape {
+            return Err(Error::Shape { path: self.path.to_owned(), name: name.clone(), found: said, expected: shape.to_vec() });
+        }
+        let words = packed.shape.get(1).copied().unwrap_or(0);
+        let fits = |bits: u8| (columns * usize::from(bits)).div_ceil(32) == words;
+        // Narrow rows of different bits fill the same number of words: what config.json says decides.
+        let declared = self.declared(stored).filter(|declared| u8::try_from(declared.bits).is_ok_and(fits));
+        let bits = declared.and_then(|declared| u8::try_from(declared.bits).ok()).or_else(|| (1..=8).find(|bits| fits(*bits)));
+        let per_channel = declared.is_none_or(|declared| declared.per_channel);
+        let bits = match bits {
+            Some(bits @ (4 | 8)) if packed.dtype == Dtype::I32 && packed.shape == [rows, words] => bits,
+            Some(bits) if packed.shape == [rows, words] => {
+                return Err(Error::unsupported(self.path, format!("tensor `{name}` has {bits} bits; the engine runs 4 and 8")));
+            }
+            _ => {
+                let what =
+                    format!("tensor `{name}_packed` has shape {:?}, which packs no [{rows}, {columns}] matrix", packed.shape);
+                return Err(Error::malformed(self.path, what));
+            }
+        };
+        let (scales, groups) = self.scales(name, rows, columns)?;
+        let zero_points = self.zero_points(name, rows, groups, bits)?;
+        let group_size = (groups > 1 || !per_channel).then(|| columns / groups);
+        let scheme = Scheme { bits, group_size, symmetric: zero_points.is_none() };
+        let values = Values::Packed(WeightBytes::Mapped(packed.bytes.clone()));
+        Ok(QuantizedMatrix { rows, columns, scheme, values, scales, zero_points })
+    }
+
+    /// What config.json says about a tensor: the group that names its module, else the one that names its class.
+    fn declared(&self, stored: &StoredTensor) -> Option<&Declared> {
+        let module = stored.name.strip_suffix(".weight").unwrap_or(&stored.name);
+        let class = if stored.transposed { "Conv1D" } else { "Linear" };
+        let by_target = |target: &str| self.declared.iter().find(|group| group.targets.iter().any(|name| name == target));
+        by_target(module).or_else(|| by_target(class))
+    }
+
+    fn signed(&mut self, stored: &StoredTensor, slice: TensorSlice, shape: &[usize]) -> Result<QuantizedMatrix> {
+        self.expect_shape(&stored.name, &slice, shape)?;
+        let (rows, columns) = (shape[0], shape[1]);
+        let (scales, groups) = self.scales(&stored.name, rows, columns)?;
+        if self.files.get(&format!("{}_zero_point", stored.name)).is_some() {
+            return Err(Error::unsupported(
+                self.path,
+                format!("tensor `{}` is INT8 with zero points and not packed", stored.name),
+            ));
+        }
+        let scheme = Scheme { bits: 8, group_size: (groups > 1).then(|| columns / groups), symmetric: true };
+        let values = Values::Signed(WeightBytes::Mapped(slice.bytes));
+        Ok(QuantizedMatrix { rows, columns, scheme, values, scales, zero_points: None })
+    }
+
+    /// Scales `[rows, groups]`, with the number of groups.
+    fn scales(&mut self, name: &str, rows: usize, columns: usize) -> Result<(Vec<f32>, usize)> {
+        let scale_name = format!("{name}_scale");
+        let slice = self.take(&scale_name).ok_or_else(|| self.missing(&scale_name))?;
+        let groups = slice.shape.get(1).copied().unwrap_or(0);
+        if slice.shape != [rows, groups] || groups == 0 || !columns.is_multiple_of(groups) {
+            let what = format!("tensor `{scale_name}` has shape {:?}, which fits no [{rows}, {columns}] matrix", slice.shape);
+            return Err(Error::malformed(self.path, what));
+        }
+        let scales =
+            slice.to_f32().ok_or_else(|| Error::unsupported(self.path, format!("tensor `{scale_name}` is {}", slice.dtype)))?;
+        check_finite(self.path, &scale_name, &scales)?;
+        Ok((scales, groups))
+    }
+
+    /// Zero points are packed down the rows: `[ceil(rows · bits / 32), groups]` words.
+    fn zero_points(&mut self, name: &str, rows: usize, groups: usize, bits: u8) -> Result<Option<Vec<i8>>> {
+        let point_name = format!("{name}_zero_point");
+        let Some(slice) = self.take(&point_name) else { return Ok(None) };
+        let words = (rows * usize::from(bits)).div_ceil(32);
+        if slice.dtype != Dtype::I32 {
+            return Err(Error::unsupported(self.path, format!("tensor `{point_name}` is {}, packed i32 is needed", slice.dtype)));
+        }
+        self.expect_shape(&point_name, &slice, &[words, groups])?;
+        let mut points = vec![0i8; rows * groups];
+        for group in 0..groups {
+            let column: Vec<u8> =
+                (0..words).flat_map(|word| slice.bytes[(word * groups + group) * 4..][..4].iter().copied()).collect();
+            for (row, point) in unpack(&column, bits, rows).into_iter().enumerate() {
+                points[row * groups + group] = point;
+            }
+        }
+        Ok(Some(points))
+    }
+
+    fn expect_shape(&self, name: &str, slice: &TensorSlice, expected: &[usize]) -> Result<()> {
+        if slice.shape == expected {
+            return Ok(());
+        }
+        let (found, expected) = (slice.shape.clone(), expected.to_vec());
+        Err(Error::Shape { path: self.path.to_owned(), name: name.to_owned(), found, expected })
+    }
+
+    fn missing(&self, name: &str) -> Error {
+        Error::MissingTensor { path: self.path.to_owned(), name: name.to_owned() }
+    }
+}
+
+/// Quantized matrices are always `[out, in]`.
+fn shape_of_rows(shape: &mut [usize], stored: &StoredTensor) {
+    if stored.transposed {
+        shape.reverse();
+    }
+}
+
+fn declared_schemes(quantization: &Value, path: &Path) -> Result<Vec<Declared>> {
+    let groups = quantization.get("config_groups").and_then(Value::as_object);
+    let groups = groups.ok_or_else(|| Error::malformed(path, "`quantization_config.config_groups` is missing"))?;
+    let declared = groups.iter().filter_map(|(name, group)| {
+        let weights = group.get("weights").filter(|value| !value.is_null())?;
+        let Some(bits) = weights.get("num_bits").and_then(Value::as_u64) else {
+            return Some(Err(Error::malformed(path, format!("`config_groups.{name}.weights.num_bits` is missing"))));
+        };
+        let targets = group.get("targets").and_then(Value::as_array).into_iter().flatten();
+        Some(Ok(Declared {
+            bits,
+            per_channel: weights.get("strategy").and_then(Value::as_str) == Some("channel"),
+            targets: targets.filter_map(Value::as_str).map(str::to_owned).collect(),
+        }))
+    });
+    declared.collect()
+}
+
+/// What `quantization_config` says about activations; only INT8 per token, dynamic and symmetric, is run here.
+fn activation_bits(quantization: &Value, path: &Path) -> Result<Option<u8>> {
+    let groups = quantization.get("config_groups").and_then(Value::as_object);
+    let groups = groups.ok_or_else(|| Error::malformed(path, "`quantization_config.config_groups` is missing"))?;
+    let mut found = None;
+    for (name, group) in groups {
+        let Some(activations) = group.get("input_activations").filter(|value| !value.is_null()) else { continue };
+        let text = |key: &str| activations.get(key).map_or_else(|| "null".to_owned(), Value::to_string);
+        let is_known = text("num_bits") == "8"
+            && text("dynamic") == "true"
+            && text("strategy") == "\"token\""
+            && text("symmetric") == "true";
+        if !is_known {
+            let what =
+                format!("`config_groups.{name}.input_activations`: only 8 bits, dynamic, per token, symmetric is run here");
+            return Err(Error::unsupported(path, what));
+        }
+        found = Some(8);
+    }
+    Ok(found)
+}
+
+impl Storage {
+    /// What `stored` is written as in this layout: names, types and shapes.
+    ///
+    /// Matrices are written `[out, in]`, whatever their family does.
+    pub fn layout(self, stored: &StoredTensor, architecture: &Architecture) -> Vec<(String, Dtype, Vec<usize>)> {
+        let mut shape = stored.shape(architecture);
+        shape_of_rows(&mut shape, stored);
+        match self {
+            Self::Dense(dtype) => vec![(stored.name.clone(), dtype, shape)],
+            Self::Packed(scheme) | Self::Signed(scheme) => {
+                quantized_layout(&stored.name, shape[0], shape[1], scheme, matches!(self, Self::Packed(_)))
+            }
+        }
+    }
+
+    /// Bytes that `stored` takes in this layout, scales included.
+    pub fn bytes(self, stored: &StoredTensor, architecture: &Architecture) -> u64 {
+        let bytes = |(_, dtype, shape): (_, Dtype, Vec<usize>)| shape.iter().product::<usize>() as u64 * dtype.bytes() as u64;
+        self.layout(stored, architecture).into_iter().map(bytes).sum()
+    }
+}
+
+/// The tensors that a quantized matrix is stored as.
+fn quantized_layout(name: &str, rows: usize, columns: usize, scheme: Scheme, packed: bool) -> Vec<(String, Dtype, Vec<usize>)> {
+    let groups = scheme.groups(columns);
+    let mut layout = vec![(format!("{name}_scale"), Dtype::F32, vec![rows, groups])];
+    if packed {
+        layout.push((format!("{name}_packed"), Dtype::I32, vec![rows, scheme.row_bytes(columns) / 4]));
+        layout.push((format!("{name}_shape"), Dtype::I64, vec![2]));
+    } else {
+        layout.push((name.to_owned(), Dtype::I8, vec![rows, columns]));
+    }
+    if !scheme.symmetric {
+        layout.push((format!("{name}_zero_point"), Dtype::I32, vec![scheme.row_bytes(rows) / 4, groups]));
+    }
+    layout
+}
+
+impl NewArtifact<'_> {
+    /// Writes `config.json` and `model.safetensors` into `folder`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the folder can't be written, [`Error::Unsupported`] where layers differ in size.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        let mut config = Family::write(self.architecture, self.config, folder)?;
+        config["quantization_config"] = self.quantization_config();
+        config["dtype"] = match self.dense_dtype {
+            Dtype::F16 => "float16".into(),
+            Dtype::Bf16 => "bfloat16".into(),
+            _ => "float32".into(),
+        };
+        if let Some(keys) = config.as_object_mut() {
+            keys.remove("torch_dtype");
+        }
+        fs_err::create_dir_all(folder)?;
+        write_safetensors(&folder.join("model.safetensors"), self.new_tensors())?;
+        write_config(folder, &config)
+    }
+
+    fn new_tensors(&self) -> Vec<(String, NewTensor<'_>)> {
+        let mut tensors = Vec::new();
+        for (stored, tensor) in &self.tensors {
+            let name = &stored.name;
+            match tensor {
+                NewArtifactTensor::Dense(values) => {
+                    let mut shape = stored.shape(self.architecture);
+                    shape_of_rows(&mut shape, stored);
+                    let dtype = self.dense_dtype;
+                    let bytes = Box::new(move || Cow::Owned(dtype.from_f32(values).expect("dense tensors have a float type")));
+                    tensors.push((name.clone(), NewTensor { dtype, shape, bytes }));
+                }
+                NewArtifactTensor::Quantized(matrix) => tensors.extend(quantized_tensors(name, matrix)),
+            }
+        }
+        tensors
+    }
+
+    fn quantization_config(&self) -> Value {
+        let mut groups = serde_json::Map::new();
+        let mut ignore: Vec<&str> = Vec::new();
+        let mut schemes: Vec<(Scheme, bool, bool, Vec<String>)> = Vec::new();
+        for (stored, tensor) in &self.tensors {
+            let module = stored.name.strip_suffix(".weight").unwrap_or(&stored.name);
+            let is_embedding = stored.parts[0] == TensorId::Embedding;
+            let is_head = stored.parts[0] == TensorId::Head;
+            match tensor {
+                NewArtifactTensor::Quantized(matrix) => {
+                    let packed = matches!(matrix.values, Values::Packed(_));
+                    let target = match (is_embedding || is_head, stored.transposed) {
+                        (true, _) => module.to_owned(),
+                        (false, true) => "Conv1D".to_owned(),
+                        (false, false) => "Linear".to_owned(),
+                    };
+                    let key = (matrix.scheme, packed, stored.parts[0].is_projection());
+                    match schemes.iter_mut().find(|(scheme, is_packed, projection, _)| (*scheme, *is_packed, *projection) == key)
+                    {
+                        Some((.., targets)) if targets.contains(&target) => {}
+                        Some((.., targets)) => targets.push(target),
+                        None => schemes.push((key.0, key.1, key.2, vec![target])),
+                    }
+                }
+                NewArtifactTensor::Dense(_) if is_head => ignore.push("lm_head"),
+                NewArtifactTensor::Dense(_) => {}
+            }
+        }
+        if self.architecture.tied_embeddings {
+            ignore.push("lm_head");
+        }
+        let mut format = "pack-quantized";
+        for (index, (scheme, packed, is_projection, targets)) in schemes.iter().enumerate() {
+            let group_format = if *packed { "pack-quantized" } else { "int-quantized" };
+            if *is_projection {
+                format = group_format;
+            }
+            let activations = match self.activation_bits {
+                Some(bits) if *is_projection => json!({
+                    "num_bits": bits, "type": "int", "symmetric": true, "strategy": "token", "dynamic": true, "group_size": null,
+                    "observer": null,
+                }),
+                _ => Value::Null,
+            };
+            let strategy = if scheme.group_size.is_some() { "group" } else { "channel" };
+            let group = json!({
+                "format": group_format,
+                "targets": targets,
+                "weights": {
+                    "num_bits": scheme.bits, "type": "int", "symmetric": scheme.symmetric, "strategy": strategy,
+                    "group_size": scheme.group_size, "dynamic": false, "observer": "memoryless_minmax",
+                },
+                "input_activations": activations,
+                "output_activations": null,
+            });
+            groups.insert(format!("group_{index}"), group);
+        }
+        json!({
+            "quant_method": "compressed-tensors", "format": format, "quantization_status": "compressed",
+            "config_groups": groups, "ignore": ignore, "kv_cache_scheme": null, "global_compression_ratio": null,
+        })
+    }
+}
+
+/// The tensors that a quantized matrix is stored as, with their bytes.
+fn quantized_tensors<'a>(name: &str, matrix: &'a QuantizedMatrix) -> Vec<(String, NewTensor<'a>)> {
+    let packed = matches!(matrix.values, Values::Packed(_));
+    let (Values::Packed(integers) | Values::Signed(integers)) = &matrix.values;
+    let bytes_of = |part: &str| -> Box<dyn Fn() -> Cow<'a, [u8]> + 'a> {
+        match part.strip_prefix(name).unwrap_or(part) {
+            "_scale" => Box::new(|| Cow::Owned(Dtype::F32.from_f32(&matrix.scales).expect("f32 is a float type"))),
+            "_shape" => Box::new(|| {
+                Cow::Owned([matrix.rows, matrix.columns].iter().flat_map(|size| (*size as i64).to_le_bytes()).collect())
+            }),
+            "_zero_point" => Box::new(|| Cow::Owned(packed_zero_points(matrix))),
+            _ => Box::new(|| Cow::Borrowed(&integers[..])),
+        }
+    };
+    let layout = quantized_layout(name, matrix.rows, matrix.columns, matrix.scheme, packed);
+    layout
+        .into_iter()
+        .map(|(part, dtype, shape)| {
+            let bytes = bytes_of(&part);
+            (part, NewTensor { dtype, shape, bytes })
+        })
+        .collect()
+}
+
+/// Zero points packed down the rows: `[ceil(rows · bits / 32), groups]` words.
+fn packed_zero_points(matrix: &QuantizedMatrix) -> Vec<u8> {
+    let (rows, groups) = (matrix.rows, matrix.groups());
+    let Some(points) = &matrix.zero_points else { return Vec::new() };
+    let column = |group| (0..rows).map(|row| points[row * groups + group]).collect::<Vec<i8>>();
+    let columns: Vec<Vec<u8>> = (0..groups).map(|group| pack(&column(group), matrix.scheme.bits)).collect();
+    let words = matrix.scheme.row_bytes(rows) / 4;
+    (0..words).flat_map(|word| columns.iter().flat_map(move |column| column[word * 4..][..4].iter().copied())).collect()
+}

@@ -1,0 +1,249 @@
+//! Matrices of integers with their scales, as compressed-tensors lays them out.
+//!
+//! Layout and rounding: docs/artifact-format.md, checked bit for bit against files written by llm-compressor.
+
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::MappedBytes;
+
+/// Bits, granularity and symmetry of a matrix of integers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Scheme {
+    /// Bits of one integer: 4 or 8.
+    pub bits: u8,
+    /// Input elements that share one scale; `None` is one scale for a whole output channel.
+    pub group_size: Option<usize>,
+    /// No zero points: zero is zero.
+    pub symmetric: bool,
+}
+
+/// A matrix of integers: `real = scale · (q − zero_point)`.
+#[derive(Clone, Debug)]
+pub struct QuantizedMatrix {
+    /// Output channels.
+    pub rows: usize,
+    /// Input elements; a multiple of the group size.
+    pub columns: usize,
+    /// How it was quantized.
+    pub scheme: Scheme,
+    /// The integers.
+    pub values: Values,
+    /// `[rows, groups]`.
+    pub scales: Vec<f32>,
+    /// `[rows, groups]`, where the scheme is not symmetric.
+    pub zero_points: Option<Vec<i8>>,
+}
+
+/// The integers of a matrix, as they lie in the file.
+#[derive(Clone, Debug)]
+pub enum Values {
+    /// Rows of `ceil(columns · bits / 32)` little-endian words, each integer stored as `q + 2^(bits − 1)`, low bits first:
+    /// with 4 bits, element 2i is the low nibble of byte i.
+    Packed(WeightBytes),
+    /// `[rows, columns]` signed bytes.
+    Signed(WeightBytes),
+}
+
+/// Bytes that lie in a mapped file or in memory; clones without copying.
+#[derive(Clone, Debug)]
+pub enum WeightBytes {
+    /// A range of a mapped file.
+    Mapped(MappedBytes),
+    /// In memory.
+    Owned(Arc<[u8]>),
+}
+
+impl Deref for WeightBytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Mapped(bytes) => bytes,
+            Self::Owned(bytes) => bytes,
+        }
+    }
+}
+
+impl Scheme {
+    /// Smallest and largest integer.
+    pub fn range(self) -> (i32, i32) {
+        let half = 1 << (self.bits - 1);
+        (-half, half - 1)
+    }
+
+    /// Scales of one row of `columns` elements.
+    pub fn groups(self, columns: usize) -> usize {
+        self.group_size.map_or(1, |size| columns / size)
+    }
+
+    /// Bytes of one packed row: whole 32-bit words.
+    pub fn row_bytes(self, columns: usize) -> usize {
+        (columns * usize::from(self.bits)).div_ceil(32) * 4
+    }
+
+    /// Bytes that a `[rows, columns]` matrix takes in an artifact: integers, f32 scales, packed zero points, the shape.
+    pub fn stored_bytes(self, rows: usize, columns: usize) -> u64 {
+        let groups = self.groups(columns);
+        let zero_points = if self.symmetric { 0 } else { self.row_bytes(rows) * groups };
+        (rows * self.row_bytes(columns) + rows * groups * 4 + zero_points + SHAPE_BYTES) as u64
+    }
+}
+
+const SHAPE_BYTES: usize = 16;
+
+impl fmt::Display for Scheme {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "INT{}, ", self.bits)?;
+        match self.group_size {
+            Some(size) => write!(f, "groups of {size}")?,
+            None => f.write_str("per channel")?,
+        }
+        f.write_str(if self.symmetric { ", symmetric" } else { ", zero points" })
+    }
+}
+
+impl QuantizedMatrix {
+    /// Elements that share a scale.
+    pub fn group_size(&self) -> usize {
+        self.scheme.group_size.unwrap_or(self.columns)
+    }
+
+    /// Scales of one row.
+    pub fn groups(&self) -> usize {
+        self.scheme.groups(self.columns)
+    }
+
+    /// The integers of one row.
+    pub fn row_integers(&self, row: usize) -> Vec<i8> {
+        match &self.values {
+            Values::Signed(bytes) => bytes[row * self.columns..][..self.columns].iter().map(|byte| *byte as i8).collect(),
+            Values::Packed(bytes) => {
+                let row_bytes = self.scheme.row_bytes(self.columns);
+                unpack(&bytes[row * row_bytes..][..row_bytes], self.scheme.bits, self.columns)
+            }
+        }
+    }
+
+    /// One row as the real numbers it stands for.
+    pub fn row(&self, row: usize) -> Vec<f32> {
+        let groups = self.groups();
+        let integers = self.row_integers(row);
+        let dequantize = |(group, integers): (usize, &[i8])| {
+            let scale = self.scales[row * groups + group];
+            let zero_point = self.zero_points.as_ref().map_or(0, |points| i32::from(points[row * groups + group]));
+            integers.iter().map(move |q| (i32::from(*q) - zero_point) as f32 * scale).collect::<Vec<f32>>()
+        };
+        integers.chunks(self.group_size()).enumerate().flat_map(dequantize).collect()
+    }
+
+    /// Rows `first..first + rows` as a matrix of their own.
+    pub fn slice_rows(&self, first: usize, rows: usize) -> Self {
+        let groups = self.groups();
+        let (Values::Packed(bytes) | Values::Signed(bytes)) = &self.values;
+        let row_bytes = bytes.len() / self.rows;
+        let range = first * row_bytes..(first + rows) * row_bytes;
+        let bytes = match bytes {
+            WeightBytes::Mapped(mapped) => WeightBytes::Mapped(mapped.slice(range).expect("rows lie inside the matrix")),
+            WeightBytes::Owned(owned) => WeightBytes::Owned(owned[range].into()),
+        };
+        let values = match &self.values {
+            Values::Packed(_) => Values::Packed(bytes),
+            Values::Signed(_) => Values::Signed(bytes),
+        };
+        let part = first * groups..(first + rows) * groups;
+        Self {
+            rows,
+            columns: self.columns,
+            scheme: self.scheme,
+            values,
+            scales: self.scales[part.clone()].to_vec(),
+            zero_points: self.zero_points.as_ref().map(|points| points[part].to_vec()),
+        }
+    }
+}
+
+/// Packs integers of `bits` bits into little-endian 32-bit words, low bits first, each as `q + 2^(bits − 1)`.
+pub fn pack(integers: &[i8], bits: u8) -> Vec<u8> {
+    let bits = usize::from(bits);
+    let offset = 1i32 << (bits - 1);
+    let mut packed = vec![0u8; (integers.len() * bits).div_ceil(32) * 4];
+    for (index, q) in integers.iter().enumerate() {
+        let unsigned = (i32::from(*q) + offset) as u16 & ((1 << bits) - 1) as u16;
+        let shifted = unsigned << (index * bits % 8);
+        packed[index * bits / 8] |= shifted as u8;
+        if shifted > 0xff {
+            packed[index * bits / 8 + 1] |= (shifted >> 8) as u8;
+        }
+    }
+    packed
+}
+
+/// The inverse of [`pack`]: the first `len` integers.
+pub fn unpack(packed: &[u8], bits: u8, len: usize) -> Vec<i8> {
+    let bits = usize::from(bits);
+    let offset = 1i32 << (bits - 1);
+    let one = |index: usize| {
+        let at = index * bits / 8;
+        let pair = u16::from(packed[at]) | (u16::from(packed.get(at + 1).copied().unwrap_or(0)) << 8);
+        let unsigned = (pair >> (index * bits % 8)) & ((1u32 << bits) - 1) as u16;
+        (i32::from(unsigned) - offset) as i8
+    };
+    (0..len).map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn int4_puts_the_first_element_in_the_low_nibble() {
+        // -8 → 0, -7 → 1, 7 → 15, 0 → 8.
+        assert_eq!(pack(&[-8, -7, 7, 0], 4), [0x10, 0x8f, 0, 0]);
+    }
+
+    #[test]
+    fn int8_adds_128() {
+        assert_eq!(pack(&[-128, -1, 0, 127], 8), [0, 127, 128, 255]);
+    }
+
+    #[test]
+    fn a_row_dequantizes_group_by_group() {
+        let matrix = QuantizedMatrix {
+            rows: 1,
+            columns: 4,
+            scheme: Scheme { bits: 4, group_size: Some(2), symmetric: false },
+            values: Values::Packed(WeightBytes::Owned(pack(&[1, 2, -8, 7], 4).into())),
+            scales: vec![0.5, 2.0],
+            zero_points: Some(vec![1, -1]),
+        };
+        // (1 − 1)·0.5, (2 − 1)·0.5, (−8 + 1)·2, (7 + 1)·2
+        assert_eq!(matrix.row(0), [0.0, 0.5, -14.0, 16.0]);
+    }
+
+    #[test]
+    fn bytes_are_counted_with_everything_that_is_stored() {
+        let scheme = Scheme { bits: 4, group_size: Some(32), symmetric: true };
+        // 64 rows of 64 bytes, 64 · 4 scales of 4 bytes, a shape of two i64.
+        assert_eq!(scheme.stored_bytes(64, 128), 64 * 64 + 64 * 4 * 4 + 16);
+        // Zero points: 4 bits, packed down the 64 rows: 8 words for each of 4 groups.
+        let asymmetric = Scheme { symmetric: false, ..scheme };
+        assert_eq!(asymmetric.stored_bytes(64, 128), scheme.stored_bytes(64, 128) + 8 * 4 * 4);
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_packed_unpacks(bits in 1u8..=8, integers in prop::collection::vec(any::<i8>(), 0..70)) {
+            let shift = 8 - bits;
+            let integers: Vec<i8> = integers.into_iter().map(|q| q >> shift).collect();
+            prop_assert_eq!(unpack(&pack(&integers, bits), bits, integers.len()), integers);
+        }
+    }
+}

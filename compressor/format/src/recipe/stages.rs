@@ -1,0 +1,493 @@
+//! The stages and their keys.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::Sizes;
+use super::locate::{Mistake, Place, check_range};
+
+/// One entry of the recipe's `[[stage]]` list.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Stage {
+    /// Trains the model on the dataset.
+    Train(Train),
+    /// Trains a student to answer as a teacher does.
+    Distill(Distill),
+    /// Removes attention heads, intermediate channels or layers.
+    Prune(Prune),
+    /// Turns weights into integers and writes the artifact.
+    Quantize(Quantize),
+    /// Loads the artifact with the engine and measures what it claims.
+    Verify(Verify),
+}
+
+/// Declares a stage that trains: its own keys, then those that every training stage has.
+macro_rules! training_stage {
+    ($(#[$about:meta])* $name:ident { $($(#[$key_about:meta])* $key:ident: $type:ty,)* }) => {
+        $(#[$about])*
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name {
+            $($(#[$key_about])* pub $key: $type,)*
+            /// Optimizer steps, at least 1.
+            pub steps: usize,
+            /// Sequences in one micro-batch, at least 1.
+            #[serde(default = "default::batch_size")]
+            pub batch_size: usize,
+            /// Tokens of one sequence; longer examples are cut. At least 2, at most what the model can hold.
+            #[serde(default = "default::sequence_length")]
+            pub sequence_length: usize,
+            /// Peak learning rate of AdamW, above 0 and at most 1.
+            #[serde(default = "default::learning_rate")]
+            pub learning_rate: f64,
+            /// The cosine ends at this part of the peak, 0 to 1.
+            #[serde(default = "default::min_learning_rate_ratio")]
+            pub min_learning_rate_ratio: f64,
+            /// Steps over which the learning rate rises from 0 to its peak; fewer than `steps`.
+            #[serde(default)]
+            pub warmup_steps: usize,
+            /// Decoupled weight decay of matrices, 0 to 1.
+            #[serde(default = "default::weight_decay")]
+            pub weight_decay: f64,
+            /// AdamW's decay of the gradient's mean, 0 to below 1.
+            #[serde(default = "default::beta_1")]
+            pub beta_1: f64,
+            /// AdamW's decay of the gradient's mean square, 0 to below 1.
+            #[serde(default = "default::beta_2")]
+            pub beta_2: f64,
+            /// AdamW's ε, above 0.
+            #[serde(default = "default::epsilon")]
+            pub epsilon: f64,
+            /// Largest global norm of the gradient, above 0.
+            #[serde(default = "default::gradient_clip")]
+            pub gradient_clip: f64,
+            /// Micro-batches whose gradients make one step, at least 1.
+            #[serde(default = "default::gradient_accumulation")]
+            pub gradient_accumulation: usize,
+            /// The training state is saved every so many steps, at least 1.
+            #[serde(default = "default::save_every")]
+            pub save_every: usize,
+        }
+
+        impl $name {
+            /// The keys that every training stage has.
+            pub fn training(&self) -> TrainingKeys {
+                TrainingKeys {
+                    steps: self.steps,
+                    batch_size: self.batch_size,
+                    sequence_length: self.sequence_length,
+                    learning_rate: self.learning_rate,
+                    min_learning_rate_ratio: self.min_learning_rate_ratio,
+                    warmup_steps: self.warmup_steps,
+                    weight_decay: self.weight_decay,
+                    beta_1: self.beta_1,
+                    beta_2: self.beta_2,
+                    epsilon: self.epsilon,
+                    gradient_clip: self.gradient_clip,
+                    gradient_accumulation: self.gradient_accumulation,
+                    save_every: self.save_every,
+                }
+            }
+        }
+    };
+}
+
+/// The keys that every training stage has; what they mean stands at [`Train`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct TrainingKeys {
+    pub steps: usize,
+    pub batch_size: usize,
+    pub sequence_length: usize,
+    pub learning_rate: f64,
+    pub min_learning_rate_ratio: f64,
+    pub warmup_steps: usize,
+    pub weight_decay: f64,
+    pub beta_1: f64,
+    pub beta_2: f64,
+    pub epsilon: f64,
+    pub gradient_clip: f64,
+    pub gradient_accumulation: usize,
+    pub save_every: usize,
+}
+
+training_stage! {
+    /// Trains the model on the dataset with cross entropy.
+    Train {}
+}
+
+training_stage! {
+    /// Trains a student to answer as a teacher does: loss = (1 − kd_ratio) · cross entropy + kd_ratio · T² · KL (Hinton et al. 2015).
+    Distill {
+        /// The teacher: the name of an earlier step (`"1-train"`), `"model"` for where the chain starts, or the path of a checkpoint.
+        /// Left out, it is the largest model of the chain so far.
+        #[serde(default)]
+        teacher: Option<PathBuf>,
+        /// What the student starts from; left out, the chain's current model (healing after a cut).
+        #[serde(default)]
+        student: Option<Student>,
+        /// Divides both logits before the softmax, above 0.
+        #[serde(default = "default::temperature")]
+        temperature: f64,
+        /// Part of the KL term in the loss, 0 to 1.
+        #[serde(default = "default::kd_ratio")]
+        kd_ratio: f64,
+    }
+}
+
+/// What a student starts from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Student {
+    /// New random weights of these sizes, with the teacher's tokenizer.
+    New(Sizes),
+    /// So many of the teacher's layers, evenly spaced, the first and the last among them.
+    Layers(usize),
+    /// A checkpoint.
+    Checkpoint(PathBuf),
+}
+
+/// Removes attention heads, intermediate channels or layers; the model gets smaller and stays dense.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Prune {
+    /// Part of the attention heads to remove from every layer, 0 to below 1.
+    #[serde(default)]
+    pub head_ratio: f64,
+    /// Part of the intermediate channels to remove from every layer, 0 to below 1.
+    #[serde(default)]
+    pub channel_ratio: f64,
+    /// Removes channels until the model has at most so many parameters; instead of `channel_ratio`.
+    pub target_parameters: Option<u64>,
+    /// What a head is: `"group"`, a key/value head with its query heads, or `"query"`, the same number of query heads in every group.
+    #[serde(default)]
+    pub head_unit: HeadUnit,
+    /// The channels kept are a multiple of this, at least 1.
+    #[serde(default = "default::channel_multiple")]
+    pub channel_multiple: usize,
+    /// Whole layers to remove, by index from 0.
+    #[serde(default)]
+    pub layers: Vec<usize>,
+    /// What makes a unit important: `"activation"`, the size of what it contributes on calibration text, or `"magnitude"`.
+    #[serde(default)]
+    pub importance: Importance,
+    /// The norm that `"magnitude"` takes: `"l2"`, `"l1"`, or `"product"` of the norms on both sides.
+    #[serde(default)]
+    pub magnitude_norm: MagnitudeNorm,
+    /// Tokens of the train split that `"activation"` is measured on, at least 1.
+    #[serde(default = "default::calibration_tokens")]
+    pub calibration_tokens: usize,
+}
+
+/// What counts as one attention head when heads are removed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HeadUnit {
+    /// A key/value head with the query heads that share it.
+    #[default]
+    Group,
+    /// A query head; the same number goes from every GQA group.
+    Query,
+}
+
+/// What makes a unit important.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Importance {
+    /// Size of what the unit contributes on calibration text.
+    #[default]
+    Activation,
+    /// Norm of the weights the unit owns.
+    Magnitude,
+}
+
+/// The norm that magnitude importance takes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MagnitudeNorm {
+    /// Square root of the sum of squares.
+    #[default]
+    L2,
+    /// Sum of absolute values.
+    L1,
+    /// Norm of the incoming weights times norm of the outgoing ones, which rescaling a unit can't change.
+    Product,
+}
+
+/// Turns weights into integers and writes the artifact.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Quantize {
+    /// Bits of one integer: 4 or 8.
+    pub bits: u8,
+    /// Input elements that share one scale; divides every width. Left out: one scale for an output channel with 8 bits, 32 with 4.
+    pub group_size: Option<usize>,
+    /// No zero points.
+    #[serde(default = "default::symmetric")]
+    pub symmetric: bool,
+    /// How the range of a group is chosen: `"none"`, its largest value, or `"mse"`, the range with the least squared error.
+    #[serde(default)]
+    pub clipping: Clipping,
+    /// Embedding and head: `"int8"`, `"int4"` or `"dense"`.
+    #[serde(default)]
+    pub embedding: EmbeddingScheme,
+    /// Group size of embedding and head; divides `hidden_size`.
+    #[serde(default = "default::embedding_group_size")]
+    pub embedding_group_size: usize,
+    /// `"none"`: weights alone are quantized; `"int8"`: projections also quantize their input, per token, as they run (W8A8).
+    #[serde(default)]
+    pub activations: Activations,
+}
+
+/// How the range of a group is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Clipping {
+    /// The largest value decides.
+    #[default]
+    None,
+    /// The range with the least squared error.
+    Mse,
+}
+
+/// What becomes of the embedding and the head.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EmbeddingScheme {
+    /// Left as it is; needed where Transformers or vLLM must open the artifact.
+    Dense,
+    /// 8 bits in groups.
+    #[default]
+    Int8,
+    /// 4 bits in groups.
+    Int4,
+}
+
+/// What is done to activations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Activations {
+    /// Left as they are.
+    #[default]
+    None,
+    /// 8 bits, one scale for each token, found as it runs.
+    Int8,
+}
+
+/// Loads the artifact with the engine and measures what it claims. A threshold left out is measured and not checked.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Verify {
+    /// Windows of held-out text to measure on, at least 1; fewer where the text ends.
+    #[serde(default = "default::windows")]
+    pub windows: usize,
+    /// Tokens of one window, at least 2.
+    #[serde(default = "default::window")]
+    pub window: usize,
+    /// The first token of a window that is scored, counted from 0; those before are context. From 1 to below `window`.
+    #[serde(default = "default::first_scored")]
+    pub first_scored: usize,
+    /// Examples whose answer is generated and compared, where the dataset has answers; at least 1.
+    #[serde(default = "default::examples")]
+    pub examples: usize,
+    /// Largest difference of a logit between engine and trainer on the dense checkpoint, above 0.
+    #[serde(default = "default::parity")]
+    pub parity: f64,
+    /// Largest perplexity ÷ the reference's − 1, at least 0.
+    pub perplexity_increase: Option<f64>,
+    /// Largest mean KL divergence from the reference, nats per token, at least 0.
+    pub kl_mean: Option<f64>,
+    /// Largest 99th percentile of the same.
+    pub kl_p99: Option<f64>,
+    /// Least part of positions where artifact and reference pick the same token, 0 to 1.
+    pub top1_agreement: Option<f64>,
+    /// Least exact match of the artifact, 0 to 1.
+    pub score: Option<f64>,
+    /// Largest exact match lost against the reference, 0 to 1.
+    pub score_drop: Option<f64>,
+    /// Least exact match of the chain's largest checkpoint, 0 to 1: a student of a bad teacher proves nothing.
+    pub teacher_score: Option<f64>,
+    /// Least bytes of the chain's largest checkpoint in f32 ÷ bytes of the artifact's weights, at least 1.
+    pub compression_ratio: Option<f64>,
+    /// A check whose sample is too small to decide counts as passed.
+    #[serde(default)]
+    pub allow_undecided: bool,
+}
+
+/// The defaults; each stands here and nowhere else.
+mod default {
+    pub(super) fn batch_size() -> usize {
+        16
+    }
+    pub(super) fn sequence_length() -> usize {
+        256
+    }
+    pub(super) fn learning_rate() -> f64 {
+        1e-3
+    }
+    pub(super) fn min_learning_rate_ratio() -> f64 {
+        0.1
+    }
+    pub(super) fn weight_decay() -> f64 {
+        0.01
+    }
+    pub(super) fn beta_1() -> f64 {
+        0.9
+    }
+    pub(super) fn beta_2() -> f64 {
+        0.95
+    }
+    pub(super) fn epsilon() -> f64 {
+        1e-8
+    }
+    pub(super) fn gradient_clip() -> f64 {
+        1.0
+    }
+    pub(super) fn gradient_accumulation() -> usize {
+        1
+    }
+    pub(super) fn save_every() -> usize {
+        100
+    }
+    pub(super) fn temperature() -> f64 {
+        2.0
+    }
+    pub(super) fn kd_ratio() -> f64 {
+        0.5
+    }
+    pub(super) fn channel_multiple() -> usize {
+        32
+    }
+    pub(super) fn calibration_tokens() -> usize {
+        16_384
+    }
+    pub(super) fn symmetric() -> bool {
+        true
+    }
+    pub(super) fn embedding_group_size() -> usize {
+        32
+    }
+    pub(super) fn windows() -> usize {
+        20
+    }
+    pub(super) fn window() -> usize {
+        512
+    }
+    pub(super) fn first_scored() -> usize {
+        257
+    }
+    pub(super) fn examples() -> usize {
+        1000
+    }
+    pub(super) fn parity() -> f64 {
+        1e-2
+    }
+}
+
+impl Default for Verify {
+    /// Measures and checks nothing but integrity and parity.
+    fn default() -> Self {
+        Self {
+            windows: default::windows(),
+            window: default::window(),
+            first_scored: default::first_scored(),
+            examples: default::examples(),
+            parity: default::parity(),
+            perplexity_increase: None,
+            kl_mean: None,
+            kl_p99: None,
+            top1_agreement: None,
+            score: None,
+            score_drop: None,
+            teacher_score: None,
+            compression_ratio: None,
+            allow_undecided: false,
+        }
+    }
+}
+
+impl Stage {
+    /// Its name in the recipe.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Train(_) => "train",
+            Self::Distill(_) => "distill",
+            Self::Prune(_) => "prune",
+            Self::Quantize(_) => "quantize",
+            Self::Verify(_) => "verify",
+        }
+    }
+
+    /// Adds every value that is out of its range.
+    pub(super) fn check(&self, place: &Place, mistakes: &mut Vec<(Place, Mistake)>) {
+        match self {
+            Self::Train(train) => check_training(&train.training(), place, mistakes),
+            Self::Distill(distill) => {
+                check_training(&distill.training(), place, mistakes);
+                check_range(&place.then("temperature"), "temperature", distill.temperature, f64::MIN_POSITIVE, 1e6, mistakes);
+                check_range(&place.then("kd_ratio"), "kd_ratio", distill.kd_ratio, 0.0, 1.0, mistakes);
+                match &distill.student {
+                    Some(Student::New(sizes)) => sizes.check(&place.then("student").then("new"), mistakes),
+                    Some(Student::Layers(layers)) => {
+                        check_range(&place.then("student").then("layers"), "layers", *layers as f64, 1.0, 1e6, mistakes);
+                    }
+                    Some(Student::Checkpoint(_)) | None => {}
+                }
+            }
+            Self::Prune(prune) => {
+                for (key, value, least, most) in [
+                    ("head_ratio", prune.head_ratio, 0.0, 1.0),
+                    ("channel_ratio", prune.channel_ratio, 0.0, 1.0),
+                    ("channel_multiple", prune.channel_multiple as f64, 1.0, 65536.0),
+                    ("calibration_tokens", prune.calibration_tokens as f64, 1.0, 1e9),
+                ] {
+                    check_range(&place.then(key), key, value, least, most, mistakes);
+                }
+            }
+            Self::Quantize(_) => {}
+            Self::Verify(verify) => {
+                for (key, value, least, most) in [
+                    ("windows", Some(verify.windows as f64), 1.0, 1e9),
+                    ("window", Some(verify.window as f64), 2.0, 1e6),
+                    ("first_scored", Some(verify.first_scored as f64), 1.0, (verify.window.max(2) - 1) as f64),
+                    ("examples", Some(verify.examples as f64), 1.0, 1e9),
+                    ("parity", Some(verify.parity), f64::MIN_POSITIVE, 1e6),
+                    ("perplexity_increase", verify.perplexity_increase, 0.0, 1e6),
+                    ("kl_mean", verify.kl_mean, 0.0, 1e6),
+                    ("kl_p99", verify.kl_p99, 0.0, 1e6),
+                    ("top1_agreement", verify.top1_agreement, 0.0, 1.0),
+                    ("score", verify.score, 0.0, 1.0),
+                    ("score_drop", verify.score_drop, 0.0, 1.0),
+                    ("teacher_score", verify.teacher_score, 0.0, 1.0),
+                    ("compression_ratio", verify.compression_ratio, 1.0, 1e6),
+                ] {
+                    if let Some(value) = value {
+                        check_range(&place.then(key), key, value, least, most, mistakes);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn check_training(keys: &TrainingKeys, place: &Place, mistakes: &mut Vec<(Place, Mistake)>) {
+    for (key, value, least, most) in [
+        ("steps", keys.steps as f64, 1.0, 1e9),
+        ("batch_size", keys.batch_size as f64, 1.0, 1e6),
+        ("sequence_length", keys.sequence_length as f64, 2.0, 1e6),
+        ("learning_rate", keys.learning_rate, f64::MIN_POSITIVE, 1.0),
+        ("min_learning_rate_ratio", keys.min_learning_rate_ratio, 0.0, 1.0),
+        ("warmup_steps", keys.warmup_steps as f64, 0.0, keys.steps.max(1) as f64 - 1.0),
+        ("weight_decay", keys.weight_decay, 0.0, 1.0),
+        ("beta_1", keys.beta_1, 0.0, 0.999_999),
+        ("beta_2", keys.beta_2, 0.0, 0.999_999),
+        ("epsilon", keys.epsilon, f64::MIN_POSITIVE, 1.0),
+        ("gradient_clip", keys.gradient_clip, f64::MIN_POSITIVE, 1e6),
+        ("gradient_accumulation", keys.gradient_accumulation as f64, 1.0, 1e6),
+        ("save_every", keys.save_every as f64, 1.0, 1e9),
+    ] {
+        check_range(&place.then(key), key, value, least, most, mistakes);
+    }
+}
