@@ -105,8 +105,14 @@ mod tests {
         });
         let architecture = Family::read(&config, std::path::Path::new("config.json")).expect("a complete configuration");
         let device = Device::flex();
-        let training =
-            Training { beta_1: 0.9, beta_2: 0.99, epsilon: 1e-8, weight_decay: 0.5, gradient_accumulation: 1, ..Training::default() };
+        let training = Training {
+            beta_1: 0.9,
+            beta_2: 0.99,
+            epsilon: 1e-8,
+            weight_decay: 0.5,
+            gradient_accumulation: 1,
+            ..Training::default()
+        };
         let (matrix, norm) = (TensorId::Embedding, TensorId::FinalNorm(Part::Weight));
         for ops in [Ops::Fused, Ops::Plain] {
             let mut parameters = Parameters::from_weights(&Weights::random(architecture.clone(), 1), &device);

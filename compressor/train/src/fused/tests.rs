@@ -170,8 +170,10 @@ fn attention_over_several_blocks_of_queries_agrees_with_the_composition() {
     let sizes = Heads { heads: 2, kv_heads: 1, head_dim: 8 };
     let shapes = [[150, 16], [150, 8], [150, 8]];
     let run = |ops: Ops| {
-        let leaves: Vec<_> =
-            (0..).zip(shapes).map(|(seed, shape)| plain_tensor(&noise(shape[0] * shape[1], seed), shape).autodiff().require_grad()).collect();
+        let leaves: Vec<_> = (0..)
+            .zip(shapes)
+            .map(|(seed, shape)| plain_tensor(&noise(shape[0] * shape[1], seed), shape).autodiff().require_grad())
+            .collect();
         let out = ops.attention(sizes, leaves[0].clone(), leaves[1].clone(), leaves[2].clone(), &sequences);
         let mut gradients = (out.clone() * plain_tensor(&noise(2400, 7), [150, 16])).sum().backward();
         let gradients: Vec<_> = leaves.iter().map(|leaf| values(leaf.grad_remove(&mut gradients).unwrap())).collect();
