@@ -72,16 +72,18 @@ pub(crate) fn is_flex(device: &Device) -> bool {
     matches!(device.as_dispatch(), burn::backend::DispatchDevice::Flex(_))
 }
 
-/// Tells glibc to keep freed memory: every step allocates and frees the same large tensors, and giving their pages back to the
-/// system and faulting them in again costs 8 to 25 % of a step. To be called first in `main`; does nothing with another allocator.
+/// Tells glibc to keep freed memory: every step allocates and frees the same gigabytes, and giving their pages back to the system only
+/// to fault them in again costs 8 to 25 % of a step. To be called first in `main`; does nothing with another allocator.
 pub fn tune_allocator() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
         #[allow(unsafe_code)]
         // SAFETY: mallopt only sets two numbers inside glibc's allocator, under its own lock.
         unsafe {
-            libc::mallopt(libc::M_MMAP_THRESHOLD, i32::MAX);
-            libc::mallopt(libc::M_TRIM_THRESHOLD, i32::MAX);
+            // No block gets a mapping of its own, which freeing would undo; a threshold for that can't be set above 32 MiB.
+            libc::mallopt(libc::M_MMAP_MAX, 0);
+            // -1 never gives the end of the heap back; as a number of bytes it could not be more than 2 GiB.
+            libc::mallopt(libc::M_TRIM_THRESHOLD, -1);
         }
     }
 }

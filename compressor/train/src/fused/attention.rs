@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use super::gemm::{Threads, View, multiply};
-use super::simd::{dot, exp, largest, sum_by, vectorized};
+use super::simd::{dot, exp, largest, sum_over, vectorized};
 use super::{Matrix, Operation, OwnedMatrix};
 use crate::batch::Sequences;
 
@@ -28,12 +28,10 @@ vectorized! {
     /// Scores to probabilities in place; gives the log of their sum before.
     fn softmax(scores: &mut [f32]) -> f32 {
         let shift = largest(scores);
-        let mut sum = 0.0;
-        // Two passes, so that the first has no division and the sum is in lanes.
         for score in scores.iter_mut() {
             *score = exp(*score - shift);
         }
-        sum += sum_by(scores.len(), |i| scores[i]);
+        let sum = sum_over([&*scores], |[score]| score);
         let factor = 1.0 / sum;
         for score in scores.iter_mut() {
             *score *= factor;

@@ -57,6 +57,24 @@ impl<'a> From<Matrix<'a>> for View<'a> {
     }
 }
 
+/// `a·b`, row-major `[a.rows, b.columns]`.
+///
+/// # Panics
+/// As [`multiply`].
+pub(crate) fn product(a: View<'_>, b: View<'_>, threads: Threads) -> Vec<f32> {
+    let len = a.rows * b.columns;
+    if len == 0 || a.columns == 0 {
+        return vec![0.0; len];
+    }
+    check(a, b);
+    let mut out = Vec::with_capacity(len);
+    // SAFETY: `check` passed, and `out` has room for the whole result in rows of its own width; it is new, so it overlaps no input.
+    unsafe { write_product(out.as_mut_ptr(), b.columns, a, b, 1.0, false, threads) };
+    // SAFETY: the product is not empty and was written whole: `len` elements, one after another.
+    unsafe { out.set_len(len) };
+    out
+}
+
 /// `out ← factor · a·b`, or `out += factor · a·b` where `add`.
 ///
 /// `out` is row-major `[a.rows, b.columns]` with rows `out_stride` apart. Every element of the result is summed in the same order
@@ -65,25 +83,37 @@ impl<'a> From<Matrix<'a>> for View<'a> {
 /// # Panics
 /// Where the inner sizes differ or a matrix reaches past its slice.
 pub(crate) fn multiply(out: &mut [f32], out_stride: usize, a: View<'_>, b: View<'_>, factor: f32, add: bool, threads: Threads) {
-    assert_eq!(a.columns, b.rows, "inner sizes of a product");
-    assert!(a.fits() && b.fits(), "a matrix reaches past its slice");
-    let (rows, inner, columns) = (a.rows, a.columns, b.columns);
-    if rows == 0 || columns == 0 {
+    check(a, b);
+    if a.rows == 0 || b.columns == 0 {
         return;
     }
-    assert!(columns <= out_stride && (rows - 1) * out_stride + columns <= out.len(), "the product reaches past its slice");
+    assert!(b.columns <= out_stride && (a.rows - 1) * out_stride + b.columns <= out.len(), "the product reaches past its slice");
+    // SAFETY: `check` and the assertion above keep every element that the strides reach inside the three slices, and `out` is
+    // borrowed mutably and so overlaps neither input.
+    unsafe { write_product(out.as_mut_ptr(), out_stride, a, b, factor, add, threads) };
+}
+
+fn check(a: View<'_>, b: View<'_>) {
+    assert_eq!(a.columns, b.rows, "inner sizes of a product");
+    assert!(a.fits() && b.fits(), "a matrix reaches past its slice");
+}
+
+/// # Safety
+/// `check(a, b)` must have passed; `out` must be valid for writes of `a.rows` rows of `b.columns` elements, `out_stride` apart, which
+/// overlap neither input, and where `add` for reads of initialized elements there.
+unsafe fn write_product(out: *mut f32, out_stride: usize, a: View<'_>, b: View<'_>, factor: f32, add: bool, threads: Threads) {
+    let (rows, inner, columns) = (a.rows, a.columns, b.columns);
     let parallelism = match threads {
         Threads::All if rows * inner * columns >= PARALLEL_FROM => gemm::Parallelism::Rayon(0),
         _ => gemm::Parallelism::None,
     };
-    // SAFETY: the assertions above keep every element that the strides reach inside the three slices, `out` is borrowed mutably and so
-    // overlaps neither input, and without `add` the old contents of `out` are not read.
+    // SAFETY: the caller keeps all that the strides reach inside valid memory; without `add` the contents of `out` are not read.
     unsafe {
         gemm::gemm(
             rows,
             columns,
             inner,
-            out.as_mut_ptr(),
+            out,
             1,
             out_stride as isize,
             add,
@@ -118,6 +148,9 @@ mod tests {
         assert_eq!(out, [6., 8., 1., 8., 10., 1.], "the third column is not of the product");
         multiply(&mut out, 3, View::from(a).transposed(), b, 0.5, true, Threads::One);
         assert_eq!(out, [9., 12., 1., 12., 15., 1.]);
+        assert_eq!(product(View::from(a).transposed(), b, Threads::All), [6., 8., 8., 10.]);
+        let empty = Matrix { values: &[], rows: 2, columns: 0 };
+        assert_eq!(product(empty.into(), View::from(empty).transposed(), Threads::One), [0.0; 4], "a sum of nothing");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 
 use super::gemm::{Threads, View, multiply};
-use super::simd::{exp, largest, sum_by, sum_of_exp, vectorized};
+use super::simd::{exp, largest, sum_of_exp, sum_over, vectorized};
 use super::{Matrix, OwnedMatrix, flex, from_matrix, matrix};
 use crate::head::{HeadGradients, HeadInputs, Softened};
 
@@ -128,9 +128,8 @@ vectorized! {
 vectorized! {
     /// Σ exp(t) · (t − s) with both logits shifted and divided by the temperature.
     fn log_distance(student: &[f32], teacher: &[f32], shift: f32, teacher_shift: f32, inverse: f32) -> f32 {
-        let teacher = &teacher[..student.len()];
-        sum_by(student.len(), |i| {
-            let (s, t) = ((student[i] - shift) * inverse, (teacher[i] - teacher_shift) * inverse);
+        sum_over([student, teacher], |[s, t]| {
+            let (s, t) = ((s - shift) * inverse, (t - teacher_shift) * inverse);
             exp(t) * (t - s)
         })
     }

@@ -1,6 +1,6 @@
 //! `y = x·Wᵀ` with the weight as it is stored, `[out, in]`.
 
-use super::gemm::{Threads, View, multiply};
+use super::gemm::{Threads, View, product};
 use super::{Matrix, Operation, OwnedMatrix};
 
 /// `y = x·Wᵀ`: inputs `x` `[N, in]` and `W` `[out, in]`, result `[N, out]`.
@@ -12,9 +12,8 @@ pub(crate) struct Linear;
 
 /// `x·Wᵀ`, `[N, out]`.
 fn linear(x: Matrix<'_>, weight: Matrix<'_>) -> OwnedMatrix {
-    let mut out = OwnedMatrix::zeros(x.rows, weight.rows);
-    multiply(&mut out.values, weight.rows, x.into(), View::from(weight).transposed(), 1.0, false, Threads::All);
-    out
+    let values = product(x.into(), View::from(weight).transposed(), Threads::All);
+    OwnedMatrix { values, rows: x.rows, columns: weight.rows }
 }
 
 impl Operation<2> for Linear {
@@ -23,10 +22,8 @@ impl Operation<2> for Linear {
     }
 
     fn backward(&self, [x, weight]: [Matrix<'_>; 2], _: &[f32], gradient: Matrix<'_>) -> [Vec<f32>; 2] {
-        let mut of_x = vec![0.0; x.values.len()];
-        multiply(&mut of_x, x.columns, gradient.into(), weight.into(), 1.0, false, Threads::All);
-        let mut of_weight = vec![0.0; weight.values.len()];
-        multiply(&mut of_weight, weight.columns, View::from(gradient).transposed(), x.into(), 1.0, false, Threads::All);
+        let of_x = product(gradient.into(), weight.into(), Threads::All);
+        let of_weight = product(View::from(gradient).transposed(), x.into(), Threads::All);
         [of_x, of_weight]
     }
 }

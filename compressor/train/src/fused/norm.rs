@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::simd::{dot, sum_by, vectorized};
+use super::simd::{dot, sum_over, vectorized};
 use super::{Matrix, Operation, OwnedMatrix};
 
 /// `y = x · weight / √(mean(x²) + ε)` (Zhang and Sennrich 2019): inputs `x` `[N, width]`, `weight` `[1, width]`.
@@ -36,7 +36,7 @@ vectorized! {
     fn rms_norm_backward(of_x: &mut [f32], of_weight: &mut [f32], x: &[f32], weight: &[f32], gradient: &[f32], r: f32) {
         let n = of_x.len();
         let (of_weight, x, weight, gradient) = (&mut of_weight[..n], &x[..n], &weight[..n], &gradient[..n]);
-        let along = sum_by(n, |i| gradient[i] * weight[i] * x[i]) * r * r * r / n as f32;
+        let along = sum_over([gradient, weight, x], |[g, w, x]| g * w * x) * r * r * r / n as f32;
         for i in 0..n {
             of_x[i] = gradient[i] * weight[i] * r - x[i] * along;
             of_weight[i] += gradient[i] * x[i] * r;
@@ -57,8 +57,8 @@ vectorized! {
     /// Mean and 1/√(variance + ε) of a row.
     fn moments(x: &[f32], epsilon: f32) -> (f32, f32) {
         let n = x.len() as f32;
-        let mean = sum_by(x.len(), |i| x[i]) / n;
-        let variance = sum_by(x.len(), |i| (x[i] - mean) * (x[i] - mean)) / n;
+        let mean = sum_over([x], |[x]| x) / n;
+        let variance = sum_over([x], |[x]| (x - mean) * (x - mean)) / n;
         (mean, 1.0 / (variance + epsilon).sqrt())
     }
 }
@@ -72,8 +72,8 @@ vectorized! {
         let n = of_x.len();
         let (of_weight, of_bias) = (&mut of_weight[..n], &mut of_bias[..n]);
         let (x, weight, gradient) = (&x[..n], &weight[..n], &gradient[..n]);
-        let across = sum_by(n, |i| gradient[i] * weight[i]) / n as f32;
-        let along = sum_by(n, |i| gradient[i] * weight[i] * (x[i] - mean) * r) / n as f32;
+        let across = sum_over([gradient, weight], |[g, w]| g * w) / n as f32;
+        let along = sum_over([gradient, weight, x], |[g, w, x]| g * w * (x - mean) * r) / n as f32;
         for i in 0..n {
             let standard = (x[i] - mean) * r;
             of_x[i] = r * (gradient[i] * weight[i] - across - standard * along);

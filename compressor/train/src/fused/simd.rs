@@ -95,18 +95,25 @@ pub(crate) fn total(lanes: [f32; LANES]) -> f32 {
     (half[0] + half[4]) + (half[1] + half[5]) + ((half[2] + half[6]) + (half[3] + half[7]))
 }
 
-/// Σ f(i) for i below `len`, in sixteen sums.
+/// Σ f(x₁ᵢ, x₂ᵢ, …) over slices of one length, in sixteen sums.
+///
+/// Whole chunks as arrays, so that the compiler needs no check inside the loop and vectorizes it.
 #[inline(always)]
-pub(crate) fn sum_by(len: usize, f: impl Fn(usize) -> f32) -> f32 {
+pub(crate) fn sum_over<const N: usize>(slices: [&[f32]; N], f: impl Fn([f32; N]) -> f32) -> f32 {
     let mut lanes = [0.0; LANES];
-    let whole = len / LANES * LANES;
-    for first in (0..whole).step_by(LANES) {
+    let chunks = slices.map(|slice| slice.as_chunks::<LANES>());
+    let count = chunks.iter().fold(usize::MAX, |count, (whole, _)| count.min(whole.len()));
+    let whole = chunks.map(|(whole, _)| &whole[..count]);
+    for chunk in 0..count {
+        let chunk = whole.map(|whole| &whole[chunk]);
         for (lane, sum) in lanes.iter_mut().enumerate() {
-            *sum += f(first + lane);
+            *sum += f(chunk.map(|chunk| chunk[lane]));
         }
     }
-    for i in whole..len {
-        lanes[i - whole] += f(i);
+    let tails = chunks.map(|(_, tail)| tail);
+    let shortest = tails.iter().fold(LANES, |shortest, tail| shortest.min(tail.len()));
+    for (i, sum) in lanes.iter_mut().enumerate().take(shortest) {
+        *sum += f(tails.map(|tail| tail[i]));
     }
     total(lanes)
 }
@@ -114,8 +121,7 @@ pub(crate) fn sum_by(len: usize, f: impl Fn(usize) -> f32) -> f32 {
 vectorized! {
     /// Σ aᵢ·bᵢ.
     pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
-        let b = &b[..a.len()];
-        sum_by(a.len(), |i| a[i] * b[i])
+        sum_over([a, b], |[a, b]| a * b)
     }
 }
 
@@ -137,7 +143,7 @@ vectorized! {
 vectorized! {
     /// Σ exp((xᵢ − shift) · factor).
     pub(crate) fn sum_of_exp(x: &[f32], shift: f32, factor: f32) -> f32 {
-        sum_by(x.len(), |i| exp((x[i] - shift) * factor))
+        sum_over([x], |[x]| exp((x - shift) * factor))
     }
 }
 
