@@ -36,7 +36,7 @@ pub struct Engine {
 /// How to run a model.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// Threads to compute with; one for every core where it is `None`.
+    /// Threads to compute with; one for every core where it is `None` or 0.
     pub threads: Option<usize>,
     /// Instruction set; the widest there is where it is `None`.
     pub kernels: Option<Kernels>,

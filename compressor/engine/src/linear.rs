@@ -1,6 +1,7 @@
 //! Matrices as they are stored, and their products with activations.
 
 use std::cell::RefCell;
+use std::sync::OnceLock;
 
 use bytemuck::cast_slice;
 use compressor_format::{Dtype, MappedBytes, QuantizedMatrix, TensorSlice, Values};
@@ -108,6 +109,8 @@ struct Rounded {
     integers: Vec<i8>,
     /// `[tokens]`.
     scales: Vec<f32>,
+    /// [`Self::real`], computed by the first that asks.
+    real: OnceLock<Vec<f32>>,
 }
 
 impl Rounded {
@@ -115,14 +118,16 @@ impl Rounded {
         let mut integers = vec![0; x.len()];
         let scales = x.chunks_exact(columns).zip(integers.chunks_exact_mut(columns));
         let scales = scales.map(|(x, integers)| kernels.quantize_i8(x, integers)).collect();
-        Self { integers, scales }
+        Self { integers, scales, real: OnceLock::new() }
     }
 
     /// The real numbers that the integers stand for.
-    fn real(&self) -> Vec<f32> {
-        let columns = self.integers.len() / self.scales.len();
-        let tokens = self.integers.chunks_exact(columns).zip(&self.scales);
-        tokens.flat_map(|(integers, scale)| integers.iter().map(move |q| f32::from(*q) * scale)).collect()
+    fn real(&self) -> &[f32] {
+        self.real.get_or_init(|| {
+            let columns = self.integers.len() / self.scales.len();
+            let tokens = self.integers.chunks_exact(columns).zip(&self.scales);
+            tokens.flat_map(|(integers, scale)| integers.iter().map(move |q| f32::from(*q) * scale)).collect()
+        })
     }
 }
 
@@ -139,7 +144,7 @@ impl Linear {
                     }
                 }
             }
-            (Some(rounded), None) => self.matrix.multiply(kernels, &rounded.real(), first_row, &mut out),
+            (Some(rounded), None) => self.matrix.multiply(kernels, rounded.real(), first_row, &mut out),
             (None, _) => self.matrix.multiply(kernels, x, first_row, &mut out),
         }
         if let Some(bias) = &self.bias {
