@@ -30,11 +30,6 @@ pub trait Batches {
 }
 
 impl Batch {
-    /// Positions that count.
-    pub(crate) fn unmasked(&self) -> usize {
-        self.weights.iter().filter(|weight| **weight != 0.0).count()
-    }
-
     pub(crate) fn check(&self, index: u64, architecture: &Architecture) -> Result<(), Error> {
         let refused = |what: String| Err(Error::Batch { index, what });
         let elements = self.rows * self.length;
@@ -114,13 +109,9 @@ impl Packed {
 
 impl Sequences {
     /// Sequences of one length.
+    #[cfg(test)]
     pub(crate) fn rectangle(rows: usize, length: usize) -> Self {
         Self { starts: (0..=rows).map(|row| row * length).collect() }
-    }
-
-    /// Rows of all sequences together.
-    pub(crate) fn total(&self) -> usize {
-        self.starts[self.starts.len() - 1]
     }
 
     /// Length of the longest.

@@ -5,8 +5,14 @@ use burn::tensor::Device;
 use crate::Error;
 
 /// Names and cargo features; `None` where the device is in every build.
-const DEVICES: [(&str, Option<&str>); 6] =
-    [("cpu", None), ("flex", None), ("ndarray", Some("ndarray")), ("wgpu", Some("wgpu")), ("vulkan", Some("vulkan")), ("cuda", Some("cuda"))];
+const DEVICES: [(&str, Option<&str>); 6] = [
+    ("cpu", None),
+    ("flex", None),
+    ("ndarray", Some("ndarray")),
+    ("wgpu", Some("wgpu")),
+    ("vulkan", Some("vulkan")),
+    ("cuda", Some("cuda")),
+];
 
 /// Opens a device by its name: `cpu` (the same as `flex`), `flex`, `ndarray`, `wgpu`, `vulkan` or `cuda`.
 ///
@@ -22,7 +28,8 @@ pub fn open_device(name: &str) -> Result<Device, Error> {
     let (kind, number) = match name.split_once(':') {
         None => (name, None),
         Some((kind, number)) => {
-            let number: usize = number.parse().map_err(|_| refused(format!("asks for adapter `{number}`, which is not a number")))?;
+            let number: usize =
+                number.parse().map_err(|_| refused(format!("asks for adapter `{number}`, which is not a number")))?;
             (kind, Some(number))
         }
     };

@@ -25,7 +25,9 @@ pub enum Error {
         what: String,
     },
     /// The loss or the gradient stopped being a number.
-    #[error("step {step}: {quantity} is {value}; try a lower learning_rate (it is {learning_rate}), more warmup_steps, or a smaller gradient_clip")]
+    #[error(
+        "step {step}: {quantity} is {value}; try a lower learning_rate (it is {learning_rate}), more warmup_steps, or a smaller gradient_clip"
+    )]
     NotFinite {
         /// The step, counted from 1.
         step: u64,

@@ -7,11 +7,11 @@ use burn::tensor::{Device, Tensor, TensorData};
 use compressor_format::{Architecture, LayerTensor, Part, Positions, RotaryScaling, TensorId, Weights};
 use serde_json::Value;
 
+use crate::Error;
 use crate::batch::{Batch, Packed, Sequences};
 use crate::device::open_device;
 use crate::fused::RotaryTable;
 use crate::ops::{Heads, Ops};
-use crate::Error;
 
 /// The tensors of a model by what they are. Matrices are `[out, in]` as everywhere in this project, vectors `[1, width]`.
 ///
@@ -150,7 +150,11 @@ fn scaled(frequency: f64, scaling: RotaryScaling) -> f64 {
 
 impl Parameters {
     /// Puts the tensors of a model onto a device.
-    pub(crate) fn new(architecture: &Architecture, values: impl IntoIterator<Item = (TensorId, Vec<f32>)>, device: &Device) -> Self {
+    pub(crate) fn new(
+        architecture: &Architecture,
+        values: impl IntoIterator<Item = (TensorId, Vec<f32>)>,
+        device: &Device,
+    ) -> Self {
         let tensor = |(id, values): (TensorId, Vec<f32>)| {
             let shape = architecture.shape(id);
             let columns = shape[shape.len() - 1];

@@ -99,7 +99,14 @@ impl Ops {
     }
 
     /// Causal attention within each sequence: `q` `[N, heads · head_dim]`, `k` and `v` `[N, kv_heads · head_dim]`.
-    pub(crate) fn attention(self, sizes: Heads, q: Tensor<2>, k: Tensor<2>, v: Tensor<2>, sequences: &Arc<Sequences>) -> Tensor<2> {
+    pub(crate) fn attention(
+        self,
+        sizes: Heads,
+        q: Tensor<2>,
+        k: Tensor<2>,
+        v: Tensor<2>,
+        sequences: &Arc<Sequences>,
+    ) -> Tensor<2> {
         let Heads { heads, kv_heads, head_dim } = sizes;
         match self {
             Self::Fused => {
@@ -133,7 +140,13 @@ impl Ops {
     }
 
     /// One AdamW update of a tensor and its two moments, without autodiff.
-    pub(crate) fn adamw(self, weight: Tensor<2>, gradient: Tensor<2>, moments: [Tensor<2>; 2], by: Update) -> (Tensor<2>, [Tensor<2>; 2]) {
+    pub(crate) fn adamw(
+        self,
+        weight: Tensor<2>,
+        gradient: Tensor<2>,
+        moments: [Tensor<2>; 2],
+        by: Update,
+    ) -> (Tensor<2>, [Tensor<2>; 2]) {
         match self {
             Self::Fused => fused::adamw(weight, gradient, moments, by),
             Self::Plain => plain::adamw(weight, gradient, moments, by),

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use burn::tensor::Tensor;
 use compressor_format::TensorId;
 
-pub(crate) use crate::fused::AdamWUpdate as Update;
 use crate::Training;
+pub(crate) use crate::fused::AdamWUpdate as Update;
 use crate::model::Parameters;
 use crate::ops::Ops;
 

@@ -56,9 +56,8 @@ pub(crate) fn rotate(x: Tensor<2>, table: &RotaryTable, sequences: &Sequences) -
     let half = table.half;
     let heads = columns / (2 * half);
     let device = x.device().without_autodiff();
-    let angles = |values: &[f32]| {
-        Tensor::<4>::from_data(TensorData::new(values[..length * half].to_vec(), [1, length, 1, half]), &device)
-    };
+    let angles =
+        |values: &[f32]| Tensor::<4>::from_data(TensorData::new(values[..length * half].to_vec(), [1, length, 1, half]), &device);
     let (cosines, sines) = (angles(&table.cosines), angles(&table.sines));
     let x = x.reshape([batch, length, heads, 2 * half]);
     let (x_1, x_2) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));

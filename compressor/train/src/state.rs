@@ -79,7 +79,12 @@ pub(crate) fn save(folder: &Path, fingerprint: &str, state: &State) -> Result<()
 }
 
 /// The newest state with this fingerprint, if there is one.
-pub(crate) fn load(folder: &Path, fingerprint: &str, architecture: &Architecture, device: &Device) -> Result<Option<State>, Error> {
+pub(crate) fn load(
+    folder: &Path,
+    fingerprint: &str,
+    architecture: &Architecture,
+    device: &Device,
+) -> Result<Option<State>, Error> {
     let mut found = states(folder)?;
     found.retain(|state| state.step.is_some());
     found.sort_by_key(|state| state.step);
@@ -98,7 +103,9 @@ pub(crate) fn load(folder: &Path, fingerprint: &str, architecture: &Architecture
             let slice = files.get(&name).ok_or_else(|| damaged(format!("there is no tensor `{name}`")))?;
             let expected: usize = architecture.shape(id).iter().product();
             let values = slice.to_f32().filter(|values| values.len() == expected);
-            values.ok_or_else(|| damaged(format!("tensor `{name}` has shape {:?}, the model asks for {expected} values", slice.shape)))
+            values.ok_or_else(|| {
+                damaged(format!("tensor `{name}` has shape {:?}, the model asks for {expected} values", slice.shape))
+            })
         };
         let ids = architecture.tensors();
         let weights: Vec<_> = ids.iter().map(|id| Ok((*id, read("weight", *id)?))).collect::<Result<_, Error>>()?;

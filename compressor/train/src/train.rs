@@ -85,8 +85,10 @@ pub fn train(
         Some(folder) => state::load(folder, fingerprint, &student.architecture, &device)?,
         None => None,
     };
-    let mut state = resumed
-        .unwrap_or_else(|| State { parameters: Parameters::new(&student.architecture, tensors, &device), optimizer: AdamW::default() });
+    let mut state = resumed.unwrap_or_else(|| State {
+        parameters: Parameters::new(&student.architecture, tensors, &device),
+        optimizer: AdamW::default(),
+    });
 
     while state.optimizer.steps < training.steps {
         let begun = Instant::now();
@@ -133,7 +135,9 @@ impl Objective<'_> {
         let refused = |what: String| Err(Error::Settings(what));
         let (teachers, students) = (teacher.architecture().vocab_size, student.vocab_size);
         if teachers != students {
-            return refused(format!("the teacher has {teachers} tokens, the student {students}; distilling needs one vocabulary"));
+            return refused(format!(
+                "the teacher has {teachers} tokens, the student {students}; distilling needs one vocabulary"
+            ));
         }
         if !(temperature.is_finite() && *temperature > 0.0) {
             return refused(format!("temperature is {temperature}; it must be above 0"));
@@ -278,4 +282,3 @@ fn batch_gradients(
     }
     (Losses { cross_entropy: at_head.cross_entropy, kl: at_head.kl }, gradients)
 }
-

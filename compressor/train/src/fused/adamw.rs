@@ -45,7 +45,12 @@ vectorized! {
 }
 
 /// Updates a weight and its moments; in place where they are not shared.
-pub(crate) fn adamw(weight: Tensor<2>, gradient: Tensor<2>, moments: [Tensor<2>; 2], by: AdamWUpdate) -> (Tensor<2>, [Tensor<2>; 2]) {
+pub(crate) fn adamw(
+    weight: Tensor<2>,
+    gradient: Tensor<2>,
+    moments: [Tensor<2>; 2],
+    by: AdamWUpdate,
+) -> (Tensor<2>, [Tensor<2>; 2]) {
     let (mut weight, gradient, [mut moment_1, mut moment_2]) = (flex(weight), flex(gradient), moments.map(flex));
     let of_gradient = matrix(&gradient).values;
     let tasks = weight.storage_mut::<f32>().par_chunks_mut(TASK).zip(of_gradient.par_chunks(TASK));
@@ -57,6 +62,7 @@ pub(crate) fn adamw(weight: Tensor<2>, gradient: Tensor<2>, moments: [Tensor<2>;
 /// Σ x², in f64 over parts of fixed size.
 pub(crate) fn sum_of_squares(x: &Tensor<2>) -> f64 {
     let x = flex(x.clone());
-    let parts: Vec<f64> = matrix(&x).values.par_chunks(TASK).map(|part| part.chunks(1024).map(|x| f64::from(dot(x, x))).sum()).collect();
+    let parts: Vec<f64> =
+        matrix(&x).values.par_chunks(TASK).map(|part| part.chunks(1024).map(|x| f64::from(dot(x, x))).sum()).collect();
     parts.iter().sum()
 }

@@ -49,7 +49,15 @@ pub(crate) fn head_gradients(inputs: HeadInputs<'_>) -> HeadGradients {
         let of_logits = Matrix { values: logits, rows, columns: vocab_size };
         let of_part = &mut of_hidden.values[first * hidden.columns..];
         multiply(of_part, hidden.columns, of_logits.into(), head.into(), 1.0, false, Threads::All);
-        multiply(&mut of_head.values, head.columns, View::from(of_logits).transposed(), part.into(), 1.0, first > 0, Threads::All);
+        multiply(
+            &mut of_head.values,
+            head.columns,
+            View::from(of_logits).transposed(),
+            part.into(),
+            1.0,
+            first > 0,
+            Threads::All,
+        );
     }
     HeadGradients {
         cross_entropy,
@@ -85,7 +93,8 @@ fn distill_row(logits: &mut [f32], teacher: &[f32], target: usize, softened: Sof
 
     let hard = scale * (1.0 - kd_ratio);
     let soft = scale * kd_ratio * temperature;
-    let weights = DistillWeights { hard: hard / sum, soft: soft / soft_sum, teacher: soft / teacher_sum, inverse, shift, teacher_shift };
+    let weights =
+        DistillWeights { hard: hard / sum, soft: soft / soft_sum, teacher: soft / teacher_sum, inverse, shift, teacher_shift };
     // Exact comparison: only a ratio of 1 leaves the cross entropy's gradient out.
     if kd_ratio == 1.0 {
         soft_gradient(logits, teacher, weights);

@@ -34,10 +34,10 @@ pub(crate) use gather::{Gather, scatter_add};
 pub(crate) use head::head_gradients;
 pub(crate) use linear::{Linear, linear};
 pub(crate) use norm::{LayerNorm, RmsNorm};
-pub(crate) use rotary::{Rotate, RotaryTable};
+pub(crate) use rotary::{RotaryTable, Rotate};
 
 /// A differentiable operation on `N` matrices.
-pub trait Operation<const N: usize>: Clone + Debug + Send + Sync + 'static {
+pub(crate) trait Operation<const N: usize>: Clone + Debug + Send + Sync + 'static {
     /// The result, and what [`Self::backward`] needs beside the inputs.
     fn forward(&self, inputs: [Matrix<'_>; N]) -> (OwnedMatrix, Vec<f32>);
 
@@ -47,30 +47,30 @@ pub trait Operation<const N: usize>: Clone + Debug + Send + Sync + 'static {
 
 /// A row-major matrix.
 #[derive(Clone, Copy, Debug)]
-pub struct Matrix<'a> {
+pub(crate) struct Matrix<'a> {
     /// `[rows, columns]`.
-    pub values: &'a [f32],
+    pub(crate) values: &'a [f32],
     /// Its rows.
-    pub rows: usize,
+    pub(crate) rows: usize,
     /// Its columns.
-    pub columns: usize,
+    pub(crate) columns: usize,
 }
 
 /// A row-major matrix that owns its values.
 #[derive(Clone, Debug)]
-pub struct OwnedMatrix {
+pub(crate) struct OwnedMatrix {
     /// `[rows, columns]`.
-    pub values: Vec<f32>,
+    pub(crate) values: Vec<f32>,
     /// Its rows.
-    pub rows: usize,
+    pub(crate) rows: usize,
     /// Its columns.
-    pub columns: usize,
+    pub(crate) columns: usize,
 }
 
 /// Applies operations to Burn's tensors. The attribute writes the implementation for tensors of any device, which refuses other
 /// devices than Flex by a panic: `ops.rs` never asks for that.
 #[backend_extension(Flex, Autodiff)]
-pub trait FusedOps: Backend {
+pub(crate) trait FusedOps: Backend {
     /// Applies an operation of one input.
     fn apply_1<O: Operation<1>>(operation: O, a: FloatTensor<Self>) -> FloatTensor<Self>;
     /// Applies an operation of two inputs.

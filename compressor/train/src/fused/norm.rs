@@ -161,4 +161,3 @@ impl Operation<3> for LayerNorm {
         [of_x, sum_parts(parts.0, width), sum_parts(parts.1, width)]
     }
 }
-

@@ -3,14 +3,12 @@
 //! The loops are ordinary Rust over slices, written so that the compiler vectorizes them: sixteen independent sums instead of one, no
 //! calls but inlined arithmetic. [`vectorized`] compiles each for AVX-512, for AVX2 and for the target's own minimum.
 
-#![allow(unsafe_code)]
-
 /// Defines a function whose body is compiled for AVX-512, AVX2 and the target's minimum, and which picks at run time.
 macro_rules! vectorized {
-    ($(#[$attribute:meta])* fn $name:ident $(<$generic:ident: $bound:path>)? ($($arg:ident: $type:ty),* $(,)?) $(-> $output:ty)? $body:block) => {
+    ($(#[$attribute:meta])* $visibility:vis fn $name:ident $(<$generic:ident: $bound:path>)? ($($arg:ident: $type:ty),* $(,)?) $(-> $output:ty)? $body:block) => {
         $(#[$attribute])*
-        #[allow(clippy::too_many_arguments)]
-        pub(crate) fn $name $(<$generic: $bound>)? ($($arg: $type),*) $(-> $output)? {
+        #[allow(unsafe_code, clippy::too_many_arguments)]
+        $visibility fn $name $(<$generic: $bound>)? ($($arg: $type),*) $(-> $output)? {
             #[inline(always)]
             fn body $(<$generic: $bound>)? ($($arg: $type),*) $(-> $output)? $body
 
@@ -115,7 +113,7 @@ pub(crate) fn sum_by(len: usize, f: impl Fn(usize) -> f32) -> f32 {
 
 vectorized! {
     /// Σ aᵢ·bᵢ.
-    fn dot(a: &[f32], b: &[f32]) -> f32 {
+    pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
         let b = &b[..a.len()];
         sum_by(a.len(), |i| a[i] * b[i])
     }
@@ -123,7 +121,7 @@ vectorized! {
 
 vectorized! {
     /// The largest value; NaN is passed over.
-    fn largest(x: &[f32]) -> f32 {
+    pub(crate) fn largest(x: &[f32]) -> f32 {
         let mut lanes = [f32::NEG_INFINITY; LANES];
         let chunks = x.chunks_exact(LANES);
         let tail = chunks.remainder();
@@ -138,17 +136,8 @@ vectorized! {
 
 vectorized! {
     /// Σ exp((xᵢ − shift) · factor).
-    fn sum_of_exp(x: &[f32], shift: f32, factor: f32) -> f32 {
+    pub(crate) fn sum_of_exp(x: &[f32], shift: f32, factor: f32) -> f32 {
         sum_by(x.len(), |i| exp((x[i] - shift) * factor))
-    }
-}
-
-vectorized! {
-    /// x ← a·x + b·y.
-    fn scale_and_add(x: &mut [f32], a: f32, b: f32, y: &[f32]) {
-        for (x, y) in x.iter_mut().zip(y) {
-            *x = a * *x + b * y;
-        }
     }
 }
 
