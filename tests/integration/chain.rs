@@ -67,7 +67,10 @@ fn a_broken_budget_fails_with_exit_code_1_and_keeps_the_artifact() {
 #[test]
 fn a_run_killed_in_the_middle_of_distillation_ends_with_the_same_bytes() {
     // Long enough that the kill falls between two steps of the distillation.
-    let recipe = TINY.replace("steps = 12\nbatch_size = 4\nsequence_length = 256\nsave_every = 3", "steps = 60\nbatch_size = 4\nsequence_length = 256\nsave_every = 3");
+    let recipe = TINY.replace(
+        "steps = 12\nbatch_size = 4\nsequence_length = 256\nsave_every = 3",
+        "steps = 60\nbatch_size = 4\nsequence_length = 256\nsave_every = 3",
+    );
     assert_ne!(recipe, TINY);
     let whole = Bench::new();
     whole.write("tiny.toml", &recipe);
@@ -75,7 +78,12 @@ fn a_run_killed_in_the_middle_of_distillation_ends_with_the_same_bytes() {
 
     let killed = Bench::new();
     killed.write("tiny.toml", &recipe);
-    let mut child = killed.command(&["run", "tiny.toml"]).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let mut child = killed
+        .command(&["run", "tiny.toml"])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
     let metrics = killed.path("runs/tiny/2-distill/metrics.jsonl");
     let patience = Instant::now();
     while fs_err::read_to_string(&metrics).map_or(0, |text| text.lines().count()) < 10 {
@@ -114,7 +122,8 @@ fn stage_verbs_make_checkpoints_and_artifacts_from_flags() {
     let data = ["--dataset", "datasets/home-commands.toml"];
     let train = ["train", model, "more", "--steps", "2", "--batch-size", "2", "--sequence-length", "256"];
     bench.run(&[&train[..], &data[..]].concat()).expect(0);
-    let distill = ["distill", model, "student", "--student", "cut", "--steps", "2", "--batch-size", "2", "--sequence-length", "256"];
+    let distill =
+        ["distill", model, "student", "--student", "cut", "--steps", "2", "--batch-size", "2", "--sequence-length", "256"];
     bench.run(&[&distill[..], &data[..]].concat()).expect(0);
     let eval = bench.run(&[&["eval", "student", "--examples", "5", "--json"][..], &data[..]].concat()).expect(0).stdout();
     let eval: serde_json::Value = serde_json::from_str(&eval).unwrap();

@@ -72,11 +72,11 @@ dataset = "datasets/home-commands.toml"
 
 [model.new]
 vocab_size = 320
-hidden_size = 32
+hidden_size = 64
 layers = 3
 heads = 4
 kv_heads = 2
-intermediate_size = 64
+intermediate_size = 128
 max_position_embeddings = 256
 
 [[stage]]

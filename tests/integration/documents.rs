@@ -16,7 +16,9 @@ fn keys() -> BTreeSet<String> {
             let Some(rest) = line.trim_start().strip_prefix("pub ").or_else(|| line.strip_prefix("        ")) else { continue };
             let is_field = line.starts_with(begins) || line.starts_with("        ");
             if let (true, Some((name, _))) = (is_field, rest.split_once(": ")) {
-                if name.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_' || letter.is_ascii_digit()) && line.ends_with(',') {
+                if name.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_' || letter.is_ascii_digit())
+                    && line.ends_with(',')
+                {
                     keys.insert(name.to_owned());
                 }
             }

@@ -139,7 +139,8 @@ pub(crate) fn checks(checks: &[Check]) {
             println!("{}: {note}", check.name);
         }
         if let (Outcome::Undecided, Some([low, high])) = (check.outcome, check.interval) {
-            println!("{}: 95 % interval {low:.4} to {high:.4}; a larger sample would decide", check.name);
+            let end = |end: Option<f64>| end.map_or_else(|| "unknown".to_owned(), |end| format!("{end:.4}"));
+            println!("{}: 95 % interval {} to {}; a larger sample would decide", check.name, end(low), end(high));
         }
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Dtype, Error, Result, write_beside};
+use crate::{Error, Result, write_beside};
 
 /// Everything a run found out, saved again after every stage.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -81,7 +81,8 @@ pub struct Measured {
 pub struct Check {
     /// What was measured.
     pub name: String,
-    /// What was found.
+    /// What was found; `null` in JSON where it is not a number.
+    #[serde(deserialize_with = "nan_for_null")]
     pub value: f64,
     /// How the value reads: `nats/token`, `bytes`, `ms`, or empty.
     pub unit: String,
@@ -89,8 +90,8 @@ pub struct Check {
     pub threshold: Option<Threshold>,
     /// Tokens, examples or files it was measured on.
     pub samples: u64,
-    /// The 95 % confidence interval, where the value is an average over a sample.
-    pub interval: Option<[f64; 2]>,
+    /// The 95 % confidence interval, where the value comes from a sample; an end that the sample can't tell is `None`.
+    pub interval: Option<[Option<f64>; 2]>,
     /// What became of it.
     pub outcome: Outcome,
     /// What is needed to understand it, a file's name for example.
@@ -147,6 +148,7 @@ impl Check {
             Some(_) => Outcome::Passed,
         };
         let (name, unit) = (name.to_owned(), unit.to_owned());
+        let interval = interval.map(|ends| ends.map(|end| end.is_finite().then_some(end)));
         Self { name, value, unit, threshold, samples, interval, outcome, note: None }
     }
 
@@ -155,6 +157,11 @@ impl Check {
     pub fn note(self, note: impl Into<String>) -> Self {
         Self { note: Some(note.into()), ..self }
     }
+}
+
+/// JSON has no NaN: it is written as `null`.
+fn nan_for_null<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 impl Report {
@@ -183,13 +190,6 @@ impl Report {
     }
 }
 
-impl StepReport {
-    /// The name of a dtype or a scheme in a table.
-    pub fn stored_as(dtype: Dtype) -> String {
-        dtype.to_string()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,6 +204,14 @@ mod tests {
         assert_eq!(outcome(0.05, Some([-0.03, 0.13])), Outcome::Undecided);
         assert_eq!(outcome(0.11, Some([0.0, 0.22])), Outcome::Failed);
         assert_eq!(outcome(0.1, None), Outcome::Passed);
+    }
+
+    #[test]
+    fn a_check_survives_json_whatever_was_measured() {
+        let check = Check::new("p99", f64::NAN, "ms", Some(Threshold::AtMost(1.0)), 3, Some([0.5, f64::INFINITY]));
+        let read: Check = serde_json::from_str(&serde_json::to_string(&check).expect("plain data")).expect("what was written");
+        assert!(read.value.is_nan());
+        assert_eq!((read.outcome, read.interval), (Outcome::Failed, Some([Some(0.5), None])));
     }
 
     #[test]
