@@ -56,6 +56,17 @@ pub enum NewArtifactTensor {
     Quantized(QuantizedMatrix),
 }
 
+/// How a stored tensor lies in an artifact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// Dense, in this type.
+    Dense(Dtype),
+    /// Integers packed into 32-bit words.
+    Packed(Scheme),
+    /// Signed bytes, one scale per output channel: the layout of W8A8.
+    Signed(Scheme),
+}
+
 impl Artifact {
     /// Opens an artifact that this program or llm-compressor wrote.
     ///
@@ -74,7 +85,8 @@ impl Artifact {
         let activation_bits = activation_bits(quantization, &config_path)?;
         let architecture = Family::read(&config, &config_path)?;
         let files = TensorFiles::open(path)?;
-        let mut reader = Reader { path, files: &files, architecture: &architecture, used: Vec::new() };
+        let declared = declared_schemes(quantization, &config_path)?;
+        let mut reader = Reader { path, files: &files, architecture: &architecture, declared, used: Vec::new() };
         let mut tensors = BTreeMap::new();
         let mut parts = BTreeMap::new();
         for stored in Family::stored(&architecture) {
@@ -162,7 +174,17 @@ struct Reader<'a> {
     path: &'a Path,
     files: &'a TensorFiles,
     architecture: &'a Architecture,
+    declared: Vec<Declared>,
     used: Vec<String>,
+}
+
+/// One of `quantization_config.config_groups`.
+struct Declared {
+    bits: u64,
+    /// One scale per output channel.
+    per_channel: bool,
+    /// Names or classes of modules.
+    targets: Vec<String>,
 }
 
 impl Reader<'_> {
@@ -207,7 +229,11 @@ impl Reader<'_> {
             return Err(Error::Shape { path: self.path.to_owned(), name: name.clone(), found: said, expected: shape.to_vec() });
         }
         let words = packed.shape.get(1).copied().unwrap_or(0);
-        let bits = (1..=8u8).find(|bits| (columns * usize::from(*bits)).div_ceil(32) == words);
+        let fits = |bits: u8| (columns * usize::from(bits)).div_ceil(32) == words;
+        // Narrow rows of different bits fill the same number of words: what config.json says decides.
+        let declared = self.declared(stored).filter(|declared| u8::try_from(declared.bits).is_ok_and(fits));
+        let bits = declared.and_then(|declared| u8::try_from(declared.bits).ok()).or_else(|| (1..=8).find(|bits| fits(*bits)));
+        let per_channel = declared.is_none_or(|declared| declared.per_channel);
         let bits = match bits {
             Some(bits @ (4 | 8)) if packed.dtype == Dtype::I32 && packed.shape == [rows, words] => bits,
             Some(bits) if packed.shape == [rows, words] => {
@@ -221,10 +247,18 @@ impl Reader<'_> {
         };
         let (scales, groups) = self.scales(name, rows, columns)?;
         let zero_points = self.zero_points(name, rows, groups, bits)?;
-        let group_size = (groups > 1 || columns <= 32).then(|| columns / groups);
+        let group_size = (groups > 1 || !per_channel).then(|| columns / groups);
         let scheme = Scheme { bits, group_size, symmetric: zero_points.is_none() };
         let values = Values::Packed(WeightBytes::Mapped(packed.bytes.clone()));
         Ok(QuantizedMatrix { rows, columns, scheme, values, scales, zero_points })
+    }
+
+    /// What config.json says about a tensor: the group that names its module, else the one that names its class.
+    fn declared(&self, stored: &StoredTensor) -> Option<&Declared> {
+        let module = stored.name.strip_suffix(".weight").unwrap_or(&stored.name);
+        let class = if stored.transposed { "Conv1D" } else { "Linear" };
+        let by_target = |target: &str| self.declared.iter().find(|group| group.targets.iter().any(|name| name == target));
+        by_target(module).or_else(|| by_target(class))
     }
 
     fn signed(&mut self, stored: &StoredTensor, slice: TensorSlice, shape: &[usize]) -> Result<QuantizedMatrix> {
@@ -247,7 +281,7 @@ impl Reader<'_> {
         let scale_name = format!("{name}_scale");
         let slice = self.take(&scale_name).ok_or_else(|| self.missing(&scale_name))?;
         let groups = slice.shape.get(1).copied().unwrap_or(0);
-        if slice.shape != [rows, groups] || groups == 0 || columns % groups != 0 {
+        if slice.shape != [rows, groups] || groups == 0 || !columns.is_multiple_of(groups) {
             let what = format!("tensor `{scale_name}` has shape {:?}, which fits no [{rows}, {columns}] matrix", slice.shape);
             return Err(Error::malformed(self.path, what));
         }
@@ -297,6 +331,24 @@ fn shape_of_rows(shape: &mut [usize], stored: &StoredTensor) {
     }
 }
 
+fn declared_schemes(quantization: &Value, path: &Path) -> Result<Vec<Declared>> {
+    let groups = quantization.get("config_groups").and_then(Value::as_object);
+    let groups = groups.ok_or_else(|| Error::malformed(path, "`quantization_config.config_groups` is missing"))?;
+    let declared = groups.iter().filter_map(|(name, group)| {
+        let weights = group.get("weights").filter(|value| !value.is_null())?;
+        let Some(bits) = weights.get("num_bits").and_then(Value::as_u64) else {
+            return Some(Err(Error::malformed(path, format!("`config_groups.{name}.weights.num_bits` is missing"))));
+        };
+        let targets = group.get("targets").and_then(Value::as_array).into_iter().flatten();
+        Some(Ok(Declared {
+            bits,
+            per_channel: weights.get("strategy").and_then(Value::as_str) == Some("channel"),
+            targets: targets.filter_map(Value::as_str).map(str::to_owned).collect(),
+        }))
+    });
+    declared.collect()
+}
+
 /// What `quantization_config` says about activations; only INT8 per token, dynamic and symmetric, is run here.
 fn activation_bits(quantization: &Value, path: &Path) -> Result<Option<u8>> {
     let groups = quantization.get("config_groups").and_then(Value::as_object);
@@ -319,12 +371,45 @@ fn activation_bits(quantization: &Value, path: &Path) -> Result<Option<u8>> {
     Ok(found)
 }
 
-impl NewArtifact<'_> {
-    /// Bytes of `model.safetensors` without its header.
-    pub fn tensor_bytes(&self) -> u64 {
-        self.new_tensors().iter().map(|(_, tensor)| (tensor.shape.iter().product::<usize>() * tensor.dtype.bytes()) as u64).sum()
+impl Storage {
+    /// What `stored` is written as in this layout: names, types and shapes.
+    ///
+    /// Matrices are written `[out, in]`, whatever their family does.
+    pub fn layout(self, stored: &StoredTensor, architecture: &Architecture) -> Vec<(String, Dtype, Vec<usize>)> {
+        let mut shape = stored.shape(architecture);
+        shape_of_rows(&mut shape, stored);
+        match self {
+            Self::Dense(dtype) => vec![(stored.name.clone(), dtype, shape)],
+            Self::Packed(scheme) | Self::Signed(scheme) => {
+                quantized_layout(&stored.name, shape[0], shape[1], scheme, matches!(self, Self::Packed(_)))
+            }
+        }
     }
 
+    /// Bytes that `stored` takes in this layout, scales included.
+    pub fn bytes(self, stored: &StoredTensor, architecture: &Architecture) -> u64 {
+        let bytes = |(_, dtype, shape): (_, Dtype, Vec<usize>)| shape.iter().product::<usize>() as u64 * dtype.bytes() as u64;
+        self.layout(stored, architecture).into_iter().map(bytes).sum()
+    }
+}
+
+/// The tensors that a quantized matrix is stored as.
+fn quantized_layout(name: &str, rows: usize, columns: usize, scheme: Scheme, packed: bool) -> Vec<(String, Dtype, Vec<usize>)> {
+    let groups = scheme.groups(columns);
+    let mut layout = vec![(format!("{name}_scale"), Dtype::F32, vec![rows, groups])];
+    if packed {
+        layout.push((format!("{name}_packed"), Dtype::I32, vec![rows, scheme.row_bytes(columns) / 4]));
+        layout.push((format!("{name}_shape"), Dtype::I64, vec![2]));
+    } else {
+        layout.push((name.to_owned(), Dtype::I8, vec![rows, columns]));
+    }
+    if !scheme.symmetric {
+        layout.push((format!("{name}_zero_point"), Dtype::I32, vec![scheme.row_bytes(rows) / 4, groups]));
+    }
+    layout
+}
+
+impl NewArtifact<'_> {
     /// Writes `config.json` and `model.safetensors` into `folder`.
     ///
     /// # Errors
@@ -332,6 +417,14 @@ impl NewArtifact<'_> {
     pub fn write(&self, folder: &Path) -> Result<()> {
         let mut config = Family::write(self.architecture, self.config, folder)?;
         config["quantization_config"] = self.quantization_config();
+        config["dtype"] = match self.dense_dtype {
+            Dtype::F16 => "float16".into(),
+            Dtype::Bf16 => "bfloat16".into(),
+            _ => "float32".into(),
+        };
+        if let Some(keys) = config.as_object_mut() {
+            keys.remove("torch_dtype");
+        }
         fs_err::create_dir_all(folder)?;
         write_safetensors(&folder.join("model.safetensors"), self.new_tensors())?;
         write_config(folder, &config)
@@ -419,36 +512,36 @@ impl NewArtifact<'_> {
     }
 }
 
-/// The tensors that a quantized matrix is stored as.
+/// The tensors that a quantized matrix is stored as, with their bytes.
 fn quantized_tensors<'a>(name: &str, matrix: &'a QuantizedMatrix) -> Vec<(String, NewTensor<'a>)> {
-    let (rows, columns, groups) = (matrix.rows, matrix.columns, matrix.groups());
-    let new = |dtype, shape, bytes| NewTensor { dtype, shape, bytes };
-    let scales = Box::new(|| Cow::Owned(Dtype::F32.from_f32(&matrix.scales).expect("f32 is a float type")));
-    let mut tensors = vec![(format!("{name}_scale"), new(Dtype::F32, vec![rows, groups], scales))];
-    match &matrix.values {
-        Values::Signed(bytes) => {
-            tensors.push((name.to_owned(), new(Dtype::I8, vec![rows, columns], Box::new(|| Cow::Borrowed(&bytes[..])))));
+    let packed = matches!(matrix.values, Values::Packed(_));
+    let (Values::Packed(integers) | Values::Signed(integers)) = &matrix.values;
+    let bytes_of = |part: &str| -> Box<dyn Fn() -> Cow<'a, [u8]> + 'a> {
+        match part.strip_prefix(name).unwrap_or(part) {
+            "_scale" => Box::new(|| Cow::Owned(Dtype::F32.from_f32(&matrix.scales).expect("f32 is a float type"))),
+            "_shape" => Box::new(|| {
+                Cow::Owned([matrix.rows, matrix.columns].iter().flat_map(|size| (*size as i64).to_le_bytes()).collect())
+            }),
+            "_zero_point" => Box::new(|| Cow::Owned(packed_zero_points(matrix))),
+            _ => Box::new(|| Cow::Borrowed(&integers[..])),
         }
-        Values::Packed(bytes) => {
-            let words = matrix.scheme.row_bytes(columns) / 4;
-            let integers = Box::new(|| Cow::Borrowed(&bytes[..]));
-            tensors.push((format!("{name}_packed"), new(Dtype::I32, vec![rows, words], integers)));
-            let shape = move || Cow::Owned([rows as i64, columns as i64].iter().flat_map(|size| size.to_le_bytes()).collect());
-            tensors.push((format!("{name}_shape"), new(Dtype::I64, vec![2], Box::new(shape))));
-        }
-    }
-    if let Some(points) = &matrix.zero_points {
-        let bits = matrix.scheme.bits;
-        let words = matrix.scheme.row_bytes(rows) / 4;
-        let packed = move || {
-            let columns: Vec<Vec<u8>> = (0..groups)
-                .map(|group| pack(&(0..rows).map(|row| points[row * groups + group]).collect::<Vec<i8>>(), bits))
-                .collect();
-            Cow::Owned(
-                (0..words).flat_map(|word| columns.iter().flat_map(move |column| column[word * 4..][..4].to_vec())).collect(),
-            )
-        };
-        tensors.push((format!("{name}_zero_point"), new(Dtype::I32, vec![words, groups], Box::new(packed))));
-    }
-    tensors
+    };
+    let layout = quantized_layout(name, matrix.rows, matrix.columns, matrix.scheme, packed);
+    layout
+        .into_iter()
+        .map(|(part, dtype, shape)| {
+            let bytes = bytes_of(&part);
+            (part, NewTensor { dtype, shape, bytes })
+        })
+        .collect()
+}
+
+/// Zero points packed down the rows: `[ceil(rows · bits / 32), groups]` words.
+fn packed_zero_points(matrix: &QuantizedMatrix) -> Vec<u8> {
+    let (rows, groups) = (matrix.rows, matrix.groups());
+    let Some(points) = &matrix.zero_points else { return Vec::new() };
+    let column = |group| (0..rows).map(|row| points[row * groups + group]).collect::<Vec<i8>>();
+    let columns: Vec<Vec<u8>> = (0..groups).map(|group| pack(&column(group), matrix.scheme.bits)).collect();
+    let words = matrix.scheme.row_bytes(rows) / 4;
+    (0..words).flat_map(|word| columns.iter().flat_map(move |column| column[word * 4..][..4].iter().copied())).collect()
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::safetensors::{Dtype, TensorFiles, TensorSlice};
 use crate::weights::transpose;
-use crate::{Architecture, Error, Family, GgufFile, Result, StoredTensor, TensorId, Weights};
+use crate::{Architecture, Error, Family, GgufFile, Result, StoredTensor, TensorId, Tokenizer, Weights};
 
 /// A checkpoint on disk: its architecture is read and every tensor's presence and shape checked; values stay in the file.
 #[derive(Clone, Debug)]
@@ -160,6 +160,25 @@ impl Checkpoint {
         Ok(Weights::new(self.architecture.clone(), self.config.clone(), values?))
     }
 
+    /// The tokenizer that lies with the weights: `tokenizer.json`, or the one inside a GGUF file.
+    ///
+    /// # Errors
+    /// Where there is none, or it is damaged.
+    pub fn tokenizer(&self) -> Result<Tokenizer> {
+        match &self.source {
+            Source::Safetensors(_) => Tokenizer::open(self.path.join("tokenizer.json")),
+            Source::Gguf(file) => {
+                Tokenizer::from_json(self.gguf_tokenizer(file)?).map_err(|error| Error::malformed(&self.path, error.to_string()))
+            }
+        }
+    }
+
+    /// A GGUF file's tokenizer as `tokenizer.json`.
+    fn gguf_tokenizer(&self, file: &GgufFile) -> Result<Vec<u8>> {
+        let json = file.tokenizer()?.to_string(true).map_err(|error| Error::malformed(&self.path, error.to_string()))?;
+        Ok(json.into_bytes())
+    }
+
     /// Copies what makes the tokenizer into `folder`.
     ///
     /// # Errors
@@ -168,9 +187,8 @@ impl Checkpoint {
         match &self.source {
             Source::Safetensors(_) => copy_companions(&self.path, folder),
             Source::Gguf(file) => {
-                let tokenizer =
-                    file.tokenizer()?.to_string(true).map_err(|error| Error::malformed(&self.path, error.to_string()))?;
-                crate::write_beside(folder.join("tokenizer.json"), |out| Ok(out.write_all(tokenizer.as_bytes())?))
+                let json = self.gguf_tokenizer(file)?;
+                crate::write_beside(folder.join("tokenizer.json"), |out| Ok(out.write_all(&json)?))
             }
         }
     }

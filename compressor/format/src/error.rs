@@ -44,6 +44,9 @@ pub enum Error {
         /// The shape that follows from config.json.
         expected: Vec<usize>,
     },
+    /// A text can't be turned into tokens, or tokens into text, or a tokenizer can't be trained.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
     /// A tensor holds NaN or an infinity.
     #[error("{path}: tensor `{name}` holds {value} at element {index}")]
     NotFinite {

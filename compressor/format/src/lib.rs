@@ -5,25 +5,32 @@
 mod architecture;
 mod artifact;
 mod checkpoint;
+mod dataset;
 mod error;
 mod families;
 mod gguf;
+mod manifest;
 mod mapped;
 mod model;
 mod quantized;
 mod recipe;
+mod report;
 mod safetensors;
+mod tokenizer;
 mod weights;
 mod write;
 
 pub use architecture::{
     Activation, Architecture, Attention, LayerShape, LayerTensor, Mlp, Norm, NormKind, Part, Positions, RotaryScaling, TensorId,
 };
-pub use artifact::{Artifact, ArtifactTensor, NewArtifact, NewArtifactTensor};
+pub use artifact::{Artifact, ArtifactTensor, NewArtifact, NewArtifactTensor, Storage};
 pub use checkpoint::{Checkpoint, copy_companions, read_config};
+pub use dataset::samples::{Batch, Batches, SampleOrder, Samples, Tokens};
+pub use dataset::{Dataset, Examples, FileSet, GrammarSet, JsonlSet, Pair, Split, TextSet, completion_matches};
 pub use error::{Error, Result};
 pub use families::{Family, StoredTensor};
 pub use gguf::{GgmlType, GgufFile, GgufTensor, gguf_name};
+pub use manifest::{DenseTensor, FileHash, Manifest, Mismatch, OpensIn, Reference, Tool};
 pub use mapped::{MappedBytes, map_file};
 pub use model::Model;
 pub use quantized::{QuantizedMatrix, Scheme, Values, WeightBytes, pack, unpack};
@@ -31,6 +38,8 @@ pub use recipe::{
     Activations, Budget, Clipping, Distill, EmbeddingScheme, HeadUnit, Importance, MagnitudeNorm, Mistake, ModelSource, Place,
     Prune, Quantize, Recipe, RecipeText, Sizes, Stage, Student, Train, TrainingKeys, Verify, out_of_range,
 };
-pub use safetensors::{Dtype, NewTensor, TensorFiles, TensorSlice, write_safetensors};
+pub use report::{Check, Machine, Measured, Outcome, REPORT_VERSION, Report, StepReport, Threshold};
+pub use safetensors::{Dtype, NewTensor, TensorFiles, TensorSlice, safetensors_file_bytes, write_safetensors};
+pub use tokenizer::{COMMAND, END, Tokenizer};
 pub use weights::{Weights, check_finite, write_config};
 pub use write::write_beside;

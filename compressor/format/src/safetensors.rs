@@ -160,14 +160,37 @@ fn describe(error: &::safetensors::SafeTensorError, file_bytes: usize) -> String
 /// # Errors
 /// [`Error::Io`] with the path, on a full or read-only disk for example.
 pub fn write_safetensors<'a>(path: &Path, tensors: impl IntoIterator<Item = (String, NewTensor<'a>)>) -> Result<()> {
-    // Transformers refuses a file that does not say which framework's layout it has.
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    ::safetensors::serialize_to_file(tensors, Some(metadata), path).map_err(|error| match error {
+    ::safetensors::serialize_to_file(tensors, Some(layout_metadata()), path).map_err(|error| match error {
         ::safetensors::SafeTensorError::IoError(error) => {
             Error::Io(std::io::Error::new(error.kind(), format!("could not write {}: {error}", path.display())))
         }
         other => Error::malformed(path, other.to_string()),
     })
+}
+
+/// Bytes of the file that [`write_safetensors`] makes of tensors with these names, types and shapes, header included; `None` past
+/// what a file's offsets can say.
+pub fn safetensors_file_bytes(mut tensors: Vec<(String, Dtype, Vec<usize>)>) -> Option<u64> {
+    // The order decides how many digits the offsets in the header have.
+    tensors.sort_by(|(left_name, left, _), (right_name, right, _)| {
+        right.stored().cmp(&left.stored()).then_with(|| left_name.cmp(right_name))
+    });
+    let mut end = 0usize;
+    let mut described = Vec::with_capacity(tensors.len());
+    for (name, dtype, shape) in tensors {
+        let start = end;
+        let bytes = shape.iter().try_fold(dtype.bytes(), |bytes, size| bytes.checked_mul(*size))?;
+        end = start.checked_add(bytes)?;
+        described.push((name, ::safetensors::tensor::TensorInfo { dtype: dtype.stored(), shape, data_offsets: (start, end) }));
+    }
+    let metadata = ::safetensors::tensor::Metadata::new(Some(layout_metadata()), described).ok()?;
+    let header = serde_json::to_string(&metadata).ok()?.len().next_multiple_of(size_of::<u64>());
+    u64::try_from(size_of::<u64>() + header).ok()?.checked_add(u64::try_from(end).ok()?)
+}
+
+/// Transformers refuses a file that does not say which framework's layout it has.
+fn layout_metadata() -> HashMap<String, String> {
+    HashMap::from([("format".to_owned(), "pt".to_owned())])
 }
 
 impl TensorSlice {
@@ -218,6 +241,17 @@ impl Dtype {
         }
     }
 
+    fn stored(self) -> ::safetensors::Dtype {
+        match self {
+            Self::F32 => ::safetensors::Dtype::F32,
+            Self::F16 => ::safetensors::Dtype::F16,
+            Self::Bf16 => ::safetensors::Dtype::BF16,
+            Self::I8 => ::safetensors::Dtype::I8,
+            Self::I32 => ::safetensors::Dtype::I32,
+            Self::I64 => ::safetensors::Dtype::I64,
+        }
+    }
+
     fn from_stored(dtype: ::safetensors::Dtype) -> Option<Self> {
         match dtype {
             ::safetensors::Dtype::F32 => Some(Self::F32),
@@ -246,14 +280,7 @@ impl fmt::Display for Dtype {
 
 impl ::safetensors::View for NewTensor<'_> {
     fn dtype(&self) -> ::safetensors::Dtype {
-        match self.dtype {
-            Dtype::F32 => ::safetensors::Dtype::F32,
-            Dtype::F16 => ::safetensors::Dtype::F16,
-            Dtype::Bf16 => ::safetensors::Dtype::BF16,
-            Dtype::I8 => ::safetensors::Dtype::I8,
-            Dtype::I32 => ::safetensors::Dtype::I32,
-            Dtype::I64 => ::safetensors::Dtype::I64,
-        }
+        self.dtype.stored()
     }
 
     fn shape(&self) -> &[usize] {

@@ -1,1 +1,24 @@
-//! x
+//! Recipe, plan, stages, report: pruning, quantizers, verification. Never Burn: training is asked of a [`Trainer`].
+
+mod artifact;
+mod error;
+mod fingerprint;
+mod machine;
+mod measure;
+mod memory;
+mod plan;
+pub mod prune;
+pub mod quantize;
+mod run;
+mod statistics;
+mod trainer;
+mod verify;
+
+pub use artifact::{open_tokenizer, write_manifest};
+pub use error::Error;
+pub use machine::{describe as describe_machine, peak_memory_bytes};
+pub use measure::{Comparison, HeldOut, Prompt, Sequence};
+pub use plan::{ModelSize, Origin, Plan, Step};
+pub use run::{Observer, Workers, run};
+pub use trainer::{Distillation, Losses, Trainer, TrainingJob};
+pub use verify::{Bench, BenchResult, Findings, Subject, verify, verify_alone};

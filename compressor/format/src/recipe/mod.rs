@@ -130,6 +130,14 @@ impl Recipe {
         Ok((recipe, text))
     }
 
+    /// Reads a recipe from text that is in no file.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; the lines are those of the text.
+    pub fn from_toml(text: &str) -> Result<Self, Vec<Mistake>> {
+        RecipeText { path: PathBuf::new(), text: text.to_owned() }.parse()
+    }
+
     /// The run folder.
     pub fn run_folder(&self) -> PathBuf {
         self.output.clone().unwrap_or_else(|| Path::new("runs").join(&self.name))

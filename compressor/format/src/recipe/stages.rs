@@ -386,6 +386,28 @@ mod default {
     }
 }
 
+impl Default for Verify {
+    /// Measures and checks nothing but integrity and parity.
+    fn default() -> Self {
+        Self {
+            windows: default::windows(),
+            window: default::window(),
+            first_scored: default::first_scored(),
+            examples: default::examples(),
+            parity: default::parity(),
+            perplexity_increase: None,
+            kl_mean: None,
+            kl_p99: None,
+            top1_agreement: None,
+            score: None,
+            score_drop: None,
+            teacher_score: None,
+            compression_ratio: None,
+            allow_undecided: false,
+        }
+    }
+}
+
 impl Stage {
     /// Its name in the recipe.
     pub fn name(&self) -> &'static str {

@@ -1,0 +1,322 @@
+//! What can be typed.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Fits a language model into a device: distill, prune, quantize, and prove what was written.
+///
+/// Exit code 0: everything passed. 1: a check or a budget failed, or could not be decided; the artifact is kept.
+/// 2: could not run.
+#[derive(Debug, Parser)]
+#[command(name = "compressor", version, max_term_width = 100)]
+pub(crate) struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// More on stderr; twice for still more.
+    #[arg(long, short, action = clap::ArgAction::Count, global = true)]
+    pub(crate) verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Runs a recipe; finished steps are skipped, a killed run continues.
+    Run(Run),
+    /// Shows what a recipe would do: sizes, bytes, memory, and every refusal.
+    Plan(Plan),
+    /// Checks an artifact's files and that it runs; with a reference, measures how close it stays.
+    Verify(Verify),
+    /// Measures perplexity, and exact match where a dataset has answers.
+    Eval(Eval),
+    /// Continues a text.
+    Generate(Generate),
+    /// Shows what a model is made of and which programs open it.
+    Inspect(Inspect),
+    /// Measures load time, time per token and peak memory.
+    Bench(Bench),
+    /// Turns a GGUF file or a folder into a Hugging Face folder with dense weights.
+    Import(Import),
+    /// Trains a model on a dataset.
+    Train(Train),
+    /// Trains a student to answer as its teacher does.
+    Distill(Distill),
+    /// Removes attention heads, intermediate channels or layers.
+    Prune(Prune),
+    /// Turns weights into integers and writes an artifact.
+    Quantize(Quantize),
+    /// Prints a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// The recipe, a TOML file.
+    pub(crate) recipe: PathBuf,
+    /// Where to train: cpu, ndarray, wgpu[:N], vulkan[:N] or cuda[:N], as far as they are in this build.
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: String,
+    /// The run folder, instead of the recipe's.
+    #[arg(long)]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Plan {
+    /// The recipe, a TOML file.
+    pub(crate) recipe: PathBuf,
+    /// The run folder, instead of the recipe's.
+    #[arg(long)]
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// What to measure on.
+#[derive(Debug, Args)]
+pub(crate) struct Text {
+    /// A text file.
+    #[arg(long, conflicts_with = "dataset")]
+    pub(crate) text: Option<PathBuf>,
+    /// A dataset's description; its test split is read.
+    #[arg(long)]
+    pub(crate) dataset: Option<PathBuf>,
+    /// Windows to measure on.
+    #[arg(long, default_value_t = 20)]
+    pub(crate) windows: usize,
+    /// Tokens of one window.
+    #[arg(long, default_value_t = 512)]
+    pub(crate) window: usize,
+    /// First scored token of a window, counted from 0.
+    #[arg(long, default_value_t = 257)]
+    pub(crate) first_scored: usize,
+    /// Examples to answer, where the dataset has answers.
+    #[arg(long, default_value_t = 1000)]
+    pub(crate) examples: usize,
+    /// Seed of a generated dataset.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// The artifact's folder.
+    pub(crate) artifact: PathBuf,
+    /// The dense checkpoint to compare with.
+    #[arg(long)]
+    pub(crate) reference: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) text: Text,
+    /// Largest perplexity ÷ the reference's − 1.
+    #[arg(long)]
+    pub(crate) perplexity_increase: Option<f64>,
+    /// Largest mean KL divergence, nats per token.
+    #[arg(long)]
+    pub(crate) kl_mean: Option<f64>,
+    /// Least part of positions with the same most likely token.
+    #[arg(long)]
+    pub(crate) top1_agreement: Option<f64>,
+    /// Largest size of the artifact in bytes.
+    #[arg(long)]
+    pub(crate) artifact_bytes: Option<u64>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Eval {
+    /// A checkpoint or an artifact.
+    pub(crate) model: PathBuf,
+    #[command(flatten)]
+    pub(crate) text: Text,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Generate {
+    /// A checkpoint or an artifact.
+    pub(crate) model: PathBuf,
+    /// The text to continue.
+    #[arg(long, short)]
+    pub(crate) prompt: String,
+    /// Tokens to generate at most.
+    #[arg(long, short = 'n', default_value_t = 40)]
+    pub(crate) tokens: usize,
+    /// Treat the prompt as a request of a dataset with answers, and print the answer alone.
+    #[arg(long)]
+    pub(crate) answer: bool,
+    /// Print token numbers instead of text.
+    #[arg(long)]
+    pub(crate) ids: bool,
+    /// Go on after the end-of-text token.
+    #[arg(long)]
+    pub(crate) ignore_end: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// A checkpoint, an artifact or a GGUF file.
+    pub(crate) model: PathBuf,
+    /// List every tensor.
+    #[arg(long)]
+    pub(crate) tensors: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// A checkpoint or an artifact.
+    pub(crate) model: PathBuf,
+    /// Tokens of the prompt.
+    #[arg(long, default_value_t = 16)]
+    pub(crate) prompt_tokens: usize,
+    /// Tokens to generate and time.
+    #[arg(long, default_value_t = 128)]
+    pub(crate) tokens: usize,
+    /// Threads; all of them where left out.
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// A GGUF file or a folder with dense weights.
+    pub(crate) model: PathBuf,
+    /// The folder to write.
+    pub(crate) output: PathBuf,
+    /// Element type to write.
+    #[arg(long, value_enum, default_value_t = DenseType::F32)]
+    pub(crate) dtype: DenseType,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum DenseType {
+    F32,
+    F16,
+    Bf16,
+}
+
+/// The flags that every training stage has.
+#[derive(Debug, Args)]
+pub(crate) struct Training {
+    /// The dataset's description, a TOML file.
+    #[arg(long)]
+    pub(crate) dataset: PathBuf,
+    /// Optimizer steps.
+    #[arg(long)]
+    pub(crate) steps: usize,
+    /// Sequences in one batch.
+    #[arg(long)]
+    pub(crate) batch_size: Option<usize>,
+    /// Tokens of one sequence.
+    #[arg(long)]
+    pub(crate) sequence_length: Option<usize>,
+    /// Peak learning rate.
+    #[arg(long)]
+    pub(crate) learning_rate: Option<f64>,
+    /// Steps over which the learning rate rises.
+    #[arg(long)]
+    pub(crate) warmup_steps: Option<usize>,
+    /// Seed of every random choice.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Where to train: cpu, ndarray, wgpu[:N], vulkan[:N] or cuda[:N], as far as they are in this build.
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Train {
+    /// The checkpoint to train on.
+    pub(crate) model: PathBuf,
+    /// The folder to write.
+    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) training: Training,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Distill {
+    /// The teacher.
+    pub(crate) teacher: PathBuf,
+    /// The folder to write.
+    pub(crate) output: PathBuf,
+    /// The checkpoint that the student starts from.
+    #[arg(long, conflicts_with = "student_layers")]
+    pub(crate) student: Option<PathBuf>,
+    /// Start from so many of the teacher's layers, evenly spaced.
+    #[arg(long)]
+    pub(crate) student_layers: Option<usize>,
+    /// Divides both logits before the softmax.
+    #[arg(long)]
+    pub(crate) temperature: Option<f64>,
+    /// Part of the KL term in the loss.
+    #[arg(long)]
+    pub(crate) kd_ratio: Option<f64>,
+    #[command(flatten)]
+    pub(crate) training: Training,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Prune {
+    /// The checkpoint.
+    pub(crate) model: PathBuf,
+    /// The folder to write.
+    pub(crate) output: PathBuf,
+    /// Part of the attention heads to remove.
+    #[arg(long)]
+    pub(crate) head_ratio: Option<f64>,
+    /// Part of the intermediate channels to remove.
+    #[arg(long)]
+    pub(crate) channel_ratio: Option<f64>,
+    /// Remove channels until at most so many parameters are left.
+    #[arg(long)]
+    pub(crate) target_parameters: Option<u64>,
+    /// Whole layers to remove, by index from 0.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) layers: Vec<usize>,
+    /// group or query.
+    #[arg(long)]
+    pub(crate) head_unit: Option<String>,
+    /// The channels kept are a multiple of this.
+    #[arg(long)]
+    pub(crate) channel_multiple: Option<usize>,
+    /// activation (needs --dataset) or magnitude.
+    #[arg(long)]
+    pub(crate) importance: Option<String>,
+    /// l2, l1 or product.
+    #[arg(long)]
+    pub(crate) magnitude_norm: Option<String>,
+    /// The dataset's description, for importance by activation.
+    #[arg(long)]
+    pub(crate) dataset: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Quantize {
+    /// The checkpoint.
+    pub(crate) model: PathBuf,
+    /// The folder to write.
+    pub(crate) output: PathBuf,
+    /// 4 or 8.
+    #[arg(long)]
+    pub(crate) bits: u8,
+    /// Input elements that share one scale.
+    #[arg(long)]
+    pub(crate) group_size: Option<usize>,
+    /// With zero points.
+    #[arg(long)]
+    pub(crate) asymmetric: bool,
+    /// none or mse.
+    #[arg(long)]
+    pub(crate) clipping: Option<String>,
+    /// dense, int8 or int4.
+    #[arg(long)]
+    pub(crate) embedding: Option<String>,
+    /// none or int8 (W8A8).
+    #[arg(long)]
+    pub(crate) activations: Option<String>,
+}

@@ -1,0 +1,286 @@
+//! The commands that work on recipes, artifacts and models; the stage verbs are in `stages.rs`.
+
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::Context;
+use compressor_engine::{Engine, Options};
+use compressor_format::{
+    Artifact, ArtifactTensor, Budget, Check, Checkpoint, Dataset, Dtype, Examples, Manifest, Measured, Model, Recipe, Report,
+    Split, Tokenizer, Verify, check_finite,
+};
+use compressor_pipeline::{Findings, HeldOut, Plan, Subject, Workers, open_tokenizer};
+use serde_json::json;
+
+use crate::arguments::{self, DenseType};
+use crate::bench::Child;
+use crate::failure::{Ending, Failure};
+use crate::progress::Progress;
+use crate::show;
+use crate::trainer::Burn;
+
+/// Reads a recipe and checks it against the files.
+fn planned(path: &Path, output: Option<&Path>) -> Result<Plan, Failure> {
+    let refused = |mistakes| Failure::Refused(Some(path.to_owned()), mistakes);
+    let (mut recipe, text) = Recipe::load(path).map_err(refused)?;
+    if let Some(output) = output {
+        recipe.output = Some(output.to_owned());
+    }
+    Plan::new(recipe, Some(&text)).map_err(refused)
+}
+
+pub(crate) fn plan(arguments: &arguments::Plan) -> Result<Ending, Failure> {
+    show::plan(&planned(&arguments.recipe, arguments.output.as_deref())?);
+    Ok(Ending::Passed)
+}
+
+pub(crate) fn run(arguments: &arguments::Run) -> Result<Ending, Failure> {
+    let plan = planned(&arguments.recipe, arguments.output.as_deref())?;
+    let ending = carry_out(&plan, &arguments.device)?;
+    eprintln!("report: {}", Report::path(&plan.run_folder).display());
+    Ok(ending)
+}
+
+/// Runs a plan and shows its report.
+pub(crate) fn carry_out(plan: &Plan, device: &str) -> Result<Ending, Failure> {
+    let trainer = Burn::new(device)?;
+    let mut progress = Progress::new();
+    let mut workers = Workers { trainer: &trainer, bench: &Child, observer: &mut progress };
+    let report = compressor_pipeline::run(plan, &mut workers)?;
+    show::report(&report);
+    Ok(if report.passed == Some(false) { Ending::Failed } else { Ending::Passed })
+}
+
+pub(crate) fn verify(arguments: &arguments::Verify) -> Result<Ending, Failure> {
+    let findings = match &arguments.reference {
+        None => {
+            let measures = [
+                ("--perplexity-increase", arguments.perplexity_increase.is_some()),
+                ("--kl-mean", arguments.kl_mean.is_some()),
+                ("--top1-agreement", arguments.top1_agreement.is_some()),
+                ("--text", arguments.text.text.is_some()),
+                ("--dataset", arguments.text.dataset.is_some()),
+            ];
+            if let Some((flag, _)) = measures.into_iter().find(|(_, given)| *given) {
+                return Err(anyhow::anyhow!("{flag} needs --reference: there is nothing to compare with").into());
+            }
+            let mut findings = compressor_pipeline::verify_alone(&arguments.artifact)?;
+            if let Some(limit) = arguments.artifact_bytes {
+                findings.checks.push(bytes_check(&arguments.artifact, limit)?);
+            }
+            findings
+        }
+        Some(reference) => against(arguments, reference)?,
+    };
+    show::checks(&findings.checks);
+    Ok(if findings.passed(false) { Ending::Passed } else { Ending::Failed })
+}
+
+fn bytes_check(artifact: &Path, limit: u64) -> Result<Check, Failure> {
+    let mut bytes = 0;
+    for entry in fs_err::read_dir(artifact)? {
+        bytes += entry?.metadata()?.len();
+    }
+    let limit = compressor_format::Threshold::AtMost(limit as f64);
+    Ok(Check::new("artifact bytes", bytes as f64, "bytes", Some(limit), 1, None))
+}
+
+/// Measures an artifact against a reference on a text.
+fn against(arguments: &arguments::Verify, reference: &Path) -> Result<Findings, Failure> {
+    let tokenizer = open_tokenizer(&arguments.artifact)?;
+    let settings = Verify {
+        perplexity_increase: arguments.perplexity_increase,
+        kl_mean: arguments.kl_mean,
+        top1_agreement: arguments.top1_agreement,
+        ..measured_on(&arguments.text)
+    };
+    let held_out = held_out(&arguments.text, &tokenizer, &settings)?;
+    let subject = Subject { artifact: &arguments.artifact, reference, largest: None, tokenizer: &tokenizer, held_out: &held_out };
+    let budget = Budget { artifact_bytes: arguments.artifact_bytes, ..Budget::default() };
+    let trainer = Burn::new("cpu")?;
+    Ok(compressor_pipeline::verify(&subject, &settings, &budget, &trainer, &Child)?)
+}
+
+fn measured_on(text: &arguments::Text) -> Verify {
+    Verify {
+        windows: text.windows,
+        window: text.window,
+        first_scored: text.first_scored,
+        examples: text.examples,
+        ..Verify::default()
+    }
+}
+
+fn held_out(text: &arguments::Text, tokenizer: &Tokenizer, settings: &Verify) -> Result<HeldOut, Failure> {
+    let in_window = 1..settings.window;
+    if settings.windows == 0 || !in_window.contains(&settings.first_scored) {
+        let (window, first) = (settings.window, settings.first_scored);
+        return Err(
+            anyhow::anyhow!("--first-scored {first} must lie from 1 to below --window {window}, and --windows above 0").into()
+        );
+    }
+    let examples = match (&text.text, &text.dataset) {
+        (Some(path), _) => Examples::Text(read_text(path)?),
+        (None, Some(path)) => Dataset::load(path)?.split(Split::Test, text.seed)?,
+        (None, None) => return Err(anyhow::anyhow!("name what to measure on: --text FILE or --dataset TOML").into()),
+    };
+    Ok(HeldOut::new(&examples, tokenizer, settings)?)
+}
+
+fn read_text(path: &Path) -> Result<String, Failure> {
+    let bytes = fs_err::read(path)?;
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        anyhow::anyhow!("{}: is not UTF-8 at byte {at}", path.display()).into()
+    })
+}
+
+pub(crate) fn eval(arguments: &arguments::Eval) -> Result<Ending, Failure> {
+    let model = Model::open(&arguments.model)?;
+    let tokenizer = open_tokenizer(&arguments.model)?;
+    let held_out = held_out(&arguments.text, &tokenizer, &measured_on(&arguments.text))?;
+    let engine = Engine::load(&model, Options::default())?;
+    let started = std::time::Instant::now();
+    let perplexity = held_out.perplexity(&engine)?;
+    let seconds = started.elapsed().as_secs_f64();
+    let matches = held_out.exact_matches(&engine, &tokenizer)?;
+    let hits = matches.iter().filter(|hit| **hit).count();
+    let score =
+        (!matches.is_empty()).then(|| Measured { value: hits as f64 / matches.len() as f64, samples: matches.len() as u64 });
+    if arguments.json {
+        println!("{}", json!({ "perplexity": perplexity, "score": score, "seconds": seconds }));
+        return Ok(Ending::Passed);
+    }
+    println!("perplexity  {:.4}  ({} tokens scored, {seconds:.1} s)", perplexity.value, perplexity.samples);
+    if let Some(score) = score {
+        println!("score       {:.2} %  ({} examples)", 100.0 * score.value, score.samples);
+    }
+    Ok(Ending::Passed)
+}
+
+pub(crate) fn generate(arguments: &arguments::Generate) -> Result<Ending, Failure> {
+    let model = Model::open(&arguments.model)?;
+    let tokenizer = open_tokenizer(&arguments.model)?;
+    let engine = Engine::load(&model, Options::default())?;
+    let prompt =
+        if arguments.answer { tokenizer.encode_prompt(&arguments.prompt)? } else { tokenizer.encode(&arguments.prompt)? };
+    if prompt.is_empty() {
+        return Err(anyhow::anyhow!("the prompt has no tokens").into());
+    }
+    let mut stop = engine.architecture().eos_token_ids.clone();
+    stop.extend(tokenizer.eos());
+    if arguments.ignore_end {
+        stop.clear();
+    }
+    let room = engine.architecture().max_position_embeddings.saturating_sub(prompt.len());
+    let answer = compressor_engine::greedy(&engine, &prompt, arguments.tokens.min(room), &stop)?;
+    if arguments.ids {
+        let ids: Vec<String> = answer.iter().map(u32::to_string).collect();
+        writeln!(std::io::stdout(), "{}", ids.join(" "))?;
+        return Ok(Ending::Passed);
+    }
+    let kept: Vec<u32> = answer.into_iter().filter(|token| !stop.contains(token)).collect();
+    let shown = match arguments.answer {
+        true => tokenizer.decode(&kept)?,
+        false => tokenizer.decode(&[prompt, kept].concat())?,
+    };
+    writeln!(std::io::stdout(), "{shown}")?;
+    Ok(Ending::Passed)
+}
+
+pub(crate) fn inspect(arguments: &arguments::Inspect) -> Result<Ending, Failure> {
+    let model = Model::open(&arguments.model)?;
+    let architecture = model.architecture();
+    let mut out = std::io::stdout().lock();
+    let layer = architecture.layers[0];
+    writeln!(out, "family        {}", architecture.family.model_type())?;
+    writeln!(out, "parameters    {} ({})", architecture.parameters(), show::count(architecture.parameters() as f64))?;
+    writeln!(out, "weights       {}", show::bytes(model.weight_bytes()?))?;
+    writeln!(
+        out,
+        "sizes         vocabulary {}, hidden {}, {} layers, {} heads in {} groups of width {}, {} channels",
+        architecture.vocab_size,
+        architecture.hidden_size,
+        architecture.layers.len(),
+        layer.heads,
+        layer.kv_heads,
+        architecture.head_dim,
+        layer.intermediate_size
+    )?;
+    writeln!(out, "embedding     {}", if architecture.tied_embeddings { "tied with the head" } else { "apart from the head" })?;
+    match &model {
+        Model::Checkpoint(checkpoint) => writeln!(out, "stored as     {}", checkpoint.dtype())?,
+        Model::Artifact(artifact) => inspect_artifact(&mut out, artifact, arguments.tensors)?,
+    }
+    if let (Model::Checkpoint(_), true) = (&model, arguments.tensors) {
+        for id in architecture.tensors() {
+            writeln!(out, "  {id}  {:?}", architecture.shape(id))?;
+        }
+    }
+    Ok(Ending::Passed)
+}
+
+fn inspect_artifact(out: &mut impl Write, artifact: &Artifact, tensors: bool) -> Result<(), Failure> {
+    let mut schemes: Vec<(String, usize, u64)> = Vec::new();
+    for (name, tensor) in artifact.stored() {
+        let (scheme, weights) = match tensor {
+            ArtifactTensor::Quantized(matrix) => (matrix.scheme.to_string(), (matrix.rows * matrix.columns) as u64),
+            ArtifactTensor::Dense(slice) => (format!("dense {}", slice.dtype), slice.shape.iter().product::<usize>() as u64),
+        };
+        if tensors {
+            writeln!(out, "  {name}  {scheme}")?;
+        }
+        match schemes.iter_mut().find(|(known, ..)| *known == scheme) {
+            Some((_, count, sum)) => (*count, *sum) = (*count + 1, *sum + weights),
+            None => schemes.push((scheme, 1, weights)),
+        }
+    }
+    for (scheme, count, weights) in schemes {
+        writeln!(out, "stored as     {scheme}: {count} tensors, {} weights", show::count(weights as f64))?;
+    }
+    if let Some(bits) = artifact.activation_bits() {
+        writeln!(out, "activations   INT{bits}, per token, as it runs")?;
+    }
+    let manifest = Manifest::read(artifact.path()).context("the artifact has no manifest that can be read");
+    match manifest {
+        Ok(manifest) => {
+            for reader in &manifest.opens_in {
+                writeln!(
+                    out,
+                    "opens in      {}: {}, {}",
+                    reader.program,
+                    if reader.opens { "yes" } else { "no" },
+                    reader.reason
+                )?;
+            }
+        }
+        Err(error) => writeln!(out, "manifest      none: {error:#}")?,
+    }
+    Ok(())
+}
+
+pub(crate) fn import(arguments: &arguments::Import) -> Result<Ending, Failure> {
+    let checkpoint = Checkpoint::open(&arguments.model)?;
+    if arguments.output.exists() && fs_err::read_dir(&arguments.output)?.next().is_some() {
+        return Err(anyhow::anyhow!("{}: is not empty; name a new folder", arguments.output.display()).into());
+    }
+    let dtype = match arguments.dtype {
+        DenseType::F32 => Dtype::F32,
+        DenseType::F16 => Dtype::F16,
+        DenseType::Bf16 => Dtype::Bf16,
+    };
+    let weights = checkpoint.weights()?;
+    if dtype == Dtype::F16 {
+        for (id, values) in weights.iter() {
+            // f16 ends at 65504: what lies above would be written as an infinity.
+            let rounded: Vec<f32> =
+                values.iter().map(|value| if value.abs() > 65504.0 { f32::INFINITY } else { *value }).collect();
+            check_finite(&arguments.model, &format!("{id} as f16"), &rounded)?;
+        }
+    }
+    fs_err::create_dir_all(&arguments.output)?;
+    checkpoint.copy_companions(&arguments.output)?;
+    weights.write(&arguments.output, dtype)?;
+    eprintln!("written to {}", arguments.output.display());
+    Ok(Ending::Passed)
+}

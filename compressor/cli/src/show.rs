@@ -1,0 +1,157 @@
+//! Tables and figures as a person reads them.
+
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use compressor_format::{Check, Outcome, Report, StepReport, Threshold};
+use compressor_pipeline::Plan;
+
+/// A table without colours that fits 80 columns.
+fn table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING.into()).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header.to_vec());
+    table
+}
+
+/// Everything but the first column is a figure.
+fn align(table: &mut Table) {
+    for column in table.column_iter_mut().skip(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+}
+
+/// `1234567` as `1.23 M`.
+pub(crate) fn count(value: f64) -> String {
+    match value {
+        value if value >= 1e9 => format!("{:.2} G", value / 1e9),
+        value if value >= 1e6 => format!("{:.2} M", value / 1e6),
+        value if value >= 1e4 => format!("{:.1} k", value / 1e3),
+        value => format!("{value:.0}"),
+    }
+}
+
+/// Bytes in decimal units.
+pub(crate) fn bytes(value: u64) -> String {
+    match value {
+        0..1_000_000 => format!("{:.1} kB", value as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.2} MB", value as f64 / 1e6),
+        _ => format!("{:.2} GB", value as f64 / 1e9),
+    }
+}
+
+fn seconds(value: f64) -> String {
+    if value < 100.0 { format!("{value:.1}") } else { format!("{value:.0}") }
+}
+
+/// One line on what a step made.
+pub(crate) fn step_line(step: &StepReport) -> String {
+    let mut parts = vec![format!("{} parameters", count(step.parameters as f64)), bytes(step.weight_bytes)];
+    parts.extend(step.perplexity.map(|perplexity| format!("perplexity {:.3}", perplexity.value)));
+    parts.extend(step.score.map(|score| format!("score {:.1} %", 100.0 * score.value)));
+    parts.push(format!("{} s", seconds(step.seconds)));
+    parts.join(", ")
+}
+
+/// The plan's steps.
+pub(crate) fn plan(plan: &Plan) {
+    let mut shown = table(&["step", "from", "parameters", "stored as", "bytes", "memory"]);
+    for step in plan.steps() {
+        let exact = if step.output.is_artifact { "" } else { "~" };
+        let beside = step.beside.as_ref().map(|origin| format!(" + {}", plan.name_of(origin))).unwrap_or_default();
+        let student = step.student.as_ref().map_or_else(|| plan.name_of(&step.input), |origin| plan.name_of(origin));
+        shown.add_row([
+            step.name.clone(),
+            format!("{student}{beside}"),
+            count(step.output.architecture.parameters() as f64),
+            step.output.stored_as.clone(),
+            format!("{exact}{}", step.output.weight_bytes),
+            format!("~{}", bytes(step.peak_memory_bytes)),
+        ]);
+    }
+    align(&mut shown);
+    if let Some(column) = shown.column_mut(1) {
+        column.set_cell_alignment(CellAlignment::Left);
+    }
+    println!("{}", shown.to_string().trim_end());
+    println!("\nwritten to {}; ~ is an estimate, artifact bytes are exact", plan.run_folder.display());
+}
+
+/// The report: what each step made, then the checks.
+pub(crate) fn report(report: &Report) {
+    let has_score = report.steps.iter().any(|step| step.score.is_some());
+    let mut header = vec!["step", "parameters", "stored as", "bytes", "ratio", "perplexity"];
+    if has_score {
+        header.push("score");
+    }
+    header.push("seconds");
+    let mut shown = table(&header);
+    for step in &report.steps {
+        let mut row = vec![
+            step.name.clone(),
+            count(step.parameters as f64),
+            step.stored_as.clone(),
+            bytes(step.weight_bytes),
+            format!("{:.2}×", step.compression_ratio),
+            step.perplexity.map(|perplexity| format!("{:.3}", perplexity.value)).unwrap_or_default(),
+        ];
+        if has_score {
+            row.push(step.score.map(|score| format!("{:.1} %", 100.0 * score.value)).unwrap_or_default());
+        }
+        row.push(seconds(step.seconds));
+        shown.add_row(row);
+    }
+    align(&mut shown);
+    println!("{}", shown.to_string().trim_end());
+    if let Some(first) = report.steps.first() {
+        println!("ratio: bytes of the chain's first checkpoint ({}) ÷ bytes of the step", first.stored_as);
+    }
+    if !report.checks.is_empty() {
+        println!();
+        checks(&report.checks);
+    }
+}
+
+/// One line a check.
+pub(crate) fn checks(checks: &[Check]) {
+    let mut shown = table(&["check", "value", "limit", "sample", "outcome"]);
+    for check in checks {
+        shown.add_row([
+            check.name.clone(),
+            figure(check.value, &check.unit),
+            match check.threshold {
+                Some(Threshold::AtMost(limit)) => format!("≤ {}", figure(limit, &check.unit)),
+                Some(Threshold::AtLeast(limit)) => format!("≥ {}", figure(limit, &check.unit)),
+                None => String::new(),
+            },
+            check.samples.to_string(),
+            match check.outcome {
+                Outcome::Passed => "passed",
+                Outcome::Failed => "FAILED",
+                Outcome::Undecided => "UNDECIDED",
+                Outcome::Measured => "–",
+            }
+            .to_owned(),
+        ]);
+    }
+    align(&mut shown);
+    println!("{}", shown.to_string().trim_end());
+    for check in checks.iter().filter(|check| matches!(check.outcome, Outcome::Failed | Outcome::Undecided)) {
+        if let Some(note) = &check.note {
+            println!("{}: {note}", check.name);
+        }
+        if let (Outcome::Undecided, Some([low, high])) = (check.outcome, check.interval) {
+            let end = |end: Option<f64>| end.map_or_else(|| "unknown".to_owned(), |end| format!("{end:.4}"));
+            println!("{}: 95 % interval {} to {}; a larger sample would decide", check.name, end(low), end(high));
+        }
+    }
+}
+
+fn figure(value: f64, unit: &str) -> String {
+    match unit {
+        "bytes" => bytes(value as u64),
+        "×" => format!("{value:.2}×"),
+        "ms" => format!("{value:.2} ms"),
+        _ if value == 0.0 || value == 1.0 => format!("{value}"),
+        _ if value.abs() < 1e-3 => format!("{value:.2e}"),
+        _ => format!("{value:.4}"),
+    }
+}

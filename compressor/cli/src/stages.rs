@@ -1,0 +1,113 @@
+//! The stage verbs: recipes of one stage, made from flags.
+
+use std::path::Path;
+
+use compressor_format::Recipe;
+use compressor_pipeline::Plan;
+use toml::{Table, Value};
+
+use crate::arguments;
+use crate::commands::carry_out;
+use crate::failure::{Ending, Failure};
+
+pub(crate) fn train(arguments: &arguments::Train) -> Result<Ending, Failure> {
+    let mut stage = Table::new();
+    training(&mut stage, &arguments.training);
+    one_stage("train", &arguments.model, &arguments.output, stage, Some(&arguments.training), None)
+}
+
+pub(crate) fn distill(arguments: &arguments::Distill) -> Result<Ending, Failure> {
+    let mut stage = Table::new();
+    training(&mut stage, &arguments.training);
+    set(&mut stage, "temperature", arguments.temperature);
+    set(&mut stage, "kd_ratio", arguments.kd_ratio);
+    let mut student = Table::new();
+    set(&mut student, "checkpoint", arguments.student.as_ref().map(|path| path.display().to_string()));
+    set(&mut student, "layers", arguments.student_layers.map(|layers| layers as i64));
+    if !student.is_empty() {
+        stage.insert("student".to_owned(), Value::Table(student));
+    }
+    one_stage("distill", &arguments.teacher, &arguments.output, stage, Some(&arguments.training), None)
+}
+
+pub(crate) fn prune(arguments: &arguments::Prune) -> Result<Ending, Failure> {
+    let mut stage = Table::new();
+    set(&mut stage, "head_ratio", arguments.head_ratio);
+    set(&mut stage, "channel_ratio", arguments.channel_ratio);
+    set(&mut stage, "target_parameters", arguments.target_parameters.map(|count| count as i64));
+    set(&mut stage, "head_unit", arguments.head_unit.clone());
+    set(&mut stage, "channel_multiple", arguments.channel_multiple.map(|multiple| multiple as i64));
+    set(&mut stage, "magnitude_norm", arguments.magnitude_norm.clone());
+    // Without text there is nothing to measure activations on; said in the help, and the report names what was used.
+    let importance = arguments.importance.clone().or_else(|| arguments.dataset.is_none().then(|| "magnitude".to_owned()));
+    set(&mut stage, "importance", importance);
+    if !arguments.layers.is_empty() {
+        let layers = arguments.layers.iter().map(|layer| Value::Integer(*layer as i64)).collect();
+        stage.insert("layers".to_owned(), Value::Array(layers));
+    }
+    one_stage("prune", &arguments.model, &arguments.output, stage, None, arguments.dataset.as_deref())
+}
+
+pub(crate) fn quantize(arguments: &arguments::Quantize) -> Result<Ending, Failure> {
+    let mut stage = Table::new();
+    set(&mut stage, "bits", Some(i64::from(arguments.bits)));
+    set(&mut stage, "group_size", arguments.group_size.map(|size| size as i64));
+    set(&mut stage, "symmetric", arguments.asymmetric.then_some(false));
+    set(&mut stage, "clipping", arguments.clipping.clone());
+    set(&mut stage, "embedding", arguments.embedding.clone());
+    set(&mut stage, "activations", arguments.activations.clone());
+    one_stage("quantize", &arguments.model, &arguments.output, stage, None, None)
+}
+
+/// Sets a key that was given; the recipe's own defaults stand for the rest.
+fn set<V: Into<Value>>(table: &mut Table, key: &str, value: Option<V>) {
+    if let Some(value) = value {
+        table.insert(key.to_owned(), value.into());
+    }
+}
+
+fn training(stage: &mut Table, training: &arguments::Training) {
+    set(stage, "steps", Some(training.steps as i64));
+    set(stage, "batch_size", training.batch_size.map(|size| size as i64));
+    set(stage, "sequence_length", training.sequence_length.map(|length| length as i64));
+    set(stage, "learning_rate", training.learning_rate);
+    set(stage, "warmup_steps", training.warmup_steps.map(|steps| steps as i64));
+}
+
+/// Runs a recipe of one stage whose result is `output` itself.
+fn one_stage(
+    name: &str,
+    model: &Path,
+    output: &Path,
+    stage: Table,
+    training: Option<&arguments::Training>,
+    dataset: Option<&Path>,
+) -> Result<Ending, Failure> {
+    let file_name = output.file_name().map(|name| name.to_string_lossy().into_owned());
+    let Some(file_name) = file_name else {
+        return Err(anyhow::anyhow!("{}: this names no folder to write", output.display()).into());
+    };
+    // Beside the output: an unfinished run keeps its training state there, a finished one leaves nothing.
+    let run_folder = output.with_file_name(format!(".{file_name}.compressor"));
+    let mut recipe = Table::new();
+    set(&mut recipe, "name", Some(name));
+    set(&mut recipe, "seed", training.map(|training| training.seed as i64));
+    let dataset = training.map(|training| training.dataset.as_path()).or(dataset);
+    set(&mut recipe, "dataset", dataset.map(|path| path.display().to_string()));
+    set(&mut recipe, "output", Some(run_folder.display().to_string()));
+    let mut source = Table::new();
+    set(&mut source, "path", Some(model.display().to_string()));
+    recipe.insert("model".to_owned(), Value::Table(source));
+    let mut entry = Table::new();
+    entry.insert(name.to_owned(), Value::Table(stage));
+    recipe.insert("stage".to_owned(), Value::Array(vec![Value::Table(entry)]));
+
+    let recipe = Recipe::from_toml(&recipe.to_string()).map_err(|mistakes| Failure::Refused(None, mistakes))?;
+    let plan = Plan::new(recipe, None).map_err(|mistakes| Failure::Refused(None, mistakes))?;
+    let plan = plan.into_folder(output.to_owned());
+    let device = training.map_or("cpu", |training| training.device.as_str());
+    let ending = carry_out(&plan, device)?;
+    fs_err::remove_dir_all(run_folder)?;
+    eprintln!("written to {}", output.display());
+    Ok(ending)
+}

@@ -1,0 +1,244 @@
+//! What a model learns from and is scored on, as one TOML file describes it.
+//!
+//! A description holds exactly one of `[text]` (plain text files), `[jsonl]` (one example in a line) and `[grammar]`
+//! (a set that is generated). Examples become token rows in [`samples`].
+
+mod draw;
+mod files;
+mod grammar;
+mod jsonl;
+mod mistake;
+pub(crate) mod samples;
+mod sentence;
+mod text;
+
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use serde::{Deserialize, Serialize};
+
+pub use files::FileSet;
+pub use grammar::GrammarSet;
+pub use jsonl::JsonlSet;
+pub use text::TextSet;
+
+use crate::{Error, Result};
+
+/// A dataset's description, read and checked; no example is read or made yet.
+#[derive(Debug, Clone)]
+pub enum Dataset {
+    /// Plain text files.
+    Text(TextSet),
+    /// Files with one JSON object in a line.
+    Jsonl(JsonlSet),
+    /// Sentences and commands made from a grammar.
+    Grammar(GrammarSet),
+}
+
+/// One of the three parts of a dataset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Split {
+    /// What a model learns from.
+    Train,
+    /// What choices are made on.
+    Valid,
+    /// What the figures in a report are measured on.
+    Test,
+}
+
+/// The contents of one split.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Examples {
+    /// One running text.
+    Text(String),
+    /// Separate examples, in a fixed order.
+    Pairs(Vec<Pair>),
+}
+
+/// A prompt and what should follow it. Only the completion is learnt; an empty prompt makes the whole text count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pair {
+    /// What the model is given.
+    pub prompt: String,
+    /// What it should answer.
+    pub completion: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Description {
+    text: Option<files::Listing>,
+    jsonl: Option<files::Listing>,
+    grammar: Option<grammar::Description>,
+}
+
+impl Dataset {
+    /// Reads and checks a description.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] with the line of a mistake in the TOML; [`Error::Unsupported`] when an environment
+    /// variable that should name the folder is not set; [`Error::Io`] when the description can't be read.
+    pub fn load(path: &Path) -> Result<Self> {
+        Self::load_with(path, |variable| std::env::var_os(variable).map(PathBuf::from))
+    }
+
+    fn load_with(path: &Path, folder_of: impl Fn(&str) -> Option<PathBuf>) -> Result<Self> {
+        let source = mistake::Source { path, text: &files::utf8(path, fs::read(path)?)? };
+        let description: Description = toml::from_str(source.text).map_err(|error| source.explain(&error))?;
+        match description {
+            Description { text: Some(listing), jsonl: None, grammar: None } => {
+                Ok(Self::Text(TextSet { files: FileSet::new("text", listing, &source, folder_of)? }))
+            }
+            Description { text: None, jsonl: Some(listing), grammar: None } => {
+                Ok(Self::Jsonl(JsonlSet { files: FileSet::new("jsonl", listing, &source, folder_of)? }))
+            }
+            Description { text: None, jsonl: None, grammar: Some(grammar) } => {
+                Ok(Self::Grammar(GrammarSet::new(grammar, &source)?))
+            }
+            _ => Err(Error::malformed(path, "a dataset holds exactly one of [text], [jsonl] and [grammar]")),
+        }
+    }
+
+    /// Reads or makes one split. Only generated sets look at the seed: files hold what they hold.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when a file is empty, is not UTF-8, has another SHA-256 or a line that is no example, or
+    /// when a grammar has too few sentences; [`Error::Unsupported`] when the description names no file for this split.
+    pub fn split(&self, split: Split, seed: u64) -> Result<Examples> {
+        match self {
+            Self::Text(set) => set.split(split).map(Examples::Text),
+            Self::Jsonl(set) => set.split(split).map(Examples::Pairs),
+            Self::Grammar(set) => set.split(split, seed).map(Examples::Pairs),
+        }
+    }
+
+    /// Whether the description has this split.
+    pub fn has(&self, split: Split) -> bool {
+        match self {
+            Self::Text(TextSet { files }) | Self::Jsonl(JsonlSet { files }) => files.path(split).is_ok(),
+            Self::Grammar(_) => true,
+        }
+    }
+
+    /// Every file that the splits depend on, the description first: what a fingerprint must cover.
+    pub fn inputs(&self) -> Vec<PathBuf> {
+        match self {
+            Self::Text(TextSet { files }) | Self::Jsonl(JsonlSet { files }) => files.inputs(),
+            Self::Grammar(set) => vec![set.path().to_owned()],
+        }
+    }
+
+    /// Whether answers can be scored by exact match: whether there are prompts with completions.
+    ///
+    /// # Errors
+    /// Those of [`Dataset::split`], because what a JSONL file holds is in its lines.
+    pub fn scored(&self) -> Result<bool> {
+        match self {
+            Self::Text(_) => Ok(false),
+            Self::Grammar(_) => Ok(true),
+            Self::Jsonl(set) => {
+                let split = [Split::Test, Split::Valid, Split::Train].into_iter().find(|split| self.has(*split));
+                let Some(split) = split else { return Ok(false) };
+                Ok(set.split(split)?.iter().all(|pair| !pair.prompt.is_empty()))
+            }
+        }
+    }
+
+    /// Reads every split once and forgets it, so that a plan can refuse what a run would stumble over.
+    ///
+    /// # Errors
+    /// Those of [`Dataset::split`].
+    pub fn check(&self, seed: u64) -> Result<()> {
+        for split in Split::ALL {
+            if self.has(split) {
+                self.split(split, seed)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Split {
+    /// All three, in the order they are used.
+    pub const ALL: [Self; 3] = [Self::Train, Self::Valid, Self::Test];
+
+    /// The name as descriptions and reports write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Valid => "valid",
+            Self::Test => "test",
+        }
+    }
+}
+
+impl Examples {
+    /// Every text, prompts and completions apart: what a tokenizer is trained on.
+    pub fn texts(&self) -> Vec<String> {
+        match self {
+            Self::Text(text) => text.split_inclusive('\n').map(str::to_owned).collect(),
+            Self::Pairs(pairs) => {
+                pairs.iter().flat_map(|pair| [&pair.prompt, &pair.completion]).filter(|text| !text.is_empty()).cloned().collect()
+            }
+        }
+    }
+}
+
+/// Whether a generated completion is the expected one. White space around them does not count.
+pub fn completion_matches(expected: &str, generated: &str) -> bool {
+    expected.trim() == generated.trim()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn mistake(toml: &str) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("set.toml");
+        fs::write(&path, toml).unwrap();
+        let message = Dataset::load_with(&path, |_| None).unwrap_err().to_string();
+        message.replace(&format!("{}/", folder.path().display()), "")
+    }
+
+    #[test]
+    fn a_description_of_nothing_or_of_two_things_is_refused() {
+        let expected = "set.toml: a dataset holds exactly one of [text], [jsonl] and [grammar]";
+        assert_eq!(mistake(""), expected);
+        assert_eq!(mistake("[text]\ntest = \"a\"\n[jsonl]\ntest = \"b\"\n"), expected);
+    }
+
+    #[test]
+    fn a_misspelt_key_is_named_with_its_line_and_its_neighbour() {
+        assert_eq!(mistake("[txt]\n"), "set.toml:1: unknown key `txt`; the nearest is `text`");
+        assert_eq!(mistake("[text]\n\ntrian = \"a.txt\"\n"), "set.toml:3: unknown key `trian`; the nearest is `train`");
+        assert_eq!(
+            mistake("[jsonl]\ntest = \"a\"\n[jsonl.sha256]\ntset = \"0\"\n"),
+            "set.toml:4: unknown key `tset`; the nearest is `test`"
+        );
+    }
+
+    #[test]
+    fn a_wrong_type_and_broken_toml_are_reported_at_their_line() {
+        assert_eq!(mistake("[text]\ntrain = 3\n"), "set.toml:2: invalid type: integer `3`, expected a string");
+        let message = mistake("[text]\ntrain = \n");
+        assert!(message.starts_with("set.toml:2: "), "{message}");
+    }
+
+    #[test]
+    fn white_space_around_a_completion_does_not_count() {
+        assert!(completion_matches("on study lamp", " on study lamp\n"));
+        assert!(!completion_matches("on study lamp", "on study  lamp"));
+    }
+
+    #[test]
+    fn texts_for_a_tokenizer_are_all_the_text() {
+        let text = Examples::Text("one\ntwo\nthree".into());
+        assert_eq!(text.texts().concat(), "one\ntwo\nthree");
+        let pairs = Examples::Pairs(vec![Pair { prompt: String::new(), completion: "only".into() }]);
+        assert_eq!(pairs.texts(), ["only"]);
+    }
+}

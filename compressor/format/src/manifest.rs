@@ -1,0 +1,429 @@
+//! `manifest.json`: what an artifact is made of and made from, so that anyone can check both.
+//!
+//! It carries no time and no path of the machine it was made on: the same recipe writes the same bytes.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io::Write;
+use std::path::{Component, Path};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Dtype, Error, Result, write_beside};
+
+/// Everything known about an artifact beside its weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// [`Manifest::FORMAT_VERSION`].
+    pub format_version: u32,
+    /// What wrote it.
+    pub tool: Tool,
+    /// Every file of the artifact's folder but the manifest, by name.
+    pub files: Vec<FileHash>,
+    /// Every file the artifact was made from.
+    pub inputs: Vec<FileHash>,
+    /// The recipe with every default filled in.
+    pub recipe: serde_json::Value,
+    /// Which programs open the artifact.
+    pub opens_in: Vec<OpensIn>,
+    /// What its size and its quality are compared with.
+    pub reference: Reference,
+    /// The tensors that were left dense.
+    pub dense_tensors: Vec<DenseTensor>,
+}
+
+/// A program and its version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tool {
+    /// Its name.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+}
+
+/// A file's size and contents.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileHash {
+    /// Its name: plain for a file of the artifact, possibly `folder/name` for an input.
+    pub name: String,
+    /// Its size.
+    pub bytes: u64,
+    /// BLAKE3 of its contents, 64 hexadecimal digits.
+    pub blake3: String,
+}
+
+/// Whether a program opens an artifact, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OpensIn {
+    /// The program.
+    pub program: String,
+    /// True where it does.
+    pub opens: bool,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// What an artifact is compared with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reference {
+    /// Its name.
+    pub name: String,
+    /// The type its weights are stored in.
+    pub dtype: Dtype,
+    /// Bytes of its weight files.
+    pub bytes: u64,
+}
+
+/// A tensor that was left dense.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DenseTensor {
+    /// Its name as stored.
+    pub name: String,
+    /// Its size in the artifact.
+    pub bytes: u64,
+    /// Why it was left dense.
+    pub reason: String,
+}
+
+/// A file that is not what the manifest says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mismatch {
+    /// Listed, and not there.
+    Missing {
+        /// The file.
+        name: String,
+        /// The size it should have.
+        bytes: u64,
+    },
+    /// Of another size.
+    Size {
+        /// The file.
+        name: String,
+        /// The size in the manifest.
+        expected: u64,
+        /// The size on disk.
+        found: u64,
+    },
+    /// Of the same size with other contents.
+    Contents {
+        /// The file.
+        name: String,
+        /// BLAKE3 in the manifest.
+        expected: String,
+        /// BLAKE3 of what is on disk.
+        found: String,
+    },
+    /// There, and not listed.
+    Added {
+        /// The file.
+        name: String,
+        /// Its size.
+        bytes: u64,
+    },
+}
+
+const NAME: &str = "manifest.json";
+/// What a write of the manifest leaves behind when it is killed; the next one renames it away.
+const NAME_BESIDE: &str = "manifest.json.tmp";
+
+impl Manifest {
+    /// The version this program writes and reads.
+    pub const FORMAT_VERSION: u32 = 1;
+
+    /// Hashes every file in `folder` but the manifest itself into [`Self::files`] and writes `manifest.json`; returns what was written.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where a file can't be read or written, [`Error::Unsupported`] where the folder holds a folder or a name that is
+    /// not UTF-8.
+    pub fn write(mut self, folder: &Path) -> Result<Self> {
+        self.format_version = Self::FORMAT_VERSION;
+        self.files =
+            names_in(folder)?.into_iter().map(|name| FileHash::of(name.clone(), &folder.join(name))).collect::<Result<_>>()?;
+        let path = folder.join(NAME);
+        self.check_itself(&path)?;
+        let text = serde_json::to_string_pretty(&self).map_err(|error| Error::malformed(&path, error.to_string()))?;
+        write_beside(&path, |file| Ok(writeln!(file, "{text}")?))?;
+        Ok(self)
+    }
+
+    /// Reads the `manifest.json` of `folder`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where there is none; [`Error::Malformed`] where it is no manifest, lists a file twice, or lists one outside the
+    /// folder; [`Error::Unsupported`] for another format version.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join(NAME);
+        let malformed = |error: serde_json::Error| Error::malformed(&path, format!("is no manifest: {error}"));
+        let value: serde_json::Value = serde_json::from_slice(&fs_err::read(&path)?).map_err(malformed)?;
+        // Before the rest: another version may have other keys.
+        if let Some(version) = value.get("format_version").and_then(serde_json::Value::as_u64)
+            && version != u64::from(Self::FORMAT_VERSION)
+        {
+            let what = format!("has format version {version}, this program reads {}", Self::FORMAT_VERSION);
+            return Err(Error::unsupported(&path, what));
+        }
+        let manifest: Self = serde_json::from_value(value).map_err(malformed)?;
+        manifest.check_itself(&path)?;
+        Ok(manifest)
+    }
+
+    /// Compares the files of `folder` with [`Self::files`]: empty where every one is there, unchanged, and nothing was added.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the folder or a file can't be read.
+    pub fn check(&self, folder: &Path) -> Result<Vec<Mismatch>> {
+        let found = names_in(folder)?;
+        let mut mismatches = Vec::new();
+        for file in &self.files {
+            let name = file.name.clone();
+            if !found.contains(&name) {
+                mismatches.push(Mismatch::Missing { name, bytes: file.bytes });
+                continue;
+            }
+            let path = folder.join(&name);
+            let bytes = fs_err::metadata(&path)?.len();
+            if bytes != file.bytes {
+                mismatches.push(Mismatch::Size { name, expected: file.bytes, found: bytes });
+                continue;
+            }
+            let found = hash(&path)?;
+            if found != file.blake3 {
+                mismatches.push(Mismatch::Contents { name, expected: file.blake3.clone(), found });
+            }
+        }
+        for name in found {
+            if !self.files.iter().any(|file| file.name == name) {
+                let bytes = fs_err::metadata(folder.join(&name))?.len();
+                mismatches.push(Mismatch::Added { name, bytes });
+            }
+        }
+        Ok(mismatches)
+    }
+
+    /// Refuses names that leave the folder, names listed twice, and hashes that are none.
+    fn check_itself(&self, path: &Path) -> Result<()> {
+        let mut names = BTreeSet::new();
+        for file in &self.files {
+            if !is_plain(&file.name) {
+                return Err(Error::malformed(path, format!("`files` lists {:?}, which is not a plain file name", file.name)));
+            }
+            if !names.insert(&file.name) {
+                return Err(Error::malformed(path, format!("`files` lists `{}` twice", file.name)));
+            }
+        }
+        for input in &self.inputs {
+            if !is_inside(&input.name) {
+                return Err(Error::malformed(path, format!("`inputs` lists {:?}, which is not a relative name", input.name)));
+            }
+        }
+        for file in self.files.iter().chain(&self.inputs) {
+            let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+            if file.blake3.len() != 2 * blake3::OUT_LEN || !file.blake3.bytes().all(is_digit) {
+                let what = format!("the `blake3` of `{}` is not {} hexadecimal digits", file.name, 2 * blake3::OUT_LEN);
+                return Err(Error::malformed(path, what));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl FileHash {
+    /// Hashes the file at `path` under the name `name`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it can't be read.
+    pub fn of(name: String, path: &Path) -> Result<Self> {
+        Ok(Self { name, bytes: fs_err::metadata(path)?.len(), blake3: hash(path)? })
+    }
+}
+
+fn hash(path: &Path) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher
+        .update_mmap_rayon(path)
+        .map_err(|error| std::io::Error::new(error.kind(), format!("could not hash {}: {error}", path.display())))?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// The names of the files in a folder, sorted, without the manifest.
+fn names_in(folder: &Path) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    for entry in fs_err::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().into_string().map_err(|name| {
+            Error::unsupported(folder, format!("holds {name:?}, whose name is not UTF-8: a manifest can't list it"))
+        })?;
+        if !fs_err::metadata(entry.path())?.is_file() {
+            return Err(Error::unsupported(folder, format!("holds `{name}`, which is not a file: a manifest lists files only")));
+        }
+        if name != NAME && name != NAME_BESIDE {
+            names.insert(name);
+        }
+    }
+    Ok(names)
+}
+
+/// A name that stays in its folder on every system.
+fn is_plain(name: &str) -> bool {
+    is_inside(name) && !name.contains('/') && name != NAME
+}
+
+fn is_inside(name: &str) -> bool {
+    let mut components = Path::new(name).components().peekable();
+    components.peek().is_some()
+        && components.all(|component| matches!(component, Component::Normal(_)))
+        && !name.contains(['\\', ':', '\0'])
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing { name, bytes } => write!(f, "{name}: is missing, the manifest lists it with {bytes} bytes"),
+            Self::Size { name, expected, found } => write!(f, "{name}: has {found} bytes, the manifest says {expected}"),
+            Self::Contents { name, expected, found } => write!(f, "{name}: its BLAKE3 is {found}, the manifest says {expected}"),
+            Self::Added { name, bytes } => write!(f, "{name}: is not in the manifest ({bytes} bytes)"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    /// BLAKE3 of nothing and of "abc", from the test vectors of its specification and b3sum.
+    const HASH_OF_NOTHING: &str = "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
+    const HASH_OF_ABC: &str = "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85";
+
+    fn manifest() -> Manifest {
+        Manifest {
+            format_version: 1,
+            tool: Tool { name: "compressor".to_owned(), version: "0.1.0".to_owned() },
+            files: Vec::new(),
+            inputs: vec![FileHash { name: "teacher/config.json".to_owned(), bytes: 3, blake3: HASH_OF_ABC.to_owned() }],
+            recipe: json!({"name": "small", "seed": 7}),
+            opens_in: vec![OpensIn { program: "compressor".to_owned(), opens: true, reason: "wrote it".to_owned() }],
+            reference: Reference { name: "student".to_owned(), dtype: Dtype::F32, bytes: 1000 },
+            dense_tensors: vec![DenseTensor { name: "model.norm.weight".to_owned(), bytes: 32, reason: "a vector".to_owned() }],
+        }
+    }
+
+    fn folder() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        fs_err::write(folder.path().join("model.safetensors"), "abc").unwrap();
+        fs_err::write(folder.path().join("config.json"), "").unwrap();
+        folder
+    }
+
+    fn shown(mismatches: &[Mismatch]) -> Vec<String> {
+        mismatches.iter().map(Mismatch::to_string).collect()
+    }
+
+    #[test]
+    fn every_file_is_listed_by_name_with_its_size_and_hash() {
+        let folder = folder();
+        let written = manifest().write(folder.path()).unwrap();
+        let listed: Vec<_> = written.files.iter().map(|file| (file.name.as_str(), file.bytes, file.blake3.as_str())).collect();
+        assert_eq!(listed, [("config.json", 0, HASH_OF_NOTHING), ("model.safetensors", 3, HASH_OF_ABC)]);
+        assert_eq!(Manifest::read(folder.path()).unwrap(), written);
+        assert!(written.check(folder.path()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn writing_again_writes_the_same_bytes() {
+        let folder = folder();
+        let path = folder.path().join(NAME);
+        manifest().write(folder.path()).unwrap();
+        let first = fs_err::read(&path).unwrap();
+        // What a killed write leaves is not part of the artifact.
+        fs_err::write(folder.path().join(NAME_BESIDE), "half").unwrap();
+        let again = manifest().write(folder.path()).unwrap();
+        assert_eq!(fs_err::read(&path).unwrap(), first);
+        assert!(again.check(folder.path()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_changed_is_named_with_both_values() {
+        let folder = folder();
+        let written = manifest().write(folder.path()).unwrap();
+        let file = |name: &str| folder.path().join(name);
+
+        fs_err::write(file("model.safetensors"), "abd").unwrap();
+        let found = blake3::hash(b"abd").to_hex();
+        let expected = format!("model.safetensors: its BLAKE3 is {found}, the manifest says {HASH_OF_ABC}");
+        assert_eq!(shown(&written.check(folder.path()).unwrap()), [expected]);
+
+        fs_err::write(file("model.safetensors"), "abcd").unwrap();
+        let expected = "model.safetensors: has 4 bytes, the manifest says 3";
+        assert_eq!(shown(&written.check(folder.path()).unwrap()), [expected]);
+
+        fs_err::remove_file(file("model.safetensors")).unwrap();
+        fs_err::write(file("notes.txt"), "later").unwrap();
+        let expected =
+            ["model.safetensors: is missing, the manifest lists it with 3 bytes", "notes.txt: is not in the manifest (5 bytes)"];
+        assert_eq!(shown(&written.check(folder.path()).unwrap()), expected);
+    }
+
+    fn refused(folder: &Path, change: impl FnOnce(&mut serde_json::Value)) -> String {
+        manifest().write(folder).unwrap();
+        let path = folder.join(NAME);
+        let mut value: serde_json::Value = serde_json::from_slice(&fs_err::read(&path).unwrap()).unwrap();
+        change(&mut value);
+        fs_err::write(&path, value.to_string()).unwrap();
+        let text = Manifest::read(folder).unwrap_err().to_string();
+        text.strip_prefix(&format!("{}: ", path.display())).map(str::to_owned).unwrap_or(text)
+    }
+
+    #[test]
+    fn a_name_that_leaves_the_folder_is_refused() {
+        let folder = folder();
+        for name in ["../secret", "/etc/passwd", "a/b", "..", ".", "", "a\\b", "C:x", "manifest.json", "a\0b"] {
+            let text = refused(folder.path(), |value| value["files"][0]["name"] = json!(name));
+            assert_eq!(text, format!("`files` lists {name:?}, which is not a plain file name"));
+        }
+        let text = refused(folder.path(), |value| value["inputs"][0]["name"] = json!("../teacher/config.json"));
+        assert_eq!(text, "`inputs` lists \"../teacher/config.json\", which is not a relative name");
+    }
+
+    #[test]
+    fn a_manifest_that_contradicts_itself_is_refused() {
+        let folder = folder();
+        let text = refused(folder.path(), |value| value["files"][1]["name"] = json!("config.json"));
+        assert_eq!(text, "`files` lists `config.json` twice");
+        let text = refused(folder.path(), |value| value["files"][0]["blake3"] = json!("AF"));
+        assert_eq!(text, "the `blake3` of `config.json` is not 64 hexadecimal digits");
+        let text = refused(folder.path(), |value| {
+            *value = json!({"format_version": 2, "signed_by": "someone"});
+        });
+        assert_eq!(text, "has format version 2, this program reads 1");
+        let text = refused(folder.path(), |value| value["files"][0]["size"] = json!(1));
+        assert!(text.starts_with("is no manifest: unknown field `size`"), "{text}");
+    }
+
+    #[test]
+    fn a_folder_inside_the_artifact_is_refused() {
+        let folder = folder();
+        fs_err::create_dir(folder.path().join("onnx")).unwrap();
+        let expected = format!("{}: holds `onnx`, which is not a file: a manifest lists files only", folder.path().display());
+        assert_eq!(manifest().write(folder.path()).unwrap_err().to_string(), expected);
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in ".{0,200}") {
+            let folder = tempfile::tempdir().unwrap();
+            fs_err::write(folder.path().join(NAME), text).unwrap();
+            prop_assert!(Manifest::read(folder.path()).is_err());
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! The report: what each stage made and what each check found.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{Error, Result, write_beside};
+
+/// Everything a run found out, saved again after every stage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Version of this layout.
+    pub format_version: u32,
+    /// Version of the program that wrote it.
+    pub tool_version: String,
+    /// The recipe's name.
+    pub name: String,
+    /// The recipe with every default filled in.
+    pub recipe: Value,
+    /// What the figures of time and memory were measured on.
+    pub machine: Machine,
+    /// The finished steps, in order.
+    pub steps: Vec<StepReport>,
+    /// Every comparison, checked or only measured.
+    pub checks: Vec<Check>,
+    /// Whether every check passed; `None` until verification is done, or where the recipe has none.
+    pub passed: Option<bool>,
+}
+
+/// What the figures of time and memory were measured on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Machine {
+    /// Processor, as the operating system names it.
+    pub processor: String,
+    /// Threads that the program may use.
+    pub threads: usize,
+    /// Operating system and instruction set.
+    pub platform: String,
+}
+
+/// What one step made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepReport {
+    /// Its folder, `2-distill` for example.
+    pub name: String,
+    /// BLAKE3 of its settings, its inputs and the format version.
+    pub fingerprint: String,
+    /// Weights, tied ones counted once.
+    pub parameters: u64,
+    /// Bytes of the files that hold weights.
+    pub weight_bytes: u64,
+    /// The type most weights are stored in, or the scheme.
+    pub stored_as: String,
+    /// Bytes of the chain's reference in its own dtype ÷ `weight_bytes`.
+    pub compression_ratio: f64,
+    /// Perplexity on held-out text.
+    pub perplexity: Option<Measured>,
+    /// Exact match on held-out examples.
+    pub score: Option<Measured>,
+    /// How long it took.
+    pub seconds: f64,
+    /// Peak memory of the whole program by the end of the step, in bytes.
+    pub peak_memory_bytes: Option<u64>,
+    /// What only this kind of step has: losses, cuts, the errors of tensors.
+    pub details: Value,
+}
+
+/// A figure with the sample it was measured on.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Measured {
+    /// The figure.
+    pub value: f64,
+    /// Tokens or examples it was measured on.
+    pub samples: u64,
+}
+
+/// One comparison.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Check {
+    /// What was measured.
+    pub name: String,
+    /// What was found; `null` in JSON where it is not a number.
+    #[serde(deserialize_with = "nan_for_null")]
+    pub value: f64,
+    /// How the value reads: `nats/token`, `bytes`, `ms`, or empty.
+    pub unit: String,
+    /// The limit from the recipe; `None` where it was only measured.
+    pub threshold: Option<Threshold>,
+    /// Tokens, examples or files it was measured on.
+    pub samples: u64,
+    /// The 95 % confidence interval, where the value comes from a sample; an end that the sample can't tell is `None`.
+    pub interval: Option<[Option<f64>; 2]>,
+    /// What became of it.
+    pub outcome: Outcome,
+    /// What is needed to understand it, a file's name for example.
+    pub note: Option<String>,
+}
+
+/// A limit.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Threshold {
+    /// The value may not be above it.
+    AtMost(f64),
+    /// The value may not be below it.
+    AtLeast(f64),
+}
+
+/// What became of a check.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The whole confidence interval keeps the limit.
+    Passed,
+    /// The value breaks the limit.
+    Failed,
+    /// The value keeps the limit, but the sample is too small to be sure.
+    Undecided,
+    /// There is no limit.
+    Measured,
+}
+
+/// Version of the report's layout.
+pub const REPORT_VERSION: u32 = 1;
+
+impl Check {
+    /// Decides a comparison: the value against the limit, then the far end of its interval.
+    pub fn new(
+        name: &str,
+        value: f64,
+        unit: &str,
+        threshold: Option<Threshold>,
+        samples: u64,
+        interval: Option<[f64; 2]>,
+    ) -> Self {
+        let keeps = |value: f64| match threshold {
+            Some(Threshold::AtMost(limit)) => value <= limit,
+            Some(Threshold::AtLeast(limit)) => value >= limit,
+            None => true,
+        };
+        let outcome = match threshold {
+            None => Outcome::Measured,
+            // NaN keeps nothing.
+            Some(_) if !keeps(value) => Outcome::Failed,
+            Some(_) if interval.is_some_and(|ends| !ends.into_iter().all(keeps)) => Outcome::Undecided,
+            Some(_) => Outcome::Passed,
+        };
+        let (name, unit) = (name.to_owned(), unit.to_owned());
+        let interval = interval.map(|ends| ends.map(|end| end.is_finite().then_some(end)));
+        Self { name, value, unit, threshold, samples, interval, outcome, note: None }
+    }
+
+    /// With what is needed to understand it.
+    #[must_use]
+    pub fn note(self, note: impl Into<String>) -> Self {
+        Self { note: Some(note.into()), ..self }
+    }
+}
+
+/// JSON has no NaN: it is written as `null`.
+fn nan_for_null<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
+}
+
+impl Report {
+    /// The report in a run folder.
+    pub fn path(run_folder: &Path) -> PathBuf {
+        run_folder.join("report.json")
+    }
+
+    /// Writes `report.json` beside its place and renames it.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the folder can't be written.
+    pub fn save(&self, run_folder: &Path) -> Result<()> {
+        let path = Self::path(run_folder);
+        let text = serde_json::to_string_pretty(self).map_err(|error| Error::malformed(&path, error.to_string()))?;
+        write_beside(path, |file| Ok(writeln!(file, "{text}")?))
+    }
+
+    /// Reads the report of a run folder.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where there is none, [`Error::Malformed`] where it is damaged or of another version.
+    pub fn read(run_folder: &Path) -> Result<Self> {
+        let path = Self::path(run_folder);
+        serde_json::from_slice(&fs_err::read(&path)?).map_err(|error| Error::malformed(&path, error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn outcome(value: f64, interval: Option<[f64; 2]>) -> Outcome {
+        Check::new("kl_mean", value, "nats/token", Some(Threshold::AtMost(0.1)), 100, interval).outcome
+    }
+
+    #[test]
+    fn a_sample_too_small_to_decide_is_undecided_and_a_broken_limit_is_failed_whatever_the_sample() {
+        assert_eq!(outcome(0.05, Some([0.04, 0.06])), Outcome::Passed);
+        assert_eq!(outcome(0.05, Some([-0.03, 0.13])), Outcome::Undecided);
+        assert_eq!(outcome(0.11, Some([0.0, 0.22])), Outcome::Failed);
+        assert_eq!(outcome(0.1, None), Outcome::Passed);
+    }
+
+    #[test]
+    fn a_check_survives_json_whatever_was_measured() {
+        let check = Check::new("p99", f64::NAN, "ms", Some(Threshold::AtMost(1.0)), 3, Some([0.5, f64::INFINITY]));
+        let read: Check = serde_json::from_str(&serde_json::to_string(&check).expect("plain data")).expect("what was written");
+        assert!(read.value.is_nan());
+        assert_eq!((read.outcome, read.interval), (Outcome::Failed, Some([Some(0.5), None])));
+    }
+
+    #[test]
+    fn nan_never_passes() {
+        assert_eq!(outcome(f64::NAN, None), Outcome::Failed);
+        assert_eq!(outcome(0.05, Some([f64::NAN, 0.06])), Outcome::Undecided);
+    }
+}

@@ -1,0 +1,300 @@
+//! Text to tokens and back, and a byte-pair tokenizer of one's own.
+
+use std::io::Write;
+use std::path::Path;
+
+use fs_err as fs;
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{AddedToken, NormalizerWrapper, TokenizerBuilder, TokenizerImpl};
+
+use crate::{Error, Result, write_beside};
+
+/// Ends an example in tokenizers that are trained here.
+pub const END: &str = "<|end|>";
+/// Stands between a prompt and its completion in tokenizers that are trained here.
+pub const COMMAND: &str = "<|command|>";
+
+/// What the families at hand end a text with, the most specific first. A model's own config.json decides where it names one.
+const ENDS: [&str; 6] = [END, "<|im_end|>", "<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>"];
+/// Byte-level BPE starts from the 256 bytes.
+const BYTES: usize = 256;
+
+/// A `tokenizer.json`, ready for use.
+#[derive(Debug, Clone)]
+pub struct Tokenizer {
+    tokenizer: tokenizers::Tokenizer,
+    json: Vec<u8>,
+}
+
+impl Tokenizer {
+    /// Reads a `tokenizer.json` of Hugging Face's `tokenizers`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when it can't be read, [`Error::Malformed`] when it is no tokenizer.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        Self::from_json(fs::read(path)?).map_err(|error| Error::malformed(path, format!("this is no tokenizer.json: {error}")))
+    }
+
+    /// Writes the `tokenizer.json` that was read or trained, byte for byte.
+    ///
+    /// # Errors
+    /// Those of [`write_beside`].
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        write_beside(path, |file| Ok(file.write_all(&self.json)?))
+    }
+
+    pub(crate) fn from_json(json: Vec<u8>) -> tokenizers::Result<Self> {
+        let mut tokenizer = tokenizers::Tokenizer::from_bytes(&json)?;
+        // Some files carry settings for batches of a server; a text must give all of its tokens and no others.
+        tokenizer.with_truncation(None)?;
+        tokenizer.with_padding(None);
+        Ok(Self { tokenizer, json })
+    }
+
+    /// The tokens of a text, without any that a model's template would add around it.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when the tokenizer has no token for a part of the text.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.tokenizer.encode_fast(text, false).map_err(|error| Error::Tokenizer(error.to_string()))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The text of tokens; special tokens are left out.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when the tokenizer's decoder refuses them.
+    pub fn decode(&self, tokens: &[u32]) -> Result<String> {
+        self.tokenizer.decode(tokens, true).map_err(|error| Error::Tokenizer(error.to_string()))
+    }
+
+    /// Number of tokens, special ones included.
+    pub fn vocab_size(&self) -> usize {
+        self.tokenizer.get_vocab_size(true)
+    }
+
+    /// The number of a token that is written like this, if there is one.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.tokenizer.token_to_id(token)
+    }
+
+    /// The token that ends a text, by the names that the known families use.
+    pub fn eos(&self) -> Option<u32> {
+        ENDS.iter().find_map(|name| self.id(name))
+    }
+
+    /// The token between a prompt and its completion; tokenizers from elsewhere have none.
+    pub fn command(&self) -> Option<u32> {
+        self.id(COMMAND)
+    }
+
+    /// The bytes of `tokenizer.json`.
+    pub fn json(&self) -> &[u8] {
+        &self.json
+    }
+
+    /// What a model is given to complete: the prompt's tokens, and [`COMMAND`] where the tokenizer has it.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::encode`].
+    pub fn encode_prompt(&self, prompt: &str) -> Result<Vec<u32>> {
+        let mut tokens = self.encode(prompt)?;
+        if !prompt.is_empty() {
+            tokens.extend(self.command());
+        }
+        Ok(tokens)
+    }
+
+    /// Trains a byte-level BPE tokenizer: [`END`] is token 0, [`COMMAND`] token 1, then the 256 bytes, then the merges
+    /// by falling frequency. The same texts give the same bytes; a small text can give fewer tokens than asked for.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when `vocab_size` leaves no room for the bytes.
+    ///
+    /// Method: Sennrich et al. 2016, arXiv:1508.07909, on the bytes of pieces that GPT-2's pattern cuts.
+    pub fn train_bpe(texts: impl Iterator<Item = String> + Send, vocab_size: usize) -> Result<Self> {
+        if vocab_size < BYTES + 2 {
+            let what = format!("vocab_size is {vocab_size}; {BYTES} bytes and 2 special tokens need at least {}", BYTES + 2);
+            return Err(Error::Tokenizer(what));
+        }
+        train(texts, vocab_size).map_err(|error| Error::Tokenizer(error.to_string()))
+    }
+}
+
+fn train(texts: impl Iterator<Item = String> + Send, vocab_size: usize) -> tokenizers::Result<Tokenizer> {
+    // Special tokens come first, the bytes are sorted, and merges of equal frequency are taken in the order of their parts'
+    // numbers, so no hash map's order reaches the result. tests/ and a hash below watch over it.
+    let mut trainer = BpeTrainer::builder()
+        .vocab_size(vocab_size)
+        .min_frequency(2)
+        .show_progress(false)
+        .special_tokens(vec![AddedToken::from(END, true), AddedToken::from(COMMAND, true)])
+        .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+        .build();
+    let mut tokenizer: TokenizerImpl<BPE, NormalizerWrapper, ByteLevel, ByteLevel, ByteLevel> = TokenizerBuilder::new()
+        .with_model(BPE::default())
+        .with_normalizer(None)
+        .with_pre_tokenizer(Some(ByteLevel::new(false, false, true)))
+        .with_post_processor(None)
+        .with_decoder(Some(ByteLevel::default()))
+        .build()?;
+    tokenizer.train(&mut trainer, texts)?;
+    Tokenizer::from_json(tokenizer.to_string(true)?.into_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn small() -> Tokenizer {
+        Tokenizer::train_bpe(["low low low lower lower newest".to_owned()].into_iter(), 300).unwrap()
+    }
+
+    #[test]
+    fn merges_are_the_most_frequent_pairs() {
+        let tokenizer = small();
+        assert_eq!((tokenizer.eos(), tokenizer.command()), (Some(0), Some(1)));
+        // Pieces: `low` 1, ` low` 2, ` lower` 2, ` newest` 1. Pairs: l-o 5 and o-w 5 come first, and then ` `-low 4.
+        // `lo` before `ow`: the bytes are numbered in the order of their characters, and l < o.
+        assert_eq!((tokenizer.id("lo"), tokenizer.id("low"), tokenizer.id("Ġlow")), (Some(258), Some(259), Some(260)));
+        assert_eq!(tokenizer.encode("low low").unwrap(), [259, 260]);
+        assert_eq!(tokenizer.encode_prompt("low").unwrap(), [259, 1]);
+        assert_eq!(tokenizer.encode_prompt("").unwrap(), [0_u32; 0]);
+    }
+
+    #[test]
+    fn a_vocabulary_without_room_for_the_bytes_is_refused() {
+        let refused = Tokenizer::train_bpe(std::iter::empty(), 257).unwrap_err().to_string();
+        assert_eq!(refused, "tokenizer: vocab_size is 257; 256 bytes and 2 special tokens need at least 258");
+        assert_eq!(Tokenizer::train_bpe(std::iter::empty(), 258).unwrap().vocab_size(), 258);
+    }
+
+    #[test]
+    fn saving_keeps_every_byte() {
+        let folder = tempfile::tempdir().unwrap();
+        let (first, second) = (folder.path().join("a.json"), folder.path().join("b.json"));
+        let tokenizer = small();
+        tokenizer.save(&first).unwrap();
+        Tokenizer::open(&first).unwrap().save(&second).unwrap();
+        assert_eq!(fs::read(&first).unwrap(), fs::read(&second).unwrap());
+        assert_eq!(fs::read(&first).unwrap(), tokenizer.json());
+    }
+
+    #[test]
+    fn a_file_that_is_no_tokenizer_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        fs::write(&path, "{\"model\": 3}").unwrap();
+        let refused = Tokenizer::open(&path).unwrap_err().to_string();
+        assert!(refused.contains("tokenizer.json: this is no tokenizer.json: "), "{refused}");
+    }
+
+    #[test]
+    fn settings_for_batches_do_not_cut_or_pad_a_text() {
+        let mut json: serde_json::Value = serde_json::from_slice(small().json()).unwrap();
+        json["truncation"] = serde_json::json!({
+            "max_length": 1, "strategy": "LongestFirst", "stride": 0, "direction": "Right"
+        });
+        json["padding"] = serde_json::json!({
+            "strategy": { "Fixed": 9 }, "direction": "Right", "pad_to_multiple_of": null,
+            "pad_id": 0, "pad_type_id": 0, "pad_token": "<|end|>"
+        });
+        let tokenizer = Tokenizer::from_json(json.to_string().into_bytes()).unwrap();
+        assert_eq!(tokenizer.encode("low low").unwrap(), [259, 260]);
+    }
+
+    /// Texts full of ties: few letters, so that many pairs are equally frequent and one token arises in several ways.
+    fn ties(seed: u64) -> Vec<String> {
+        let mut state = seed;
+        let mut next = |bound: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % bound
+        };
+        let mut word = || -> String { (0..2 + next(9)).map(|_| char::from(b'a' + next(3) as u8)).collect() };
+        (0..300).map(|_| format!("{} {}", word(), word())).collect()
+    }
+
+    #[test]
+    fn training_again_gives_the_same_bytes() {
+        for seed in 0..20 {
+            let texts = ties(seed);
+            let first = Tokenizer::train_bpe(texts.iter().cloned(), 600).unwrap();
+            for _ in 0..4 {
+                // Every hash map in the trainer gets fresh random keys.
+                assert_eq!(Tokenizer::train_bpe(texts.iter().cloned(), 600).unwrap().json(), first.json());
+            }
+            let mut backwards = texts;
+            backwards.reverse();
+            assert_eq!(Tokenizer::train_bpe(backwards.into_iter(), 600).unwrap().json(), first.json());
+        }
+    }
+
+    /// Byte pair encoding as Sennrich et al. write it: recount everything after every merge.
+    fn slow_merges(texts: &[&str], merges: usize) -> Vec<String> {
+        let mut counts: BTreeMap<Vec<String>, usize> = BTreeMap::new();
+        for text in texts {
+            for (index, word) in text.split(' ').enumerate() {
+                let word = if index == 0 { word.to_owned() } else { format!("Ġ{word}") };
+                *counts.entry(word.chars().map(String::from).collect()).or_default() += 1;
+            }
+        }
+        let mut made = Vec::new();
+        for _ in 0..merges {
+            let mut pairs: BTreeMap<(String, String), usize> = BTreeMap::new();
+            for (word, count) in &counts {
+                for pair in word.windows(2) {
+                    *pairs.entry((pair[0].clone(), pair[1].clone())).or_default() += count;
+                }
+            }
+            let Some(most) = pairs.values().max().copied() else { break };
+            let best: Vec<_> = pairs.iter().filter(|(_, count)| **count == most).collect();
+            assert_eq!(best.len(), 1, "the text of this test must have no ties: {best:?}");
+            let (left, right) = best[0].0.clone();
+            counts = counts
+                .into_iter()
+                .map(|(word, count)| {
+                    let mut merged: Vec<String> = Vec::new();
+                    let mut rest = word.as_slice();
+                    while let Some((first, after)) = rest.split_first() {
+                        if *first == left && after.first() == Some(&right) {
+                            merged.push(format!("{left}{right}"));
+                            rest = &after[1..];
+                        } else {
+                            merged.push(first.clone());
+                            rest = after;
+                        }
+                    }
+                    (merged, count)
+                })
+                .collect();
+            made.push(format!("{left}{right}"));
+        }
+        made
+    }
+
+    #[test]
+    fn merges_agree_with_a_slow_count() {
+        let texts = ["aaaa bab bab bab", "bab caab caab", "aaaa aaaa aaaa aab", "cab aab bab"];
+        let expected = slow_merges(&texts, 3);
+        let tokenizer = Tokenizer::train_bpe(texts.iter().map(|text| (*text).to_owned()), 261).unwrap();
+        let found: Vec<Option<u32>> = expected.iter().map(|merge| tokenizer.id(merge)).collect();
+        assert_eq!(found, [Some(258), Some(259), Some(260)], "{expected:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn every_text_comes_back(text in "\\PC{0,60}") {
+            prop_assume!(!text.contains("<|"));
+            let tokenizer = small();
+            prop_assert_eq!(tokenizer.decode(&tokenizer.encode(&text).unwrap()).unwrap(), text);
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! What can go wrong while a plan is carried out.
+
+use std::path::PathBuf;
+
+/// Why a step could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file.
+    #[error(transparent)]
+    Format(#[from] compressor_format::Error),
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] compressor_engine::Error),
+    /// The trainer; its message says what and the way out.
+    #[error("{0:#}")]
+    Trainer(anyhow::Error),
+    /// A cut that the weights don't allow.
+    #[error(transparent)]
+    Prune(#[from] crate::prune::Refusal),
+    /// Weights that can't be quantized.
+    #[error(transparent)]
+    Quantize(#[from] crate::quantize::Error),
+    /// The operating system.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// The held-out text has not one window.
+    #[error("the held-out text has {tokens} tokens, one window takes {window}; set `window` lower or name a longer text")]
+    TooShort {
+        /// Tokens there are.
+        tokens: usize,
+        /// Tokens of a window.
+        window: usize,
+    },
+    /// A run folder in use.
+    #[error("{0}: another run is at work in this folder; wait for it, or set `output` to another folder")]
+    Busy(PathBuf),
+    /// A folder that this program did not make.
+    #[error("{0}: is not empty, and no record says that this run filled it; move it away or choose another folder")]
+    NotOurs(PathBuf),
+    /// The measuring program.
+    #[error("could not measure {path}: {what}")]
+    Bench {
+        /// The artifact.
+        path: PathBuf,
+        /// What it said.
+        what: String,
+    },
+}

@@ -1,0 +1,54 @@
+//! Estimates of peak memory, from what each stage keeps at once. They err on the large side; the report has what was measured.
+
+use compressor_format::{Architecture, TrainingKeys};
+
+const F32: u64 = 4;
+/// The program, the tokenizer, the dataset, buffers.
+const OVERHEAD_BYTES: u64 = 150 << 20;
+/// Weights, gradients and two moments of AdamW.
+const TRAINED_COPIES: u64 = 4;
+/// Rows of logits that the loss works on at once, student's, teacher's and the gradient.
+const LOGIT_ROWS: u64 = 3 * 512;
+
+/// Training a student, with or without a teacher.
+pub(crate) fn training(student: &Architecture, teacher: Option<&Architecture>, keys: &TrainingKeys) -> u64 {
+    let tokens = (keys.batch_size * keys.sequence_length) as u64;
+    let logits = LOGIT_ROWS.min(tokens * 3) * student.vocab_size as u64 * F32;
+    let teacher_bytes = teacher.map_or(0, |teacher| {
+        let widest = teacher.layers.iter().map(|layer| layer.intermediate_size as u64).max().unwrap_or(0);
+        teacher.parameters() * F32 + tokens * (widest * 4 + teacher.hidden_size as u64 * 4) * F32
+    });
+    OVERHEAD_BYTES
+        + student.parameters() * F32 * TRAINED_COPIES
+        + tape(student, tokens, keys.sequence_length as u64)
+        + logits
+        + teacher_bytes
+}
+
+/// What autodiff keeps for the backward pass: per layer about ten vectors of the hidden width, the projections, four of the
+/// intermediate width, and the attention scores.
+fn tape(model: &Architecture, tokens: u64, length: u64) -> u64 {
+    let layer = |heads: usize, kv_heads: usize, channels: usize| {
+        let projections = ((heads + kv_heads) * 3 * model.head_dim) as u64;
+        let scores = heads as u64 * length * 2;
+        10 * model.hidden_size as u64 + projections + 4 * channels as u64 + scores
+    };
+    let floats: u64 = model.layers.iter().map(|shape| layer(shape.heads, shape.kv_heads, shape.intermediate_size)).sum();
+    tokens * floats * F32
+}
+
+/// Pruning: the weights before and after, and the engine for calibration.
+pub(crate) fn pruning(model: &Architecture) -> u64 {
+    OVERHEAD_BYTES + 3 * model.parameters() * F32
+}
+
+/// Quantizing: the artifact in memory and the largest matrix twice.
+pub(crate) fn quantizing(model: &Architecture, artifact_bytes: u64) -> u64 {
+    let largest = model.tensors().into_iter().map(|id| model.shape(id).iter().product::<usize>() as u64).max().unwrap_or(0);
+    OVERHEAD_BYTES + artifact_bytes + 3 * largest * F32
+}
+
+/// Verifying: reference and artifact in the engine and in the trainer, with one window's logits of each.
+pub(crate) fn verifying(model: &Architecture, artifact_bytes: u64, window: usize) -> u64 {
+    OVERHEAD_BYTES + 2 * model.parameters() * F32 + artifact_bytes + 2 * (window * model.vocab_size) as u64 * F32
+}

@@ -1,0 +1,42 @@
+//! Which programs open an artifact. Tried with Transformers 5.17 and compressed-tensors 0.19, every family and scheme: its logits are
+//! those of the dequantized weights, bit for bit. vLLM by its documentation.
+
+use compressor_format::{Architecture, Family, OpensIn};
+
+use super::{EmbeddingScheme, Quantization};
+
+/// Group sizes that vLLM's weight-only kernels are compiled for.
+const VLLM_GROUPS: [usize; 3] = [32, 64, 128];
+
+/// Which programs open the artifact that `quantization` makes of `architecture`, and why.
+pub fn opens_in(quantization: &Quantization, architecture: &Architecture) -> Vec<OpensIn> {
+    let one = |program: &str, obstacle: Option<String>, reason: &str| OpensIn {
+        program: program.to_owned(),
+        opens: obstacle.is_none(),
+        reason: obstacle.unwrap_or_else(|| reason.to_owned()),
+    };
+    let shared = obstacle(quantization, architecture);
+    let groups = quantization.group_size.filter(|size| !VLLM_GROUPS.contains(size));
+    let vllm = shared.clone().or_else(|| groups.map(|size| format!("its kernels know groups of 32, 64 and 128, not of {size}")));
+    vec![
+        one("compressor", None, "its own engine"),
+        one("transformers", shared, "through the compressed-tensors package: every quantized tensor is a Linear's weight"),
+        one("vllm", vllm, "by its documentation of compressed-tensors; not tried"),
+    ]
+}
+
+/// What keeps every reader of compressed-tensors from an artifact.
+fn obstacle(quantization: &Quantization, architecture: &Architecture) -> Option<String> {
+    if architecture.family == Family::Gpt2 {
+        // Transformers says so in a warning only, and computes with random numbers.
+        let reason =
+            "GPT-2's projections are Conv1D modules, and compressed-tensors reads Linear modules only: they would be random";
+        return Some(reason.to_owned());
+    }
+    let bits = match quantization.embedding {
+        EmbeddingScheme::Dense => return None,
+        EmbeddingScheme::Int8 => 8,
+        EmbeddingScheme::Int4 => 4,
+    };
+    Some(format!("it can't reload a quantized embedding, and this one is INT{bits}: embedding = \"dense\" opens there"))
+}

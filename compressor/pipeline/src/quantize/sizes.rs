@@ -1,0 +1,242 @@
+//! What a quantization makes of an architecture, before any work: the layout of every tensor, exact bytes, and every refusal.
+
+use std::fmt;
+
+use compressor_format::{
+    Architecture, DenseTensor, Dtype, Family, LayerTensor, Scheme, Storage, StoredTensor, TensorId, safetensors_file_bytes,
+};
+use serde::Serialize;
+
+use super::{Activations, EmbeddingScheme, Quantization};
+
+/// What will be written.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct QuantizedSizes {
+    /// Bytes of `model.safetensors`, header included.
+    pub artifact_bytes: u64,
+    /// Bits of the quantized and dense tensors ÷ the model's weights, scales included.
+    pub bits_per_weight: f64,
+    /// The quantized tensors, in the order of the computation.
+    pub tensors: Vec<QuantizedSize>,
+    /// The tensors left dense, with the reason.
+    pub dense: Vec<DenseTensor>,
+}
+
+/// A tensor that will be quantized.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct QuantizedSize {
+    /// Its name as stored.
+    pub name: String,
+    /// How.
+    pub scheme: Scheme,
+    /// Values it holds.
+    pub weights: u64,
+    /// Bytes it will take, scales included.
+    pub bytes: u64,
+}
+
+/// A quantization that can't be, and the key that asks for it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Bits that nothing here runs.
+    #[error("bits {0} is not there; 4 and 8 are")]
+    Bits(u8),
+    /// INT4 with one scale a row.
+    #[error("4 bits need a group_size: one scale for a whole output channel loses too much; usual are 32, 64 and 128")]
+    Int4PerChannel,
+    /// A group without elements.
+    #[error("{key} 0 makes no groups; usual are 32, 64 and 128")]
+    EmptyGroup {
+        /// The key.
+        key: &'static str,
+    },
+    /// Groups that do not fill a row.
+    #[error("{key} {group_size} does not divide {} {columns} (`{tensor}`); divisors of {columns} are {}", .width, divisors(*.columns))]
+    Divides {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        group_size: usize,
+        /// What the width is called.
+        width: Width,
+        /// The width.
+        columns: usize,
+        /// The first tensor that has it.
+        tensor: String,
+    },
+    /// INT8 activations with other weights than the INT8 kernels multiply.
+    #[error("activations \"int8\" needs 8 bits, symmetric, per channel: leave group_size out; found {0}")]
+    Activations(Scheme),
+    /// Dense tensors of an integer type.
+    #[error("dense_dtype {0} is an integer type; f32, f16 and bf16 are there")]
+    DenseDtype(Dtype),
+    /// Layers of different sizes.
+    #[error("layers of different sizes can't be written: config.json has one size for all layers")]
+    UnevenLayers,
+    /// A file that no offset can describe.
+    #[error("the artifact would be larger than a file can be")]
+    TooLarge,
+}
+
+impl Refusal {
+    /// The key of the quantization that asks for it, where it is one.
+    pub fn key(&self) -> Option<&'static str> {
+        match self {
+            Self::Bits(_) => Some("bits"),
+            Self::Int4PerChannel => Some("group_size"),
+            Self::EmptyGroup { key } | Self::Divides { key, .. } => Some(key),
+            Self::Activations(_) => Some("activations"),
+            Self::DenseDtype(_) => Some("dense_dtype"),
+            Self::UnevenLayers | Self::TooLarge => None,
+        }
+    }
+}
+
+/// The sizes that rows of matrices have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Width {
+    /// The residual stream.
+    HiddenSize,
+    /// What attention hands to its output projection.
+    Heads,
+    /// The MLP.
+    IntermediateSize,
+}
+
+impl fmt::Display for Width {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::HiddenSize => "hidden_size",
+            Self::Heads => "heads · head_dim",
+            Self::IntermediateSize => "intermediate_size",
+        })
+    }
+}
+
+/// Every divisor, smallest first: "1, 2, 4, 8".
+fn divisors(size: usize) -> String {
+    let small: Vec<usize> =
+        (1..).take_while(|divisor| divisor * divisor <= size).filter(|divisor| size.is_multiple_of(*divisor)).collect();
+    let large = small.iter().rev().map(|divisor| size / divisor).filter(|divisor| divisor * divisor > size);
+    let all: Vec<String> = small.iter().copied().chain(large).map(|divisor| divisor.to_string()).collect();
+    all.join(", ")
+}
+
+/// What `quantization` makes of `architecture`, whose checkpoint stores `stored_dtype`.
+///
+/// # Errors
+/// The first [`Refusal`].
+pub fn resolve(quantization: &Quantization, architecture: &Architecture, stored_dtype: Dtype) -> Result<QuantizedSizes, Refusal> {
+    let layout = layout(quantization, architecture, stored_dtype)?;
+    let mut tensors = Vec::new();
+    let mut dense = Vec::new();
+    let mut stored_bytes = 0;
+    for (stored, storage) in &layout {
+        let bytes = storage.bytes(stored, architecture);
+        stored_bytes += bytes;
+        match storage {
+            Storage::Packed(scheme) | Storage::Signed(scheme) => {
+                let weights = stored.shape(architecture).iter().product::<usize>() as u64;
+                tensors.push(QuantizedSize { name: stored.name.clone(), scheme: *scheme, weights, bytes });
+            }
+            Storage::Dense(_) => {
+                let reason = reason_to_stay_dense(stored.parts[0], architecture).to_owned();
+                dense.push(DenseTensor { name: stored.name.clone(), bytes, reason });
+            }
+        }
+    }
+    let parts = layout.iter().flat_map(|(stored, storage)| storage.layout(stored, architecture)).collect();
+    let artifact_bytes = safetensors_file_bytes(parts).ok_or(Refusal::TooLarge)?;
+    let bits_per_weight = stored_bytes as f64 * 8.0 / architecture.parameters() as f64;
+    Ok(QuantizedSizes { artifact_bytes, bits_per_weight, tensors, dense })
+}
+
+/// How every stored tensor will lie in the artifact.
+pub(super) fn layout(
+    quantization: &Quantization,
+    architecture: &Architecture,
+    stored_dtype: Dtype,
+) -> Result<Vec<(StoredTensor, Storage)>, Refusal> {
+    let scheme = Scheme { bits: quantization.bits, group_size: quantization.group_size, symmetric: quantization.symmetric };
+    let dense_dtype = quantization.dense_dtype.unwrap_or(stored_dtype);
+    if !matches!(scheme.bits, 4 | 8) {
+        return Err(Refusal::Bits(scheme.bits));
+    }
+    if scheme.bits == 4 && scheme.group_size.is_none() {
+        return Err(Refusal::Int4PerChannel);
+    }
+    let per_channel_int8 = Scheme { bits: 8, group_size: None, symmetric: true };
+    if quantization.activations == Activations::Int8 && scheme != per_channel_int8 {
+        return Err(Refusal::Activations(scheme));
+    }
+    if !dense_dtype.is_float() {
+        return Err(Refusal::DenseDtype(dense_dtype));
+    }
+    if architecture.uniform_layer().is_none() {
+        return Err(Refusal::UnevenLayers);
+    }
+    let embedding_bits = match quantization.embedding {
+        EmbeddingScheme::Dense => None,
+        EmbeddingScheme::Int8 => Some(8),
+        EmbeddingScheme::Int4 => Some(4),
+    };
+    let embedding = embedding_bits.map(|bits| Scheme {
+        bits,
+        group_size: Some(quantization.embedding_group_size),
+        symmetric: quantization.symmetric,
+    });
+    let one = |stored: StoredTensor| {
+        let storage = match stored.parts[0] {
+            TensorId::Embedding | TensorId::Head => match embedding {
+                None => Storage::Dense(dense_dtype),
+                Some(scheme) => {
+                    check_group("embedding_group_size", scheme, &stored, architecture)?;
+                    Storage::Packed(scheme)
+                }
+            },
+            id if id.is_projection() => {
+                check_group("group_size", scheme, &stored, architecture)?;
+                match quantization.activations {
+                    Activations::None => Storage::Packed(scheme),
+                    Activations::Int8 => Storage::Signed(scheme),
+                }
+            }
+            _ => Storage::Dense(dense_dtype),
+        };
+        Ok((stored, storage))
+    };
+    Family::stored(architecture).into_iter().map(one).collect()
+}
+
+fn check_group(key: &'static str, scheme: Scheme, stored: &StoredTensor, architecture: &Architecture) -> Result<(), Refusal> {
+    let Some(group_size) = scheme.group_size else { return Ok(()) };
+    if group_size == 0 {
+        return Err(Refusal::EmptyGroup { key });
+    }
+    let columns = architecture.shape(stored.parts[0])[1];
+    if columns.is_multiple_of(group_size) {
+        return Ok(());
+    }
+    let width = match stored.parts[0] {
+        TensorId::Layer(_, LayerTensor::Output(_)) => Width::Heads,
+        TensorId::Layer(_, LayerTensor::Down(_)) => Width::IntermediateSize,
+        _ => Width::HiddenSize,
+    };
+    Err(Refusal::Divides { key, group_size, width, columns, tensor: stored.name.clone() })
+}
+
+fn reason_to_stay_dense(id: TensorId, architecture: &Architecture) -> &'static str {
+    use LayerTensor::*;
+    match id {
+        TensorId::Embedding if architecture.tied_embeddings => "the embedding, which is also the head, was asked to stay dense",
+        TensorId::Embedding => "the embedding was asked to stay dense",
+        TensorId::Head => "the head stays as the embedding does: dense",
+        TensorId::PositionEmbedding => "positions are added to the embedding and multiply nothing",
+        TensorId::FinalNorm(_) | TensorId::Layer(_, AttentionNorm(_) | MlpNorm(_) | QueryNorm | KeyNorm) => {
+            "a norm: one value per channel"
+        }
+        TensorId::Layer(_, Query(_) | Key(_) | Value(_) | Output(_) | Gate(_) | Up(_) | Down(_)) => {
+            "a bias: one value per channel"
+        }
+    }
+}

@@ -1,0 +1,481 @@
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use compressor_format::{
+    Architecture, Artifact, ArtifactTensor, Family, LayerTensor, Manifest, Part, Reference, TensorFiles, TensorId, Tool, Weights,
+};
+use serde_json::json;
+
+use super::*;
+
+/// A tiny model: hidden 64, two layers, 4 heads of 16 that share 2 key/value heads, intermediate 96.
+fn architecture(family: Family, tied: bool) -> Architecture {
+    let config = match family {
+        Family::Gpt2 => json!({
+            "model_type": "gpt2", "vocab_size": 50, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 16, "n_inner": 96,
+            "tie_word_embeddings": tied
+        }),
+        _ => json!({
+            "model_type": family.model_type(), "vocab_size": 50, "hidden_size": 64, "num_hidden_layers": 2, "head_dim": 16,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 96, "max_position_embeddings": 32,
+            "tie_word_embeddings": tied
+        }),
+    };
+    Family::read(&config, Path::new("config.json")).unwrap()
+}
+
+fn checkpoint(weights: &Weights, dtype: Dtype) -> (tempfile::TempDir, Checkpoint) {
+    let folder = tempfile::tempdir().unwrap();
+    weights.write(folder.path(), dtype).unwrap();
+    fs_err::write(folder.path().join("tokenizer.json"), "{}").unwrap();
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    (folder, checkpoint)
+}
+
+fn int4() -> Quantization {
+    Quantization { bits: 4, group_size: Some(32), ..Quantization::default() }
+}
+
+/// Every kind of quantization there is.
+fn kinds() -> Vec<Quantization> {
+    let int8 = Quantization::default();
+    vec![
+        int8.clone(),
+        Quantization { embedding: EmbeddingScheme::Dense, dense_dtype: Some(Dtype::Bf16), ..int8.clone() },
+        Quantization { activations: Activations::Int8, ..int8.clone() },
+        Quantization { group_size: Some(16), symmetric: false, ..int8 },
+        int4(),
+        Quantization { symmetric: false, embedding: EmbeddingScheme::Int4, ..int4() },
+        Quantization { clipping: Clipping::Mse, ..int4() },
+        Quantization { clipping: Clipping::Mse, symmetric: false, embedding_group_size: 64, ..int4() },
+    ]
+}
+
+fn write(checkpoint: &Checkpoint, quantization: &Quantization) -> (tempfile::TempDir, QuantizationReport) {
+    let out = tempfile::tempdir().unwrap();
+    let report = quantize(checkpoint, quantization, out.path(), &mut |_, _, _| {}).unwrap();
+    (out, report)
+}
+
+#[test]
+fn every_family_opens_again_with_the_bytes_that_were_promised() {
+    let mut opened = 0;
+    for family in Family::ALL {
+        for tied in [true, false] {
+            let architecture = architecture(family, tied);
+            let (_folder, checkpoint) = checkpoint(&Weights::random(architecture.clone(), 3), Dtype::F32);
+            for quantization in kinds() {
+                let (out, report) = write(&checkpoint, &quantization);
+                let sizes = resolve(&quantization, &architecture, Dtype::F32).unwrap();
+                let file_bytes = fs_err::metadata(out.path().join("model.safetensors")).unwrap().len();
+                assert_eq!(sizes.artifact_bytes, file_bytes, "{family:?} {quantization:?}");
+                assert_eq!(report.artifact_bytes, file_bytes);
+                let artifact = Artifact::open(out.path()).unwrap();
+                assert_eq!(artifact.architecture(), &architecture);
+                assert_eq!(artifact.weight_bytes().unwrap(), file_bytes);
+                let activations = (quantization.activations == Activations::Int8).then_some(8);
+                assert_eq!(artifact.activation_bits(), activations);
+                assert!(out.path().join("tokenizer.json").is_file());
+                compare(&checkpoint, &artifact, &report);
+                opened += 1;
+            }
+        }
+    }
+    assert_eq!(opened, Family::ALL.len() * 2 * 8);
+}
+
+/// What the artifact holds, read by `Artifact`, is as far from the checkpoint as the report says; what is dense is exact or rounded.
+fn compare(checkpoint: &Checkpoint, artifact: &Artifact, report: &QuantizationReport) {
+    let architecture = checkpoint.architecture();
+    let mut seen = 0;
+    for stored in Family::stored(architecture) {
+        let dense: Vec<f32> = stored.parts.iter().flat_map(|part| checkpoint.tensor(*part).unwrap()).collect();
+        let read: Vec<f32> = stored.parts.iter().flat_map(|part| artifact.values(*part).unwrap()).collect();
+        let tensor = artifact.stored().find(|(name, _)| *name == stored.name).unwrap().1;
+        match tensor {
+            ArtifactTensor::Quantized(matrix) => {
+                let said = report.tensors.iter().find(|tensor| tensor.name == stored.name).unwrap();
+                assert_eq!(matrix.scheme, said.scheme, "{}", stored.name);
+                let errors: Vec<f64> = dense.iter().zip(&read).map(|(w, q)| f64::from(*w) - f64::from(*q)).collect();
+                let squared: f64 = errors.iter().map(|error| error * error).sum();
+                let norm: f64 = dense.iter().map(|w| f64::from(*w) * f64::from(*w)).sum();
+                let largest = errors.iter().fold(0f64, |largest, error| largest.max(error.abs()));
+                assert!((said.relative_error - squared / norm).abs() <= 1e-9 * said.relative_error, "{}", stored.name);
+                assert!((said.mean_squared_error - squared / dense.len() as f64).abs() <= 1e-9 * said.mean_squared_error);
+                assert_eq!(said.max_absolute_error, largest, "{}", stored.name);
+                assert_eq!(said.weights, dense.len() as u64);
+                seen += 1;
+            }
+            ArtifactTensor::Dense(slice) => {
+                let rounded = slice.dtype.to_f32(&slice.dtype.from_f32(&dense).unwrap()).unwrap();
+                assert_eq!(rounded, read, "{}", stored.name);
+                assert!(report.dense.iter().any(|dense| dense.name == stored.name), "{} is not listed", stored.name);
+                seen += 1;
+            }
+        }
+    }
+    assert_eq!(seen, report.tensors.len() + report.dense.len());
+    let errors: Vec<f64> = report.tensors.iter().map(|tensor| tensor.relative_error).collect();
+    assert!(errors.is_sorted_by(|left, right| left >= right), "worst first");
+}
+
+#[test]
+fn a_matrix_quantizes_as_worked_by_hand() {
+    // One row of two groups of 4 at 4 bits: scales 7.5 / 7.5 and 3 / 7.5.
+    let row = [7.5, -7.5, 2.5, -0.4, 3.0, -1.0, 0.5, 0.0];
+    let scheme = Scheme { bits: 4, group_size: Some(4), symmetric: true };
+    let (matrix, distance) = quantize_matrix(&row, 8, scheme, true, Clipping::None).unwrap();
+    assert_eq!(matrix.scales, [1.0, 0.4]);
+    // 3 / 0.4 = 7.5 is clamped to 7, −2.5 goes to −2, 1.25 to 1.
+    assert_eq!(matrix.row_integers(0), [7, -8, 2, 0, 7, -2, 1, 0]);
+    // 0.5² + 0.5² + 0.5² + 0.4² + 0.2² + 0.2² + 0.1²
+    assert!((distance.squared_error - 1.0).abs() < 1e-6);
+    assert_eq!(distance.largest, 0.5);
+    // Nibbles 15 0 10 8 15 6 9 8, the low one first.
+    let Values::Packed(bytes) = &matrix.values else { panic!("asked for packed") };
+    assert_eq!(bytes[..], [0x0f, 0x8a, 0x6f, 0x89]);
+}
+
+#[test]
+fn the_error_is_at_most_half_a_step() {
+    // Up to 128 steps go through a division and a product, each rounded to 24 bits.
+    const HALF_STEP: f32 = 0.5 + 2.0 * 128.0 * f32::EPSILON;
+    let (_folder, checkpoint) = checkpoint(&Weights::random(architecture(Family::Llama, true), 8), Dtype::F32);
+    for quantization in [Quantization::default(), int4()] {
+        let (out, _) = write(&checkpoint, &quantization);
+        let artifact = Artifact::open(out.path()).unwrap();
+        for id in checkpoint.architecture().tensors().into_iter().filter(|id| id.is_projection()) {
+            let ArtifactTensor::Quantized(matrix) = artifact.tensor(id) else { panic!("{id} is dense") };
+            let dense = checkpoint.tensor(id).unwrap();
+            for (row, weights) in dense.chunks(matrix.columns).enumerate() {
+                let read = matrix.row(row);
+                for (index, (weight, read)) in weights.iter().zip(&read).enumerate() {
+                    // The largest positive value lies half a step past the last one: no more than any other.
+                    let scale = matrix.scales[row * matrix.groups() + index / matrix.group_size()];
+                    assert!((weight - read).abs() <= HALF_STEP * scale, "{id} row {row} column {index}: {weight} {read}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_search_lowers_the_error_of_every_tensor() {
+    let (_folder, checkpoint) = checkpoint(&Weights::random(architecture(Family::Qwen3, false), 4), Dtype::F32);
+    for symmetric in [true, false] {
+        let plain = write(&checkpoint, &Quantization { symmetric, ..int4() }).1;
+        let searched = write(&checkpoint, &Quantization { symmetric, clipping: Clipping::Mse, ..int4() }).1;
+        for tensor in &searched.tensors {
+            let before = plain.tensors.iter().find(|before| before.name == tensor.name).unwrap();
+            assert!(tensor.relative_error < before.relative_error, "{}", tensor.name);
+        }
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_no_byte() {
+    let (_folder, checkpoint) = checkpoint(&Weights::random(architecture(Family::Gpt2, true), 4), Dtype::F16);
+    let quantization = Quantization { clipping: Clipping::Mse, ..int4() };
+    let with = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let (out, report) = pool.install(|| write(&checkpoint, &quantization));
+        let read = |name: &str| fs_err::read(out.path().join(name)).unwrap();
+        (read("model.safetensors"), read("config.json"), report)
+    };
+    let one = with(1);
+    assert_eq!(one, with(2));
+    assert_eq!(one, with(5));
+}
+
+#[test]
+fn progress_counts_every_weight() {
+    let architecture = architecture(Family::Llama, true);
+    let (_folder, checkpoint) = checkpoint(&Weights::random(architecture.clone(), 1), Dtype::F32);
+    let out = tempfile::tempdir().unwrap();
+    let mut seen = Vec::new();
+    let mut progress = |done, total, name: &str| seen.push((done, total, name.to_owned()));
+    quantize(&checkpoint, &int4(), out.path(), &mut progress).unwrap();
+    let total = architecture.parameters();
+    assert_eq!(seen.first().unwrap(), &(50 * 64, total, "model.embed_tokens.weight".to_owned()));
+    assert_eq!(seen.last().unwrap(), &(total, total, "model.norm.weight".to_owned()));
+    assert_eq!(seen.len(), Family::stored(&architecture).len());
+}
+
+#[test]
+fn a_tied_embedding_is_one_tensor_with_one_scheme() {
+    let (_folder, checkpoint) = checkpoint(&Weights::random(architecture(Family::Llama, true), 1), Dtype::F32);
+    let (out, report) = write(&checkpoint, &int4());
+    let embedding = report.tensors.iter().find(|tensor| tensor.name == "model.embed_tokens.weight").unwrap();
+    assert_eq!(embedding.scheme, Scheme { bits: 8, group_size: Some(32), symmetric: true });
+    // 50 rows of 64 bytes and 2 scales, and the shape: 8 + 32/32 bits and a little.
+    assert_eq!(embedding.bytes, 50 * (64 + 2 * 4) + 16);
+    assert!(report.tensors.iter().all(|tensor| tensor.name != "lm_head.weight"));
+    assert!(report.dense.iter().all(|tensor| tensor.name.contains("norm")), "{:?}", report.dense);
+    let files = TensorFiles::open(out.path()).unwrap();
+    assert!(files.iter().all(|(name, _)| !name.starts_with("lm_head")));
+}
+
+#[test]
+fn narrow_rows_are_read_with_the_bits_they_were_written_with() {
+    let config = json!({
+        "model_type": "llama", "vocab_size": 9, "hidden_size": 4, "num_hidden_layers": 1, "head_dim": 2, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "intermediate_size": 6, "max_position_embeddings": 8, "tie_word_embeddings": false
+    });
+    let architecture = Family::read(&config, Path::new("config.json")).unwrap();
+    let (_folder, checkpoint) = checkpoint(&Weights::random(architecture, 2), Dtype::F32);
+    for embedding in [EmbeddingScheme::Int4, EmbeddingScheme::Int8] {
+        for symmetric in [true, false] {
+            let quantization = Quantization { group_size: Some(2), embedding_group_size: 4, embedding, symmetric, ..int4() };
+            let (out, report) = write(&checkpoint, &quantization);
+            compare(&checkpoint, &Artifact::open(out.path()).unwrap(), &report);
+        }
+    }
+}
+
+fn refusal(quantization: &Quantization) -> Refusal {
+    resolve(quantization, &architecture(Family::Llama, true), Dtype::F32).unwrap_err()
+}
+
+#[test]
+fn a_quantization_that_can_not_be_is_refused_with_the_way_out() {
+    let refused = refusal(&Quantization { group_size: Some(40), ..int4() });
+    let expected = "group_size 40 does not divide hidden_size 64 (`model.layers.0.self_attn.q_proj.weight`); \
+                    divisors of 64 are 1, 2, 4, 8, 16, 32, 64";
+    assert_eq!((refused.to_string().as_str(), refused.key()), (expected, Some("group_size")));
+
+    let refused = refusal(&Quantization { group_size: Some(64), ..int4() });
+    let expected = "group_size 64 does not divide intermediate_size 96 (`model.layers.0.mlp.down_proj.weight`); \
+                    divisors of 96 are 1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 96";
+    assert_eq!(refused.to_string(), expected);
+
+    let refused = refusal(&Quantization { embedding_group_size: 48, ..int4() });
+    let expected = "embedding_group_size 48 does not divide hidden_size 64 (`model.embed_tokens.weight`); \
+                    divisors of 64 are 1, 2, 4, 8, 16, 32, 64";
+    assert_eq!((refused.to_string().as_str(), refused.key()), (expected, Some("embedding_group_size")));
+
+    let refused = refusal(&Quantization { group_size: Some(0), ..int4() });
+    assert_eq!(refused.to_string(), "group_size 0 makes no groups; usual are 32, 64 and 128");
+
+    let refused = refusal(&Quantization { bits: 3, ..int4() });
+    assert_eq!((refused.to_string().as_str(), refused.key()), ("bits 3 is not there; 4 and 8 are", Some("bits")));
+
+    let refused = refusal(&Quantization { group_size: None, ..int4() });
+    let expected = "4 bits need a group_size: one scale for a whole output channel loses too much; usual are 32, 64 and 128";
+    assert_eq!(refused.to_string(), expected);
+
+    let refused = refusal(&Quantization { activations: Activations::Int8, ..int4() });
+    let expected = "activations \"int8\" needs 8 bits, symmetric, per channel: leave group_size out; \
+                    found INT4, groups of 32, symmetric";
+    assert_eq!((refused.to_string().as_str(), refused.key()), (expected, Some("activations")));
+
+    let refused = refusal(&Quantization { dense_dtype: Some(Dtype::I8), ..int4() });
+    assert_eq!(refused.to_string(), "dense_dtype i8 is an integer type; f32, f16 and bf16 are there");
+
+    let mut uneven = architecture(Family::Llama, true);
+    uneven.layers[1].intermediate_size = 32;
+    let expected = "layers of different sizes can't be written: config.json has one size for all layers";
+    assert_eq!(resolve(&int4(), &uneven, Dtype::F32).unwrap_err().to_string(), expected);
+}
+
+#[test]
+fn heads_and_channels_after_pruning_are_named_by_what_they_are() {
+    let mut pruned = architecture(Family::Llama, true);
+    pruned.layers.iter_mut().for_each(|layer| layer.intermediate_size = 176);
+    pruned.head_dim = 12;
+    let text = |group_size| {
+        let quantization = Quantization { group_size: Some(group_size), ..int4() };
+        resolve(&quantization, &pruned, Dtype::F32).unwrap_err().to_string()
+    };
+    let expected = "group_size 32 does not divide heads · head_dim 48 (`model.layers.0.self_attn.o_proj.weight`); \
+                    divisors of 48 are 1, 2, 3, 4, 6, 8, 12, 16, 24, 48";
+    assert_eq!(text(32), expected);
+    pruned.hidden_size = 96;
+    let quantization = Quantization { group_size: Some(48), ..int4() };
+    let expected = "group_size 48 does not divide intermediate_size 176 (`model.layers.0.mlp.down_proj.weight`); \
+                    divisors of 176 are 1, 2, 4, 8, 11, 16, 22, 44, 88, 176";
+    assert_eq!(resolve(&quantization, &pruned, Dtype::F32).unwrap_err().to_string(), expected);
+}
+
+#[test]
+fn writing_over_the_checkpoint_is_refused() {
+    let (folder, checkpoint) = checkpoint(&Weights::random(architecture(Family::Llama, true), 1), Dtype::F32);
+    let error = quantize(&checkpoint, &int4(), &folder.path().join("."), &mut |_, _, _| {}).unwrap_err();
+    let expected = format!("{}: holds the checkpoint; an artifact needs a folder of its own", folder.path().join(".").display());
+    assert_eq!(error.to_string(), expected);
+}
+
+/// A checkpoint whose tensor `id` was changed on disk, where no writer checks it.
+fn with_value(id: TensorId, index: usize, value: f32) -> (tempfile::TempDir, Checkpoint) {
+    let weights = Weights::random(architecture(Family::Llama, true), 1);
+    let folder = tempfile::tempdir().unwrap();
+    let (architecture, _, values) = weights.into_parts();
+    let mut values: BTreeMap<_, _> = values;
+    values.get_mut(&id).unwrap()[index] = 1234.5;
+    let weights = Weights::new(architecture, json!({}), values);
+    weights.write(folder.path(), Dtype::F32).unwrap();
+    let path = folder.path().join("model.safetensors");
+    let mut bytes = fs_err::read(&path).unwrap();
+    let at = bytes.windows(4).position(|four| four == 1234.5f32.to_le_bytes()).unwrap();
+    bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+    fs_err::write(&path, bytes).unwrap();
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    (folder, checkpoint)
+}
+
+#[test]
+fn nan_and_infinities_are_refused_by_tensor_and_place() {
+    let down = TensorId::Layer(1, LayerTensor::Down(Part::Weight));
+    for (value, shown) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf"), (f32::NEG_INFINITY, "-inf")] {
+        for (id, name) in
+            [(down, "model.layers.1.mlp.down_proj.weight"), (TensorId::FinalNorm(Part::Weight), "model.norm.weight")]
+        {
+            let (folder, checkpoint) = with_value(id, 7, value);
+            let out = tempfile::tempdir().unwrap();
+            let error = quantize(&checkpoint, &int4(), out.path(), &mut |_, _, _| {}).unwrap_err();
+            assert_eq!(error.to_string(), format!("{}: tensor `{name}` holds {shown} at element 7", folder.path().display()));
+            assert!(!out.path().join("model.safetensors").exists());
+        }
+    }
+}
+
+#[test]
+fn weights_whose_scale_would_be_infinite_are_refused() {
+    let down = TensorId::Layer(1, LayerTensor::Down(Part::Weight));
+    let (folder, checkpoint) = with_value(down, 100, f32::MAX);
+    let out = tempfile::tempdir().unwrap();
+    for symmetric in [true, false] {
+        let quantization = Quantization { symmetric, ..int4() };
+        let found = quantize(&checkpoint, &quantization, out.path(), &mut |_, _, _| {});
+        if symmetric {
+            // −8 steps of MAX / 7.5.
+            let error = found.unwrap_err().to_string();
+            let start = format!("{}: tensor `model.layers.1.mlp.down_proj.weight` holds weights from -", folder.path().display());
+            assert!(error.starts_with(&start), "{error}");
+            let end = "to 3.4028235e38 in row 1: quantized to INT4, groups of 32, symmetric, they stand for values beyond f32";
+            assert!(error.ends_with(end), "{error}");
+        } else {
+            // From about 0 to MAX in fifteen steps: every integer stands for a finite value.
+            found.unwrap();
+        }
+    }
+}
+
+#[test]
+fn dense_values_that_half_precision_can_not_hold_are_refused() {
+    let (folder, checkpoint) = with_value(TensorId::FinalNorm(Part::Weight), 3, -70_000.0);
+    let out = tempfile::tempdir().unwrap();
+    let quantization = Quantization { dense_dtype: Some(Dtype::F16), ..int4() };
+    let error = quantize(&checkpoint, &quantization, out.path(), &mut |_, _, _| {}).unwrap_err();
+    let expected = format!(
+        "{}: tensor `model.norm.weight` holds -7e4, which is infinite as f16; dense_dtype = \"f32\" keeps it",
+        folder.path().display()
+    );
+    assert_eq!(error.to_string(), expected);
+}
+
+#[test]
+fn who_opens_an_artifact_is_said_with_the_reason() {
+    let shown = |quantization: &Quantization, family| {
+        let opens = opens_in(quantization, &architecture(family, true)).into_iter();
+        opens.map(|one| (one.program, one.opens, one.reason)).collect::<Vec<_>>()
+    };
+    let opens =
+        |quantization: &Quantization, family| shown(quantization, family).into_iter().map(|one| one.1).collect::<Vec<_>>();
+    let dense = Quantization { embedding: EmbeddingScheme::Dense, ..int4() };
+    assert_eq!(opens(&dense, Family::Llama), [true, true, true]);
+    assert_eq!(opens(&dense, Family::Gpt2), [true, false, false]);
+    assert_eq!(opens(&Quantization { group_size: Some(16), ..dense }, Family::Llama), [true, true, false]);
+    let quantized = shown(&int4(), Family::Llama);
+    assert_eq!(quantized[0].0, "compressor");
+    let expected = "it can't reload a quantized embedding, and this one is INT8: embedding = \"dense\" opens there";
+    assert_eq!(quantized[1], ("transformers".to_owned(), false, expected.to_owned()));
+}
+
+#[test]
+fn the_manifest_of_an_artifact_notices_a_changed_scale() {
+    let (_folder, checkpoint) = checkpoint(&Weights::random(architecture(Family::Llama, true), 1), Dtype::F32);
+    let (out, report) = write(&checkpoint, &int4());
+    let manifest = Manifest {
+        format_version: Manifest::FORMAT_VERSION,
+        tool: Tool { name: "compressor".to_owned(), version: "0.1.0".to_owned() },
+        files: Vec::new(),
+        inputs: Vec::new(),
+        recipe: json!({}),
+        opens_in: report.opens_in,
+        reference: Reference { name: "student".to_owned(), dtype: Dtype::F32, bytes: checkpoint.weight_bytes().unwrap() },
+        dense_tensors: report.dense,
+    };
+    let manifest = manifest.write(out.path()).unwrap();
+    let names: Vec<&str> = manifest.files.iter().map(|file| file.name.as_str()).collect();
+    assert_eq!(names, ["config.json", "model.safetensors", "tokenizer.json"]);
+    assert!(manifest.check(out.path()).unwrap().is_empty());
+    let path = out.path().join("model.safetensors");
+    let mut bytes = fs_err::read(&path).unwrap();
+    let last = bytes.len() - 3;
+    bytes[last] ^= 1;
+    fs_err::write(&path, bytes).unwrap();
+    let mismatches = manifest.check(out.path()).unwrap();
+    assert_eq!(mismatches.len(), 1);
+    assert!(mismatches[0].to_string().starts_with("model.safetensors: its BLAKE3 is "), "{}", mismatches[0]);
+}
+
+/// What llm-compressor 0.14.0.1 with compressed-tensors 0.19.0 wrote, tensor by tensor, byte by byte.
+#[test]
+fn llm_compressor_writes_the_same_tensors() {
+    let Ok(samples) = std::env::var("COMPRESSOR_SAMPLES") else {
+        println!("skipped: COMPRESSOR_SAMPLES is not set");
+        return;
+    };
+    let samples = Path::new(&samples);
+    let checkpoint = Checkpoint::open(&samples.join("dense")).unwrap();
+    let dense = Quantization { embedding: EmbeddingScheme::Dense, ..Quantization::default() };
+    let int4 = Quantization { bits: 4, group_size: Some(32), ..dense.clone() };
+    let pairs = [
+        ("int4-group32-symmetric", int4.clone()),
+        ("int4-group32-asymmetric", Quantization { symmetric: false, ..int4 }),
+        ("int8-channel-weight-only", dense.clone()),
+        ("int8-w8a8-dynamic", Quantization { activations: Activations::Int8, ..dense }),
+    ];
+    for (folder, quantization) in pairs {
+        let (out, _) = write(&checkpoint, &quantization);
+        let (ours, theirs) = (TensorFiles::open(out.path()).unwrap(), TensorFiles::open(&samples.join(folder)).unwrap());
+        let names = |files: &TensorFiles| files.iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>();
+        assert_eq!(names(&ours), names(&theirs), "{folder}");
+        assert!(names(&ours).len() > 30, "{folder}");
+        for (name, tensor) in theirs.iter() {
+            let own = ours.get(name).unwrap();
+            assert_eq!((own.dtype, &own.shape), (tensor.dtype, &tensor.shape), "{folder} {name}");
+            assert!(*own.bytes == *tensor.bytes, "{folder} {name}: bytes differ");
+        }
+    }
+}
+
+/// A real model: the bytes that were promised, and errors that are printed for people.
+#[test]
+fn smollm2_quantizes_to_the_bytes_that_were_promised() {
+    let Ok(assets) = std::env::var("COMPRESSOR_ASSETS") else {
+        println!("skipped: COMPRESSOR_ASSETS is not set");
+        return;
+    };
+    let checkpoint = Checkpoint::open(&Path::new(&assets).join("smollm2-135m")).unwrap();
+    for quantization in [
+        Quantization::default(),
+        int4(),
+        Quantization { clipping: Clipping::Mse, ..int4() },
+        Quantization { clipping: Clipping::Mse, symmetric: false, ..int4() },
+    ] {
+        let start = std::time::Instant::now();
+        let (out, report) = write(&checkpoint, &quantization);
+        let seconds = start.elapsed().as_secs_f64();
+        let file_bytes = fs_err::metadata(out.path().join("model.safetensors")).unwrap().len();
+        assert_eq!(report.artifact_bytes, file_bytes);
+        assert_eq!(report.tensors.len(), 30 * 7 + 1);
+        let worst = &report.tensors[0];
+        let mean = report.tensors.iter().map(|tensor| tensor.relative_error).sum::<f64>() / report.tensors.len() as f64;
+        println!(
+            "{} {:?}: {file_bytes} bytes, {:.3} bits per weight, relative error {mean:.3e}, worst {} {:.3e}, {seconds:.2} s",
+            worst.scheme, quantization.clipping, report.bits_per_weight, worst.name, worst.relative_error
+        );
+    }
+}

@@ -1,0 +1,529 @@
+//! Carries a plan out, step by step.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Instant;
+
+use compressor_engine::{Engine, Logits, Options, Place};
+use compressor_format::{
+    Batches, Checkpoint, Dataset, Distill, Dtype, Importance, LayerTensor, Machine, Measured, Model, Prune, Quantize,
+    REPORT_VERSION, Report, SampleOrder, Samples, Sizes, Split, Stage, StepReport, Student, TensorId, Tokenizer, Train,
+    TrainingKeys, Verify, Weights, write_beside,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::fingerprint::hash_file;
+use crate::measure::HeldOut;
+use crate::plan::{Origin, Plan, Step, architecture, evenly_spaced};
+use crate::trainer::{Distillation, Losses, Trainer, TrainingJob};
+use crate::verify::{Bench, Subject, verify};
+use crate::{Error, prune, quantize};
+
+/// What a run tells while it works.
+pub trait Observer {
+    /// A step begins.
+    fn begins(&mut self, step: &Step, number: usize, of: usize);
+    /// A step is finished already and is left as it is.
+    fn skips(&mut self, step: &Step, report: &StepReport);
+    /// One training step.
+    fn losses(&mut self, losses: &Losses, steps: u64);
+    /// Part of the work of a step that does not train.
+    fn advances(&mut self, what: &str, done: u64, of: u64);
+    /// A step is finished.
+    fn ends(&mut self, step: &Step, report: &StepReport);
+}
+
+/// Who does the work that the pipeline can't do itself.
+pub struct Workers<'a> {
+    /// Trains and distills.
+    pub trainer: &'a dyn Trainer,
+    /// Measures time and memory.
+    pub bench: &'a dyn Bench,
+    /// Is told what happens.
+    pub observer: &'a mut dyn Observer,
+}
+
+/// Runs every step of a plan that is not finished yet; the report is saved after each.
+///
+/// # Errors
+/// What keeps a step from being done. A check that fails is no error: `report.passed` says it.
+pub fn run(plan: &Plan, workers: &mut Workers<'_>) -> Result<Report, Error> {
+    fs_err::create_dir_all(&plan.run_folder)?;
+    let _lock = lock(&plan.run_folder)?;
+    let mut run = Run { plan, tokenizer: None, held_out: None, report: new_report(plan) };
+    for (index, step) in plan.steps().iter().enumerate() {
+        if let Some(record) = finished(step)? {
+            workers.observer.skips(step, &record.report);
+            run.take(record);
+            run.report.save(&plan.run_folder)?;
+            continue;
+        }
+        workers.observer.begins(step, index + 1, plan.steps().len());
+        prepare_folder(step)?;
+        let started = Instant::now();
+        let mut checks = Vec::new();
+        let mut made = match &step.stage {
+            Stage::Train(train) => run.train(step, train, workers)?,
+            Stage::Distill(distill) => run.distill(step, distill, workers)?,
+            Stage::Prune(settings) => run.prune(step, settings, workers)?,
+            Stage::Quantize(settings) => run.quantize(step, settings, workers)?,
+            Stage::Verify(settings) => {
+                let (made, found) = run.verify(step, settings, workers)?;
+                checks = found;
+                made
+            }
+        };
+        made.seconds = started.elapsed().as_secs_f64();
+        if !matches!(step.stage, Stage::Verify(_)) {
+            run.measure(step, &mut made)?;
+        }
+        let record = Record { report: made, checks, files: hashes(step)? };
+        record.write(step)?;
+        workers.observer.ends(step, &record.report);
+        run.take(record);
+        run.report.save(&plan.run_folder)?;
+    }
+    Ok(run.report)
+}
+
+struct Run<'a> {
+    plan: &'a Plan,
+    tokenizer: Option<Tokenizer>,
+    held_out: Option<HeldOut>,
+    report: Report,
+}
+
+impl Run<'_> {
+    fn take(&mut self, record: Record) {
+        self.report.steps.push(record.report);
+        if !record.checks.is_empty() {
+            let allow_undecided = self.verify_settings().allow_undecided;
+            self.report.checks.extend(record.checks);
+            let findings = crate::Findings { checks: self.report.checks.clone(), perplexity: None, score: None };
+            self.report.passed = Some(findings.passed(allow_undecided));
+        }
+    }
+
+    /// How models are measured: as the recipe's verification does it.
+    fn verify_settings(&self) -> Verify {
+        let stages = self.plan.recipe.stages.iter();
+        stages
+            .filter_map(|stage| if let Stage::Verify(verify) = stage { Some(verify.clone()) } else { None })
+            .next_back()
+            .unwrap_or_default()
+    }
+
+    fn dataset(&self) -> &Dataset {
+        self.plan.dataset.as_ref().expect("checked by Plan::new: this stage has a dataset")
+    }
+
+    fn train(&mut self, step: &Step, train: &Train, workers: &mut Workers<'_>) -> Result<StepReport, Error> {
+        let start = self.weights(&step.input, step)?;
+        let (weights, details) = self.fit(step, start, None, &train.training(), workers)?;
+        self.keep(step, &weights, Dtype::F32, details)
+    }
+
+    fn distill(&mut self, step: &Step, distill: &Distill, workers: &mut Workers<'_>) -> Result<StepReport, Error> {
+        let teacher_origin = step.beside.as_ref().expect("Plan::new gives every distillation a teacher");
+        let teacher = self.weights(teacher_origin, step)?;
+        let student = match (&distill.student, &step.student) {
+            (Some(Student::Layers(layers)), _) => keep_layers(teacher.clone(), *layers),
+            (_, Some(origin)) => self.weights(origin, step)?,
+            (_, None) => self.weights(&step.input, step)?,
+        };
+        let distillation = Distillation { teacher: &teacher, temperature: distill.temperature, kd_ratio: distill.kd_ratio };
+        let (weights, mut details) = self.fit(step, student, Some(distillation), &distill.training(), workers)?;
+        details["teacher"] = json!(self.plan.name_of(teacher_origin));
+        self.keep(step, &weights, Dtype::F32, details)
+    }
+
+    fn prune(&mut self, step: &Step, settings: &Prune, workers: &mut Workers<'_>) -> Result<StepReport, Error> {
+        let path = self.plan.path_of(&step.input);
+        let weights = self.weights(&step.input, step)?;
+        let scores = match settings.importance {
+            Importance::Activation if prune::ranks_units(settings) => {
+                self.activation_scores(step, &weights, settings, workers)?
+            }
+            Importance::Activation | Importance::Magnitude => prune::magnitude(&weights, settings.magnitude_norm),
+        };
+        let (weights, cuts) = prune::prune(weights, settings, &scores)?;
+        let dtype = match &path {
+            Some(path) => Checkpoint::open(path)?.dtype(),
+            None => Dtype::F32,
+        };
+        let cuts = serde_json::to_value(cuts).expect("cuts are plain data");
+        self.keep(step, &weights, dtype, cuts)
+    }
+
+    fn quantize(&mut self, step: &Step, settings: &Quantize, workers: &mut Workers<'_>) -> Result<StepReport, Error> {
+        let path = self.plan.path_of(&step.input).expect("checked by Plan::new: something was trained or read before");
+        let checkpoint = Checkpoint::open(&path)?;
+        let quantization = quantize::Quantization::from(settings);
+        let mut progress = |done, of, name: &str| workers.observer.advances(name, done, of);
+        let report = quantize::quantize(&checkpoint, &quantization, &step.folder, &mut progress)?;
+        self.manifest(step, &checkpoint, &report)?;
+        let mut made = self.step_report(step)?;
+        made.details = serde_json::to_value(report).expect("a report is plain data");
+        Ok(made)
+    }
+
+    fn verify(
+        &mut self,
+        step: &Step,
+        settings: &Verify,
+        workers: &mut Workers<'_>,
+    ) -> Result<(StepReport, Vec<compressor_format::Check>), Error> {
+        let artifact = self.plan.path_of(&step.input).expect("checked by Plan::new: an artifact comes before");
+        let reference = step.beside.as_ref().and_then(|origin| self.plan.path_of(origin));
+        let reference = reference.expect("checked by Plan::new: a checkpoint comes before every artifact");
+        self.open_held_out(&reference)?;
+        let largest = self.largest_checkpoint();
+        let subject = Subject {
+            artifact: &artifact,
+            reference: &reference,
+            largest: largest.as_deref(),
+            tokenizer: self.tokenizer.as_ref().expect("opened with the held-out text"),
+            held_out: self.held_out.as_ref().expect("opened above"),
+        };
+        let findings = verify(&subject, settings, &self.plan.recipe.budget, workers.trainer, workers.bench)?;
+        let mut made = self.step_report(step)?;
+        made.weight_bytes = Model::open(&artifact)?.weight_bytes()?;
+        (made.perplexity, made.score) = (findings.perplexity, findings.score);
+        Ok((made, findings.checks))
+    }
+
+    /// Trains weights on the dataset's train split.
+    fn fit(
+        &mut self,
+        step: &Step,
+        start: Weights,
+        distillation: Option<Distillation<'_>>,
+        keys: &TrainingKeys,
+        workers: &mut Workers<'_>,
+    ) -> Result<(Weights, Value), Error> {
+        let tokenizer = Tokenizer::open(step.folder.join("tokenizer.json"))?;
+        let examples = self.dataset().split(Split::Train, self.plan.recipe.seed)?;
+        let samples = Samples::new(&examples, &tokenizer, keys.sequence_length)?;
+        let order = SampleOrder { seed: self.plan.recipe.seed, epoch: 0, index: 0 };
+        let batches = Mutex::new(samples.batches(keys.batch_size, order)?);
+        let batch = |index: u64| {
+            let mut batches = batches.lock().expect("no thread panics while it holds this");
+            batch_at(&samples, &mut batches, keys.batch_size, order, index)
+        };
+        let mut metrics = Metrics::open(&step.folder)?;
+        let mut last = None;
+        let mut failed = None;
+        let state_folder = step.bookkeeping.join("state");
+        let job = TrainingJob {
+            start,
+            distillation,
+            keys: *keys,
+            batch: &batch,
+            state_folder: &state_folder,
+            fingerprint: &step.fingerprint,
+        };
+        let weights = workers.trainer.train(job, &mut |losses| {
+            if let Err(error) = metrics.write(losses) {
+                failed.get_or_insert(error);
+            }
+            last = Some(*losses);
+            workers.observer.losses(losses, keys.steps as u64);
+        });
+        let weights = weights.map_err(Error::Trainer)?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        Ok((weights, json!({ "last": last })))
+    }
+
+    /// Writes a checkpoint into the step's folder; the training state has done its work then.
+    fn keep(&mut self, step: &Step, weights: &Weights, dtype: Dtype, details: Value) -> Result<StepReport, Error> {
+        weights.write(&step.folder, dtype)?;
+        let state = step.bookkeeping.join("state");
+        if state.exists() {
+            fs_err::remove_dir_all(state)?;
+        }
+        Ok(StepReport { details, ..self.step_report(step)? })
+    }
+
+    /// The weights of an origin, with its tokenizer copied into the step's folder.
+    fn weights(&mut self, origin: &Origin, step: &Step) -> Result<Weights, Error> {
+        match (origin, self.plan.path_of(origin)) {
+            (Origin::New(sizes), _) => self.new_weights(sizes, step),
+            (_, Some(path)) => {
+                let checkpoint = Checkpoint::open(&path)?;
+                checkpoint.copy_companions(&step.folder)?;
+                Ok(checkpoint.weights()?)
+            }
+            (Origin::Path(_) | Origin::Step(_), None) => unreachable!("only new weights have no path"),
+        }
+    }
+
+    /// New weights; the tokenizer is trained on the dataset unless the step has one already, its teacher's.
+    fn new_weights(&mut self, sizes: &Sizes, step: &Step) -> Result<Weights, Error> {
+        let path = step.folder.join("tokenizer.json");
+        if !path.exists() {
+            let texts = self.dataset().split(Split::Train, self.plan.recipe.seed)?.texts();
+            Tokenizer::train_bpe(texts.into_iter(), sizes.vocab_size)?.save(&path)?;
+        }
+        let tokenizer = Tokenizer::open(&path)?;
+        let mut architecture = architecture(sizes);
+        architecture.eos_token_ids = tokenizer.eos().into_iter().collect();
+        Ok(Weights::random(architecture, self.plan.recipe.seed))
+    }
+
+    fn activation_scores(
+        &mut self,
+        step: &Step,
+        weights: &Weights,
+        settings: &Prune,
+        workers: &mut Workers<'_>,
+    ) -> Result<prune::Scores, Error> {
+        let tokens = settings.calibration_tokens;
+        let tokenizer = Tokenizer::open(step.folder.join("tokenizer.json"))?;
+        let examples = self.dataset().split(Split::Train, self.plan.recipe.seed)?;
+        let length = weights.architecture().max_position_embeddings.min(CALIBRATION_WINDOW);
+        let samples = Samples::new(&examples, &tokenizer, length)?;
+        let engine = Engine::from_weights(weights, Options::default())?;
+        let mut scores = Calibration(prune::ActivationScores::new(weights.architecture(), settings));
+        let mut seen = 0;
+        for sequence in samples.sequences() {
+            if seen >= tokens {
+                break;
+            }
+            let mut cache = engine.cache(sequence.len());
+            engine.forward_observed(&mut cache, sequence, Logits::Last, &mut scores)?;
+            seen += sequence.len();
+            workers.observer.advances("calibration tokens", seen.min(tokens) as u64, tokens as u64);
+        }
+        Ok(scores.0.finish(weights)?)
+    }
+
+    /// Perplexity and score of what a step made.
+    fn measure(&mut self, step: &Step, made: &mut StepReport) -> Result<(), Error> {
+        if self.plan.dataset.as_ref().is_none_or(|dataset| !dataset.has(Split::Test)) {
+            return Ok(());
+        }
+        self.open_held_out(&step.folder)?;
+        let engine = Engine::open(&step.folder, Options::default())?;
+        let held_out = self.held_out.as_ref().expect("opened above");
+        made.perplexity = Some(held_out.perplexity(&engine)?);
+        if !held_out.prompts.is_empty() {
+            let matches = held_out.exact_matches(&engine, self.tokenizer.as_ref().expect("opened with the held-out text"))?;
+            let hits = matches.iter().filter(|hit| **hit).count();
+            made.score = Some(Measured { value: hits as f64 / matches.len() as f64, samples: matches.len() as u64 });
+        }
+        Ok(())
+    }
+
+    /// Every model of a chain shares one tokenizer, so the held-out text is cut once.
+    fn open_held_out(&mut self, model: &Path) -> Result<(), Error> {
+        if self.held_out.is_some() {
+            return Ok(());
+        }
+        let tokenizer = crate::open_tokenizer(model)?;
+        let examples = self.dataset().split(Split::Test, self.plan.recipe.seed)?;
+        self.held_out = Some(HeldOut::new(&examples, &tokenizer, &self.verify_settings())?);
+        self.tokenizer = Some(tokenizer);
+        Ok(())
+    }
+
+    /// The chain's largest checkpoint, the first of equal ones.
+    fn largest_checkpoint(&self) -> Option<PathBuf> {
+        let start = Some(&self.plan.start)
+            .filter(|origin| matches!(origin, Origin::Path(_)))
+            .and_then(|origin| self.plan.path_of(origin));
+        let dense = self.plan.steps().iter().filter(|step| !step.output.is_artifact);
+        let largest = dense.min_by_key(|step| std::cmp::Reverse(step.output.architecture.parameters()));
+        start.or_else(|| largest.map(|step| step.folder.clone()))
+    }
+
+    fn step_report(&self, step: &Step) -> Result<StepReport, Error> {
+        let weights = step.folder.join("model.safetensors");
+        let weight_bytes = if weights.exists() { fs_err::metadata(weights)?.len() } else { step.output.weight_bytes };
+        let first = match (&self.plan.start, self.plan.path_of(&self.plan.start)) {
+            (Origin::Path(_), Some(path)) => Model::open(&path)?.weight_bytes()?,
+            _ => self.report.steps.first().map_or(weight_bytes, |first| first.weight_bytes),
+        };
+        Ok(StepReport {
+            name: step.name.clone(),
+            fingerprint: step.fingerprint.clone(),
+            parameters: step.output.architecture.parameters(),
+            weight_bytes,
+            stored_as: step.output.stored_as.clone(),
+            compression_ratio: first as f64 / weight_bytes as f64,
+            perplexity: None,
+            score: None,
+            seconds: 0.0,
+            peak_memory_bytes: crate::machine::peak_memory_bytes(),
+            details: Value::Null,
+        })
+    }
+
+    fn manifest(&self, step: &Step, checkpoint: &Checkpoint, report: &quantize::QuantizationReport) -> Result<(), Error> {
+        let recipe = serde_json::to_value(&self.plan.recipe).expect("a recipe is plain data");
+        crate::artifact::write_manifest(&step.folder, checkpoint, report, recipe).map(drop)
+    }
+}
+
+/// Hands the engine's activations to the scores.
+struct Calibration(prune::ActivationScores);
+
+impl compressor_engine::Observer for Calibration {
+    fn observe(&mut self, layer: usize, place: Place, activations: &[f32]) {
+        match place {
+            Place::OutputInput => self.0.observe_attention(layer, activations),
+            Place::DownInput => self.0.observe_mlp(layer, activations),
+            Place::LayerInput | Place::AttentionInput | Place::MlpInput | Place::LayerOutput => {}
+        }
+    }
+}
+
+/// Tokens of one calibration window.
+const CALIBRATION_WINDOW: usize = 512;
+
+/// Micro-batch `index`, cheap where they are asked for one after the other.
+fn batch_at<'s>(
+    samples: &'s Samples,
+    batches: &mut Batches<'s>,
+    rows: usize,
+    order: SampleOrder,
+    index: u64,
+) -> compressor_format::Batch {
+    let next = batches.order();
+    if next.epoch * batches.per_epoch() + next.index != index {
+        let order = SampleOrder { epoch: index / batches.per_epoch(), index: index % batches.per_epoch(), ..order };
+        *batches = samples.batches(rows, order).expect("the same rows were enough for the first batch");
+    }
+    batches.next_batch()
+}
+
+/// `count` of a model's layers, evenly spaced.
+fn keep_layers(weights: Weights, count: usize) -> Weights {
+    let (mut architecture, config, mut tensors) = weights.into_parts();
+    let kept = evenly_spaced(architecture.layers.len(), count);
+    let mut student: BTreeMap<TensorId, Vec<f32>> = BTreeMap::new();
+    for (id, values) in std::mem::take(&mut tensors) {
+        match id {
+            TensorId::Layer(layer, tensor) => {
+                if let Some(place) = kept.iter().position(|kept| *kept == layer) {
+                    let tensor: LayerTensor = tensor;
+                    student.insert(TensorId::Layer(place, tensor), values);
+                }
+            }
+            other => {
+                student.insert(other, values);
+            }
+        }
+    }
+    architecture.layers = kept.iter().map(|layer| architecture.layers[*layer]).collect();
+    Weights::new(architecture, config, student)
+}
+
+/// What a finished step leaves: `step.json`, written last.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    report: StepReport,
+    checks: Vec<compressor_format::Check>,
+    /// BLAKE3 of each file that the step made.
+    files: BTreeMap<String, String>,
+}
+
+const RECORD: &str = "step.json";
+/// Says from a step's first moment that its folder is ours, and what for.
+const MARK: &str = "fingerprint";
+
+impl Record {
+    fn write(&self, step: &Step) -> Result<(), Error> {
+        let text = serde_json::to_string_pretty(self).expect("a record is plain data");
+        Ok(write_beside(step.bookkeeping.join(RECORD), |file| Ok(std::io::Write::write_all(file, text.as_bytes())?))?)
+    }
+}
+
+/// The record of a step that is finished, whose inputs have not changed and whose files are as they were left.
+fn finished(step: &Step) -> Result<Option<Record>, Error> {
+    let Ok(bytes) = fs_err::read(step.bookkeeping.join(RECORD)) else { return Ok(None) };
+    let Ok(record) = serde_json::from_slice::<Record>(&bytes) else { return Ok(None) };
+    let same = record.report.fingerprint == step.fingerprint && record.files == hashes(step)?;
+    Ok(same.then_some(record))
+}
+
+/// BLAKE3 of what a step made; a verification makes no files, and metrics grow when a run is resumed.
+fn hashes(step: &Step) -> Result<BTreeMap<String, String>, Error> {
+    let mut hashes = BTreeMap::new();
+    if !step.folder.exists() {
+        return Ok(hashes);
+    }
+    for entry in fs_err::read_dir(&step.folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.file_type()?.is_file() && name != METRICS {
+            hashes.insert(name, hash_file(&entry.path())?);
+        }
+    }
+    Ok(hashes)
+}
+
+/// Makes the step's folder, or empties one that this run made for something else; a training state of the same step stays.
+fn prepare_folder(step: &Step) -> Result<(), Error> {
+    let mark = step.bookkeeping.join(MARK);
+    let is_used = step.folder.exists() && fs_err::read_dir(&step.folder)?.next().is_some();
+    match fs_err::read_to_string(&mark) {
+        Ok(fingerprint) if fingerprint == step.fingerprint => {}
+        Ok(_) => {
+            fs_err::remove_dir_all(&step.bookkeeping)?;
+            if is_used {
+                fs_err::remove_dir_all(&step.folder)?;
+            }
+        }
+        Err(_) if is_used => return Err(Error::NotOurs(step.folder.clone())),
+        Err(_) => {}
+    }
+    fs_err::create_dir_all(&step.bookkeeping)?;
+    if !matches!(step.stage, Stage::Verify(_)) {
+        fs_err::create_dir_all(&step.folder)?;
+    }
+    Ok(write_beside(mark, |file| Ok(std::io::Write::write_all(file, step.fingerprint.as_bytes())?))?)
+}
+
+/// Held while a run works; the operating system lets go of it when the process ends, however it ends.
+fn lock(folder: &Path) -> Result<std::fs::File, Error> {
+    let path = folder.join(".lock");
+    let file = fs_err::File::create(&path)?.into_parts().0;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::Busy(folder.to_owned())),
+        Err(std::fs::TryLockError::Error(error)) => Err(error.into()),
+    }
+}
+
+const METRICS: &str = "metrics.jsonl";
+
+/// Losses as they happen, one JSON object a line. A resumed run repeats the steps since the last saved state.
+struct Metrics(fs_err::File);
+
+impl Metrics {
+    fn open(folder: &Path) -> Result<Self, Error> {
+        Ok(Self(fs_err::OpenOptions::new().create(true).append(true).open(folder.join(METRICS))?))
+    }
+
+    fn write(&mut self, losses: &Losses) -> Result<(), Error> {
+        let line = serde_json::to_string(losses).expect("losses are plain data");
+        Ok(std::io::Write::write_all(&mut self.0, format!("{line}\n").as_bytes())?)
+    }
+}
+
+fn new_report(plan: &Plan) -> Report {
+    Report {
+        format_version: REPORT_VERSION,
+        tool_version: env!("CARGO_PKG_VERSION").to_owned(),
+        name: plan.recipe.name.clone(),
+        recipe: serde_json::to_value(&plan.recipe).expect("a recipe is plain data"),
+        machine: Machine { ..crate::machine::describe() },
+        steps: Vec::new(),
+        checks: Vec::new(),
+        passed: None,
+    }
+}

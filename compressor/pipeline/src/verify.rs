@@ -1,0 +1,250 @@
+//! Verification: loads what was written with the engine and compares it with what the recipe allows.
+
+use std::path::Path;
+
+use compressor_engine::{Engine, Logits, Options};
+use compressor_format::{Artifact, Budget, Check, Checkpoint, Manifest, Measured, Model, Outcome, Threshold, Tokenizer, Verify};
+use serde::{Deserialize, Serialize};
+
+use crate::measure::{Comparison, HeldOut};
+use crate::statistics::{mean, proportion, quantile};
+use crate::{Error, Trainer};
+
+/// Everything a verification found.
+pub struct Findings {
+    /// Every comparison.
+    pub checks: Vec<Check>,
+    /// Perplexity of the artifact.
+    pub perplexity: Option<Measured>,
+    /// Exact match of the artifact.
+    pub score: Option<Measured>,
+}
+
+impl Findings {
+    /// Whether nothing failed, and nothing is undecided unless that is allowed.
+    pub fn passed(&self, allow_undecided: bool) -> bool {
+        self.checks.iter().all(|check| match check.outcome {
+            Outcome::Passed | Outcome::Measured => true,
+            Outcome::Undecided => allow_undecided,
+            Outcome::Failed => false,
+        })
+    }
+}
+
+/// Time and memory of an artifact, measured in a process of its own.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BenchResult {
+    /// Milliseconds from start to the model being ready.
+    pub load_milliseconds: f64,
+    /// Milliseconds from the prompt to the first token.
+    pub first_token_milliseconds: f64,
+    /// Milliseconds of each generated token after the first.
+    pub token_milliseconds: Vec<f64>,
+    /// Peak memory of the process, in bytes.
+    pub peak_memory_bytes: Option<u64>,
+}
+
+/// Measures time and memory in a process of its own, whose peak memory is the artifact's alone.
+pub trait Bench {
+    /// Loads the model and generates.
+    ///
+    /// # Errors
+    /// What the process said.
+    fn bench(&self, model: &Path) -> Result<BenchResult, Error>;
+}
+
+/// What a verification compares.
+pub struct Subject<'a> {
+    /// What is handed out.
+    pub artifact: &'a Path,
+    /// The dense checkpoint it was made from.
+    pub reference: &'a Path,
+    /// The chain's largest checkpoint, where the recipe asks something of it.
+    pub largest: Option<&'a Path>,
+    /// The tokenizer of all of them.
+    pub tokenizer: &'a Tokenizer,
+    /// What they are measured on.
+    pub held_out: &'a HeldOut,
+}
+
+/// Tokens of the sequence on which engine and trainer are compared.
+const PARITY_TOKENS: usize = 64;
+
+/// Verifies an artifact.
+///
+/// # Errors
+/// What keeps a check from being made; a check that fails is a finding, not an error.
+pub fn verify(
+    subject: &Subject<'_>,
+    settings: &Verify,
+    budget: &Budget,
+    trainer: &dyn Trainer,
+    bench: &dyn Bench,
+) -> Result<Findings, Error> {
+    let mut checks = vec![integrity(subject.artifact)?];
+    let artifact = Artifact::open(subject.artifact)?;
+    let checkpoint = Checkpoint::open(subject.reference)?;
+    let candidate = Engine::load(&Model::Artifact(artifact.clone()), Options::default())?;
+    let reference = Engine::load(&Model::Checkpoint(checkpoint.clone()), Options::default())?;
+    checks.push(parity(&reference, &checkpoint, subject.held_out, trainer, settings.parity)?);
+
+    let comparison = subject.held_out.compare(&reference, &candidate)?;
+    let samples = comparison.kl.len() as u64;
+    checks.extend(closeness(&comparison, settings));
+    let perplexity = Measured { value: mean(&comparison.losses[1]).0.exp(), samples };
+
+    let mut score = None;
+    if !subject.held_out.prompts.is_empty() {
+        let theirs = subject.held_out.exact_matches(&candidate, subject.tokenizer)?;
+        let ours = subject.held_out.exact_matches(&reference, subject.tokenizer)?;
+        let (value, interval) = proportion(count(&theirs), theirs.len());
+        let samples = theirs.len() as u64;
+        score = Some(Measured { value, samples });
+        checks.push(Check::new("score", value, "", settings.score.map(Threshold::AtLeast), samples, Some(interval)));
+        checks.push(score_drop(&ours, &theirs, settings.score_drop));
+    }
+    if let Some(largest) = subject.largest {
+        checks.extend(largest_checks(largest, &artifact, subject, settings)?);
+    }
+    checks.extend(budget_checks(subject.artifact, budget, bench)?);
+    Ok(Findings { checks, perplexity: Some(perplexity), score })
+}
+
+/// Verifies an artifact that stands alone: its files, and that it loads and runs.
+///
+/// # Errors
+/// What keeps a check from being made.
+pub fn verify_alone(artifact: &Path) -> Result<Findings, Error> {
+    let mut checks = vec![integrity(artifact)?];
+    if checks[0].outcome == Outcome::Passed {
+        let engine = Engine::open(artifact, Options::default())?;
+        let mut cache = engine.cache(2);
+        let tokens = [engine.architecture().bos_token_id.unwrap_or(0), 0];
+        let logits = engine.forward(&mut cache, &tokens, Logits::All)?;
+        let broken = logits.iter().filter(|logit| !logit.is_finite()).count();
+        checks.push(Check::new("logits not finite", broken as f64, "", Some(Threshold::AtMost(0.0)), logits.len() as u64, None));
+    }
+    Ok(Findings { checks, perplexity: None, score: None })
+}
+
+/// Every file against the manifest.
+fn integrity(artifact: &Path) -> Result<Check, Error> {
+    let manifest = Manifest::read(artifact)?;
+    let mismatches = manifest.check(artifact)?;
+    let count = mismatches.len() as f64;
+    let check = Check::new("files changed", count, "", Some(Threshold::AtMost(0.0)), manifest.files.len() as u64, None);
+    let notes: Vec<String> = mismatches.iter().map(ToString::to_string).collect();
+    Ok(if notes.is_empty() { check } else { check.note(notes.join("; ")) })
+}
+
+/// The engine's logits against the trainer's, on the dense checkpoint.
+fn parity(
+    engine: &Engine,
+    checkpoint: &Checkpoint,
+    held_out: &HeldOut,
+    trainer: &dyn Trainer,
+    threshold: f64,
+) -> Result<Check, Error> {
+    let longest = held_out.sequences.iter().max_by_key(|sequence| sequence.tokens.len());
+    let tokens = longest.map_or(&[][..], |sequence| &sequence.tokens[..sequence.tokens.len().min(PARITY_TOKENS)]);
+    let mut cache = engine.cache(tokens.len());
+    let ours = engine.forward(&mut cache, tokens, Logits::All)?;
+    let theirs = trainer.logits(&checkpoint.weights()?, tokens).map_err(Error::Trainer)?;
+    let difference = ours.iter().zip(&theirs).map(|(a, b)| f64::from((a - b).abs())).fold(0.0, f64::max);
+    // A length that differs, or NaN on either side, is no agreement.
+    let all = ours.len() == theirs.len() && ours.iter().chain(&theirs).all(|logit| logit.is_finite());
+    let difference = if all { difference } else { f64::NAN };
+    Ok(Check::new("engine − trainer, logits", difference, "", Some(Threshold::AtMost(threshold)), ours.len() as u64, None))
+}
+
+/// How close the artifact stays to the reference on the same tokens.
+fn closeness(comparison: &Comparison, settings: &Verify) -> Vec<Check> {
+    let samples = comparison.kl.len() as u64;
+    let [ours, theirs] = &comparison.losses;
+    // Paired: both saw the same tokens, so the tokens' own difficulty cancels.
+    let differences: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| theirs - ours).collect();
+    let (difference, [low, high]) = mean(&differences);
+    let increase = |difference: f64| difference.exp() - 1.0;
+    let (kl, kl_interval) = mean(&comparison.kl);
+    let (p99, p99_interval) = quantile(&comparison.kl, 0.99);
+    let (agreement, agreement_interval) = proportion(count(&comparison.agrees), comparison.agrees.len());
+    let at_most = |limit: Option<f64>| limit.map(Threshold::AtMost);
+    let interval = Some([increase(low), increase(high)]);
+    let reference = format!("reference {:.4}, artifact {:.4}", mean(ours).0.exp(), mean(theirs).0.exp());
+    vec![
+        Check::new("perplexity increase", increase(difference), "", at_most(settings.perplexity_increase), samples, interval)
+            .note(reference),
+        Check::new("KL divergence, mean", kl, "nats/token", at_most(settings.kl_mean), samples, Some(kl_interval)),
+        Check::new("KL divergence, p99", p99, "nats/token", at_most(settings.kl_p99), samples, Some(p99_interval)),
+        Check::new(
+            "top-1 agreement",
+            agreement,
+            "",
+            settings.top1_agreement.map(Threshold::AtLeast),
+            samples,
+            Some(agreement_interval),
+        ),
+    ]
+}
+
+/// Right answers lost against the reference, paired by example; flips in both directions are named.
+fn score_drop(ours: &[bool], theirs: &[bool], threshold: Option<f64>) -> Check {
+    let drops: Vec<f64> = ours.iter().zip(theirs).map(|(ours, theirs)| f64::from(*ours) - f64::from(*theirs)).collect();
+    let (drop, interval) = mean(&drops);
+    let lost = drops.iter().filter(|drop| **drop > 0.0).count();
+    let won = drops.iter().filter(|drop| **drop < 0.0).count();
+    Check::new("score lost", drop, "", threshold.map(Threshold::AtMost), drops.len() as u64, Some(interval))
+        .note(format!("{lost} right answers turned wrong, {won} turned right"))
+}
+
+/// What the recipe asks of the chain's largest checkpoint.
+fn largest_checks(largest: &Path, artifact: &Artifact, subject: &Subject<'_>, settings: &Verify) -> Result<Vec<Check>, Error> {
+    let checkpoint = Checkpoint::open(largest)?;
+    let mut checks = Vec::new();
+    let dense_bytes = checkpoint.architecture().parameters() * 4;
+    let ratio = dense_bytes as f64 / artifact.weight_bytes()? as f64;
+    let check = Check::new("compression ratio", ratio, "×", settings.compression_ratio.map(Threshold::AtLeast), 1, None);
+    checks.push(check.note("f32 bytes of the largest checkpoint ÷ bytes of the artifact's weights"));
+    if settings.teacher_score.is_some() && !subject.held_out.prompts.is_empty() {
+        let engine = Engine::load(&Model::Checkpoint(checkpoint), Options::default())?;
+        let matches = subject.held_out.exact_matches(&engine, subject.tokenizer)?;
+        let (value, interval) = proportion(count(&matches), matches.len());
+        let threshold = settings.teacher_score.map(Threshold::AtLeast);
+        checks.push(Check::new("score of the teacher", value, "", threshold, matches.len() as u64, Some(interval)));
+    }
+    Ok(checks)
+}
+
+/// Bytes, memory and time against the budget.
+fn budget_checks(artifact: &Path, budget: &Budget, bench: &dyn Bench) -> Result<Vec<Check>, Error> {
+    let mut bytes = 0;
+    for entry in fs_err::read_dir(artifact)? {
+        bytes += entry?.metadata()?.len();
+    }
+    let bytes_limit = budget.artifact_bytes.map(|limit| Threshold::AtMost(limit as f64));
+    let result = bench.bench(artifact)?;
+    let tokens = result.token_milliseconds.len() as u64;
+    let mut checks = vec![Check::new("artifact bytes", bytes as f64, "bytes", bytes_limit, 1, None)];
+    let memory_limit = budget.peak_memory_bytes.map(|limit| Threshold::AtMost(limit as f64));
+    match result.peak_memory_bytes {
+        Some(memory) => checks.push(Check::new("peak memory", memory as f64, "bytes", memory_limit, 1, None)),
+        None if memory_limit.is_some() => {
+            let check = Check::new("peak memory", f64::NAN, "bytes", memory_limit, 0, None);
+            checks.push(check.note("this operating system does not tell"));
+        }
+        None => {}
+    }
+    for (name, q, limit) in [
+        ("token time, p50", 0.5, budget.token_milliseconds_p50),
+        ("token time, p95", 0.95, budget.token_milliseconds_p95),
+        ("token time, p99", 0.99, budget.token_milliseconds_p99),
+    ] {
+        let (value, interval) = quantile(&result.token_milliseconds, q);
+        checks.push(Check::new(name, value, "ms", limit.map(Threshold::AtMost), tokens, Some(interval)));
+    }
+    Ok(checks)
+}
+
+fn count(hits: &[bool]) -> usize {
+    hits.iter().filter(|hit| **hit).count()
+}
