@@ -52,7 +52,7 @@ pub(crate) fn bench(arguments: &arguments::Bench) -> Result<Ending, Failure> {
 fn measure(arguments: &arguments::Bench) -> Result<BenchResult, Failure> {
     let started = Instant::now();
     let model = Model::open(&arguments.model)?;
-    let engine = Engine::open(&model, Options { threads: arguments.threads, ..Options::default() })?;
+    let engine = Engine::load(&model, Options { threads: arguments.threads, ..Options::default() })?;
     let load_milliseconds = milliseconds(started);
     let architecture = engine.architecture();
     let (vocab_size, most) = (architecture.vocab_size, architecture.max_position_embeddings);

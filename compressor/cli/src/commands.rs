@@ -139,7 +139,7 @@ pub(crate) fn eval(arguments: &arguments::Eval) -> Result<Ending, Failure> {
     let model = Model::open(&arguments.model)?;
     let tokenizer = open_tokenizer(&arguments.model)?;
     let held_out = held_out(&arguments.text, &tokenizer, &measured_on(&arguments.text))?;
-    let engine = Engine::open(&model, Options::default())?;
+    let engine = Engine::load(&model, Options::default())?;
     let started = std::time::Instant::now();
     let perplexity = held_out.perplexity(&engine)?;
     let seconds = started.elapsed().as_secs_f64();
@@ -161,7 +161,7 @@ pub(crate) fn eval(arguments: &arguments::Eval) -> Result<Ending, Failure> {
 pub(crate) fn generate(arguments: &arguments::Generate) -> Result<Ending, Failure> {
     let model = Model::open(&arguments.model)?;
     let tokenizer = open_tokenizer(&arguments.model)?;
-    let engine = Engine::open(&model, Options::default())?;
+    let engine = Engine::load(&model, Options::default())?;
     let prompt =
         if arguments.answer { tokenizer.encode_prompt(&arguments.prompt)? } else { tokenizer.encode(&arguments.prompt)? };
     if prompt.is_empty() {
@@ -173,7 +173,7 @@ pub(crate) fn generate(arguments: &arguments::Generate) -> Result<Ending, Failur
         stop.clear();
     }
     let room = engine.architecture().max_position_embeddings.saturating_sub(prompt.len());
-    let answer = engine.generate(&prompt, arguments.tokens.min(room), &stop)?;
+    let answer = compressor_engine::greedy(&engine, &prompt, arguments.tokens.min(room), &stop)?;
     if arguments.ids {
         let ids: Vec<String> = answer.iter().map(u32::to_string).collect();
         writeln!(std::io::stdout(), "{}", ids.join(" "))?;
@@ -245,7 +245,13 @@ fn inspect_artifact(out: &mut impl Write, artifact: &Artifact, tensors: bool) ->
     match manifest {
         Ok(manifest) => {
             for reader in &manifest.opens_in {
-                writeln!(out, "opens in      {reader}")?;
+                writeln!(
+                    out,
+                    "opens in      {}: {}, {}",
+                    reader.program,
+                    if reader.opens { "yes" } else { "no" },
+                    reader.reason
+                )?;
             }
         }
         Err(error) => writeln!(out, "manifest      none: {error:#}")?,

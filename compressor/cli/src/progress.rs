@@ -68,8 +68,8 @@ impl Observer for Progress {
         self.advance(losses.step, steps, format!("loss {:.4}{kl}  {} tokens/s", losses.loss, show::count(speed)));
     }
 
-    fn advances(&mut self, what: &str, done: usize, of: usize) {
-        self.advance(done as u64, of as u64, what.to_owned());
+    fn advances(&mut self, what: &str, done: u64, of: u64) {
+        self.advance(done, of, what.to_owned());
     }
 
     fn ends(&mut self, _: &Step, report: &StepReport) {

@@ -41,9 +41,9 @@ impl Trainer for Burn {
             beta_1: keys.beta_1,
             beta_2: keys.beta_2,
             epsilon: keys.epsilon,
-            gradient_clip: keys.gradient_clip,
+            gradient_clip: Some(keys.gradient_clip),
             gradient_accumulation: keys.gradient_accumulation as u64,
-            save_every: keys.save_every as u64,
+            save_every: Some(keys.save_every as u64),
         };
         let objective = match &job.distillation {
             None => Objective::CrossEntropy,
@@ -56,11 +56,11 @@ impl Trainer for Burn {
         let mut each = |step: &compressor_train::StepLosses| {
             observe(&Losses {
                 step: step.step,
-                loss: f64::from(step.loss),
-                cross_entropy: f64::from(step.cross_entropy),
-                kl: step.kl.map(f64::from),
+                loss: step.loss,
+                cross_entropy: step.cross_entropy,
+                kl: step.kl,
                 learning_rate: step.learning_rate,
-                gradient_norm: f64::from(step.gradient_norm),
+                gradient_norm: step.gradient_norm,
                 tokens: step.tokens,
                 seconds: step.seconds,
             });

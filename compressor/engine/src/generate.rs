@@ -1,14 +1,12 @@
 //! Greedy generation: always the most likely token.
 
-use rayon::prelude::*;
-
 use crate::engine::Engine;
 use crate::forward::{Logits, Sequence};
 use crate::{Cache, Result};
 
 /// Sequences that go through the model together: enough to read each weight once for many tokens, few enough to keep their caches
 /// near. Fixed, so that the number of threads changes no logit.
-const SEQUENCES_TOGETHER: usize = 32;
+const SEQUENCES_TOGETHER: usize = 64;
 
 /// Continues `prompt` with the most likely token, again and again, the lowest id where two are equally likely.
 ///
@@ -41,10 +39,12 @@ const LARGEST_RESERVATION: usize = 1024;
 /// # Errors
 /// As [`greedy`], for the first prompt that fails.
 pub fn generate_batch(engine: &Engine, prompts: &[Vec<u32>], max_new: usize, stop: &[u32]) -> Result<Vec<Vec<u32>>> {
-    let together = |prompts: &[Vec<u32>]| continue_together(engine, prompts, max_new, stop);
-    let groups: Result<Vec<Vec<Vec<u32>>>> =
-        engine.threads.install(|| prompts.par_chunks(SEQUENCES_TOGETHER).map(together).collect());
-    Ok(groups?.into_iter().flatten().collect())
+    // One group after the other: threads share the work inside a pass, and groups beside each other would nest on their stacks.
+    let mut continued = Vec::with_capacity(prompts.len());
+    for group in prompts.chunks(SEQUENCES_TOGETHER) {
+        continued.extend(continue_together(engine, group, max_new, stop)?);
+    }
+    Ok(continued)
 }
 
 /// One sequence of several that are continued in step.

@@ -281,7 +281,7 @@ impl Reader<'_> {
         let scale_name = format!("{name}_scale");
         let slice = self.take(&scale_name).ok_or_else(|| self.missing(&scale_name))?;
         let groups = slice.shape.get(1).copied().unwrap_or(0);
-        if slice.shape != [rows, groups] || groups == 0 || columns % groups != 0 {
+        if slice.shape != [rows, groups] || groups == 0 || !columns.is_multiple_of(groups) {
             let what = format!("tensor `{scale_name}` has shape {:?}, which fits no [{rows}, {columns}] matrix", slice.shape);
             return Err(Error::malformed(self.path, what));
         }

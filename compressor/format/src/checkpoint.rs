@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::safetensors::{Dtype, TensorFiles, TensorSlice};
 use crate::weights::transpose;
-use crate::{Architecture, Error, Family, GgufFile, Result, Tokenizer, StoredTensor, TensorId, Weights};
+use crate::{Architecture, Error, Family, GgufFile, Result, StoredTensor, TensorId, Tokenizer, Weights};
 
 /// A checkpoint on disk: its architecture is read and every tensor's presence and shape checked; values stay in the file.
 #[derive(Clone, Debug)]

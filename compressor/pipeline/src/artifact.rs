@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
-use compressor_format::{Checkpoint, Tokenizer};
+use compressor_format::{Checkpoint, FileHash, Manifest, Reference, Tokenizer, Tool};
+use serde_json::Value;
 
 use crate::Error;
+use crate::quantize::QuantizationReport;
 
 /// Opens the tokenizer that lies with a model, a folder or a GGUF file.
 ///
@@ -15,4 +17,29 @@ pub fn open_tokenizer(model: &Path) -> Result<Tokenizer, Error> {
         true => Ok(Tokenizer::open(model.join("tokenizer.json"))?),
         false => Ok(Checkpoint::open(model)?.tokenizer()?),
     }
+}
+
+/// Writes the manifest of an artifact: the hashes of its files and of everything it was made from.
+///
+/// # Errors
+/// Where a file can't be read or written.
+pub fn write_manifest(
+    folder: &Path,
+    checkpoint: &Checkpoint,
+    report: &QuantizationReport,
+    recipe: Value,
+) -> Result<Manifest, Error> {
+    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let inputs = checkpoint.files().iter().map(|path| FileHash::of(name(path), path)).collect::<Result<Vec<_>, _>>()?;
+    let manifest = Manifest {
+        format_version: Manifest::FORMAT_VERSION,
+        tool: Tool { name: "compressor".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
+        files: Vec::new(),
+        inputs,
+        recipe,
+        opens_in: report.opens_in.clone(),
+        reference: Reference { name: name(checkpoint.path()), dtype: checkpoint.dtype(), bytes: checkpoint.weight_bytes()? },
+        dense_tensors: report.dense.clone(),
+    };
+    Ok(manifest.write(folder)?)
 }

@@ -17,6 +17,9 @@ pub enum Error {
     /// A cut that the weights don't allow.
     #[error(transparent)]
     Prune(#[from] crate::prune::Refusal),
+    /// Weights that can't be quantized.
+    #[error(transparent)]
+    Quantize(#[from] crate::quantize::Error),
     /// The operating system.
     #[error(transparent)]
     Io(#[from] std::io::Error),

@@ -1,6 +1,6 @@
 //! Measures a model on held-out text with the engine.
 
-use compressor_engine::{Engine, Logits};
+use compressor_engine::{Engine, Logits, generate_batch};
 use compressor_format::{Examples, Measured, Tokenizer, Verify, completion_matches};
 use rayon::prelude::*;
 
@@ -43,8 +43,8 @@ pub struct Comparison {
     pub agrees: Vec<bool>,
 }
 
-/// Logits above this many floats are made one sequence at a time.
-const PARALLEL_FLOATS: usize = 1 << 22;
+/// Logits that are held at once, where a single sequence does not need more.
+const LOGIT_FLOATS: usize = 1 << 22;
 
 impl HeldOut {
     /// Cuts the held-out split into windows, or takes its first examples.
@@ -58,9 +58,8 @@ impl HeldOut {
             Examples::Text(text) => {
                 let tokens = tokenizer.encode(text)?;
                 let windows = tokens.chunks_exact(verify.window).take(verify.windows);
-                held_out.sequences = windows
-                    .map(|window| Sequence { tokens: window.to_vec(), first_scored: verify.first_scored })
-                    .collect();
+                held_out.sequences =
+                    windows.map(|window| Sequence { tokens: window.to_vec(), first_scored: verify.first_scored }).collect();
                 if held_out.sequences.is_empty() {
                     return Err(Error::TooShort { tokens: tokens.len(), window: verify.window });
                 }
@@ -83,11 +82,13 @@ impl HeldOut {
     /// # Errors
     /// What the engine refuses.
     pub fn perplexity(&self, engine: &Engine) -> Result<Measured, Error> {
-        let losses: Vec<Vec<f64>> = self.each(engine.architecture().vocab_size, |sequence| {
-            let logits = scored_logits(engine, sequence)?;
-            Ok(sequence.scored().zip(logits.chunks(engine.architecture().vocab_size)).map(|(token, row)| loss(row, token)).collect())
-        })?;
-        let losses = losses.concat();
+        let vocab_size = engine.architecture().vocab_size;
+        let mut losses = Vec::new();
+        for group in self.groups(vocab_size) {
+            let logits = scored_logits(engine, group)?;
+            let rows = logits.chunks(vocab_size).zip(group.iter().flat_map(Sequence::scored)).collect::<Vec<_>>();
+            losses.extend(rows.into_par_iter().map(|(row, token)| loss(row, token)).collect::<Vec<f64>>());
+        }
         Ok(Measured { value: mean(&losses).0.exp(), samples: losses.len() as u64 })
     }
 
@@ -97,19 +98,20 @@ impl HeldOut {
     /// What the engine refuses.
     pub fn compare(&self, reference: &Engine, candidate: &Engine) -> Result<Comparison, Error> {
         let vocab_size = reference.architecture().vocab_size;
-        let parts = self.each(vocab_size, |sequence| {
-            let (ours, theirs) = (scored_logits(reference, sequence)?, scored_logits(candidate, sequence)?);
-            let rows = ours.chunks(vocab_size).zip(theirs.chunks(vocab_size)).zip(sequence.scored());
-            Ok(rows
-                .map(|((p, q), token)| (loss(p, token), loss(q, token), kl_divergence(p, q), largest(p) == largest(q)))
-                .collect::<Vec<_>>())
-        })?;
         let mut comparison = Comparison { losses: [Vec::new(), Vec::new()], kl: Vec::new(), agrees: Vec::new() };
-        for (ours, theirs, kl, agrees) in parts.concat() {
-            comparison.losses[0].push(ours);
-            comparison.losses[1].push(theirs);
-            comparison.kl.push(kl);
-            comparison.agrees.push(agrees);
+        for group in self.groups(vocab_size) {
+            let (ours, theirs) = (scored_logits(reference, group)?, scored_logits(candidate, group)?);
+            let tokens: Vec<u32> = group.iter().flat_map(Sequence::scored).collect();
+            let rows = ours.par_chunks(vocab_size).zip(theirs.par_chunks(vocab_size)).zip(tokens);
+            let compared: Vec<_> = rows
+                .map(|((p, q), token)| (loss(p, token), loss(q, token), kl_divergence(p, q), largest(p) == largest(q)))
+                .collect();
+            for (ours, theirs, kl, agrees) in compared {
+                comparison.losses[0].push(ours);
+                comparison.losses[1].push(theirs);
+                comparison.kl.push(kl);
+                comparison.agrees.push(agrees);
+            }
         }
         Ok(comparison)
     }
@@ -120,7 +122,7 @@ impl HeldOut {
     /// What the engine refuses, or an answer that can't be decoded.
     pub fn exact_matches(&self, engine: &Engine, tokenizer: &Tokenizer) -> Result<Vec<bool>, Error> {
         let prompts: Vec<Vec<u32>> = self.prompts.iter().map(|prompt| prompt.tokens.clone()).collect();
-        let answers = engine.generate_batch(&prompts, self.longest_answer + ANSWER_MARGIN, &self.stop)?;
+        let answers = generate_batch(engine, &prompts, self.longest_answer + ANSWER_MARGIN, &self.stop)?;
         let matches = answers.iter().zip(&self.prompts).map(|(answer, prompt)| {
             let kept: Vec<u32> = answer.iter().copied().filter(|token| !self.stop.contains(token)).collect();
             Ok(completion_matches(&prompt.answer, &tokenizer.decode(&kept)?))
@@ -128,12 +130,10 @@ impl HeldOut {
         matches.collect()
     }
 
-    fn each<T: Send>(&self, vocab_size: usize, work: impl Fn(&Sequence) -> Result<T, Error> + Sync) -> Result<Vec<T>, Error> {
-        let largest = self.sequences.iter().map(|sequence| sequence.tokens.len()).max().unwrap_or(0);
-        match largest * vocab_size <= PARALLEL_FLOATS {
-            true => self.sequences.par_iter().map(work).collect(),
-            false => self.sequences.iter().map(work).collect(),
-        }
+    /// Sequences that go through a model together: as many as keep the logits small, one where one alone is large.
+    fn groups(&self, vocab_size: usize) -> impl Iterator<Item = &[Sequence]> {
+        let longest = self.sequences.iter().map(|sequence| sequence.tokens.len()).max().unwrap_or(1);
+        self.sequences.chunks((LOGIT_FLOATS / (longest * vocab_size)).max(1))
     }
 }
 
@@ -146,15 +146,28 @@ impl Sequence {
     }
 }
 
-/// The logits that predict each scored token: those of the place before it.
-fn scored_logits(engine: &Engine, sequence: &Sequence) -> Result<Vec<f32>, Error> {
-    let read = &sequence.tokens[..sequence.tokens.len() - 1];
-    let mut cache = engine.cache(read.len());
-    let context = sequence.first_scored - 1;
-    if context > 0 {
-        engine.forward(&mut cache, &read[..context], Logits::Last)?;
+/// The logits that predict each scored token, those of the place before it: `[scored tokens, vocab_size]`.
+fn scored_logits(engine: &Engine, sequences: &[Sequence]) -> Result<Vec<f32>, Error> {
+    let read = |sequence: &Sequence| sequence.tokens.len() - 1;
+    let from = sequences.iter().map(|sequence| sequence.first_scored - 1).min().unwrap_or(0);
+    let mut caches: Vec<_> = sequences.iter().map(|sequence| engine.cache(read(sequence))).collect();
+    let mut together: Vec<_> = sequences
+        .iter()
+        .zip(&mut caches)
+        .map(|(sequence, cache)| compressor_engine::Sequence { cache, tokens: &sequence.tokens[..read(sequence)] })
+        .collect();
+    let logits = engine.forward_batch(&mut together, Logits::From(from))?;
+    // Prompts differ in length: what was computed for the longer ones' context is left out.
+    let vocab_size = engine.architecture().vocab_size;
+    let mut scored = Vec::with_capacity(logits.len());
+    let mut at = 0;
+    for sequence in sequences {
+        let computed = read(sequence) - from;
+        let skipped = sequence.first_scored - 1 - from;
+        scored.extend_from_slice(&logits[(at + skipped) * vocab_size..(at + computed) * vocab_size]);
+        at += computed;
     }
-    Ok(engine.forward(&mut cache, &read[context..], Logits::All)?)
+    Ok(scored)
 }
 
 fn log_sum_exp(row: &[f32]) -> f64 {
@@ -178,7 +191,10 @@ fn kl_divergence(p: &[f32], q: &[f32]) -> f64 {
 
 fn largest(row: &[f32]) -> usize {
     // The first of equal ones, as greedy decoding takes it.
-    row.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (index, logit)| if *logit > best.1 { (index, *logit) } else { best }).0
+    row.iter()
+        .enumerate()
+        .fold((0, f32::NEG_INFINITY), |best, (index, logit)| if *logit > best.1 { (index, *logit) } else { best })
+        .0
 }
 
 #[cfg(test)]

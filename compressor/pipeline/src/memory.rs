@@ -18,7 +18,11 @@ pub(crate) fn training(student: &Architecture, teacher: Option<&Architecture>, k
         let widest = teacher.layers.iter().map(|layer| layer.intermediate_size as u64).max().unwrap_or(0);
         teacher.parameters() * F32 + tokens * (widest * 4 + teacher.hidden_size as u64 * 4) * F32
     });
-    OVERHEAD_BYTES + student.parameters() * F32 * TRAINED_COPIES + tape(student, tokens, keys.sequence_length as u64) + logits + teacher_bytes
+    OVERHEAD_BYTES
+        + student.parameters() * F32 * TRAINED_COPIES
+        + tape(student, tokens, keys.sequence_length as u64)
+        + logits
+        + teacher_bytes
 }
 
 /// What autodiff keeps for the backward pass: per layer about ten vectors of the hidden width, the projections, four of the

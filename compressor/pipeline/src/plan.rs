@@ -4,8 +4,9 @@
 use std::path::{Path, PathBuf};
 
 use compressor_format::{
-    Architecture, Attention, Checkpoint, Dataset, Distill, Dtype, Family, LayerShape, Mistake, Mlp, ModelSource, Norm, NormKind, Place,
-    Positions, Prune, Quantize, Recipe, RecipeText, RotaryScaling, Sizes, Split, Stage, Student, Tokenizer, TrainingKeys, Verify,
+    Architecture, Attention, Checkpoint, Dataset, Distill, Dtype, Family, Importance, LayerShape, Mistake, Mlp, ModelSource,
+    Norm, NormKind, Place, Positions, Prune, Quantize, Recipe, RecipeText, RotaryScaling, Sizes, Split, Stage, Student,
+    Tokenizer, TrainingKeys, Verify,
 };
 
 use crate::fingerprint::Fingerprint;
@@ -287,7 +288,7 @@ impl Planner<'_> {
         let fingerprint = Fingerprint::new(stage.name()).settings(stage).settings(&self.recipe.seed).text(&input.fingerprint);
         let uses_data = match stage {
             Stage::Train(_) | Stage::Distill(_) | Stage::Verify(_) => true,
-            Stage::Prune(prune) => prune.importance == compressor_format::Importance::Activation && cuts_units(prune),
+            Stage::Prune(prune) => prune.importance == Importance::Activation && prune::ranks_units(prune),
             Stage::Quantize(_) => false,
         };
         let fingerprint = match (uses_data, data) {
@@ -322,13 +323,10 @@ impl Planner<'_> {
             }
             Stage::Distill(distill) => self.distill(distill, place, chain, &mut step, fingerprint)?,
             Stage::Prune(settings) => {
-                match prune::resolve(&prune::Pruning::from(settings), &input.architecture) {
-                    Ok(architecture) => step.output = dense(architecture, input.dtype, String::new()),
-                    Err(refusal) => {
-                        self.refuse(&place.then(refusal.key()), Mistake::new(refusal.to_string()));
-                        return None;
-                    }
+                for refusal in prune::refusals(settings, &input.architecture) {
+                    self.refuse(&place.then(refusal.key()), Mistake::new(refusal.to_string()));
                 }
+                step.output = dense(prune::resolve(settings, &input.architecture).ok()?, input.dtype, String::new());
                 self.check_calibration(settings, place);
                 step.peak_memory_bytes = memory::pruning(&input.architecture);
                 fingerprint
@@ -380,7 +378,8 @@ impl Planner<'_> {
                 }
                 step.student = Some(teacher_origin.clone());
                 let mut architecture = teacher.architecture.clone();
-                architecture.layers = evenly_spaced(available, *layers).into_iter().map(|layer| architecture.layers[layer]).collect();
+                architecture.layers =
+                    evenly_spaced(available, *layers).into_iter().map(|layer| architecture.layers[layer]).collect();
                 (dense(architecture, Dtype::F32, String::new()), fingerprint)
             }
             Some(Student::Checkpoint(path)) => {
@@ -393,7 +392,8 @@ impl Planner<'_> {
         let (ours, theirs) = (student.architecture.vocab_size, teacher.architecture.vocab_size);
         if ours != theirs {
             let message = format!("the student's vocabulary of {ours} tokens differs from the teacher's {theirs}");
-            let mistake = Mistake::new(message).hint("both must predict the same tokens; give the student the teacher's vocab_size");
+            let mistake =
+                Mistake::new(message).hint("both must predict the same tokens; give the student the teacher's vocab_size");
             self.refuse(&place.then("student"), mistake);
             return None;
         }
@@ -413,7 +413,8 @@ impl Planner<'_> {
             // Of equal ones the latest: it was trained the longest.
             let largest = trained.into_iter().max_by_key(|(_, size)| size.architecture.parameters());
             if largest.is_none() {
-                let mistake = Mistake::new("distill has no teacher: the chain starts with new weights and nothing is trained before");
+                let mistake =
+                    Mistake::new("distill has no teacher: the chain starts with new weights and nothing is trained before");
                 self.refuse(place, mistake.hint("add [stage.train] before it, or set `teacher` to a checkpoint"));
             }
             return largest.cloned();
@@ -441,7 +442,8 @@ impl Planner<'_> {
 
     fn check_tokenizers(&mut self, student: &Option<Origin>, teacher: &Origin, place: &Place) {
         let (Some(Origin::Path(student)), Origin::Path(teacher)) = (student, teacher) else { return };
-        let tokens = |path: &PathBuf| Tokenizer::open(path.join("tokenizer.json")).ok().map(|tokenizer| tokenizer.json().to_vec());
+        let tokens =
+            |path: &PathBuf| Tokenizer::open(path.join("tokenizer.json")).ok().map(|tokenizer| tokenizer.json().to_vec());
         if let (Some(ours), Some(theirs)) = (tokens(student), tokens(teacher))
             && ours != theirs
         {
@@ -453,14 +455,15 @@ impl Planner<'_> {
     fn check_training(&mut self, keys: &TrainingKeys, model: &ModelSize, place: &Place) {
         let most = model.architecture.max_position_embeddings;
         if keys.sequence_length > most {
-            let message = format!("sequence_length {} is longer than the model's max_position_embeddings {most}", keys.sequence_length);
+            let message =
+                format!("sequence_length {} is longer than the model's max_position_embeddings {most}", keys.sequence_length);
             self.refuse(&place.then("sequence_length"), Mistake::new(message));
         }
         self.check_split(Split::Train, place);
     }
 
     fn check_calibration(&mut self, settings: &Prune, place: &Place) {
-        if settings.importance == compressor_format::Importance::Activation && cuts_units(settings) {
+        if settings.importance == Importance::Activation && prune::ranks_units(settings) {
             self.check_split(Split::Train, place);
         }
     }
@@ -486,9 +489,8 @@ impl Planner<'_> {
                 fingerprint: String::new(),
             }),
             Err(refusal) => {
-                let mut mistake = Mistake::new(refusal.to_string());
-                mistake.hint = refusal.hint();
-                self.refuse(&place.then(refusal.key()), mistake);
+                let place = refusal.key().map_or_else(|| place.clone(), |key| place.then(key));
+                self.refuse(&place, Mistake::new(refusal.to_string()));
                 None
             }
         }
@@ -514,11 +516,6 @@ impl Planner<'_> {
         }
         self.check_split(Split::Test, place);
     }
-}
-
-/// Whether anything is removed by importance.
-fn cuts_units(prune: &Prune) -> bool {
-    prune.head_ratio > 0.0 || prune.channel_ratio > 0.0 || prune.target_parameters.is_some()
 }
 
 fn dense(architecture: Architecture, dtype: Dtype, fingerprint: String) -> ModelSize {

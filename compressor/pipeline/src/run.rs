@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
 
-use compressor_engine::{Engine, Options};
+use compressor_engine::{Engine, Logits, Options, Place};
 use compressor_format::{
-    Batches, Checkpoint, Dataset, Distill, Dtype, LayerTensor, Machine, Measured, Model, Prune, Quantize, REPORT_VERSION, Report,
-    SampleOrder, Samples, Sizes, Split, Stage, StepReport, Student, TensorId, Tokenizer, Train, TrainingKeys, Verify, Weights,
-    write_beside,
+    Batches, Checkpoint, Dataset, Distill, Dtype, Importance, LayerTensor, Machine, Measured, Model, Prune, Quantize,
+    REPORT_VERSION, Report, SampleOrder, Samples, Sizes, Split, Stage, StepReport, Student, TensorId, Tokenizer, Train,
+    TrainingKeys, Verify, Weights, write_beside,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -30,7 +30,7 @@ pub trait Observer {
     /// One training step.
     fn losses(&mut self, losses: &Losses, steps: u64);
     /// Part of the work of a step that does not train.
-    fn advances(&mut self, what: &str, done: usize, of: usize);
+    fn advances(&mut self, what: &str, done: u64, of: u64);
     /// A step is finished.
     fn ends(&mut self, step: &Step, report: &StepReport);
 }
@@ -109,7 +109,10 @@ impl Run<'_> {
     /// How models are measured: as the recipe's verification does it.
     fn verify_settings(&self) -> Verify {
         let stages = self.plan.recipe.stages.iter();
-        stages.filter_map(|stage| if let Stage::Verify(verify) = stage { Some(verify.clone()) } else { None }).next_back().unwrap_or_default()
+        stages
+            .filter_map(|stage| if let Stage::Verify(verify) = stage { Some(verify.clone()) } else { None })
+            .next_back()
+            .unwrap_or_default()
     }
 
     fn dataset(&self) -> &Dataset {
@@ -139,21 +142,19 @@ impl Run<'_> {
     fn prune(&mut self, step: &Step, settings: &Prune, workers: &mut Workers<'_>) -> Result<StepReport, Error> {
         let path = self.plan.path_of(&step.input);
         let weights = self.weights(&step.input, step)?;
-        let pruning = prune::Pruning::from(settings);
-        let scores = match pruning.importance {
-            prune::Importance::Magnitude(norm) => prune::magnitude(&weights, norm),
-            prune::Importance::Activation if pruning.cuts_units() => {
-                self.activation_scores(step, &weights, settings.calibration_tokens, workers)?
+        let scores = match settings.importance {
+            Importance::Activation if prune::ranks_units(settings) => {
+                self.activation_scores(step, &weights, settings, workers)?
             }
-            prune::Importance::Activation => prune::magnitude(&weights, prune::Norm::L2),
+            Importance::Activation | Importance::Magnitude => prune::magnitude(&weights, settings.magnitude_norm),
         };
-        let (weights, cuts) = prune::prune(weights, &pruning, &scores)?;
+        let (weights, cuts) = prune::prune(weights, settings, &scores)?;
         let dtype = match &path {
             Some(path) => Checkpoint::open(path)?.dtype(),
             None => Dtype::F32,
         };
         let cuts = serde_json::to_value(cuts).expect("cuts are plain data");
-        self.keep(step, &weights, dtype, json!({ "importance": settings.importance, "cuts": cuts }))
+        self.keep(step, &weights, dtype, cuts)
     }
 
     fn quantize(&mut self, step: &Step, settings: &Quantize, workers: &mut Workers<'_>) -> Result<StepReport, Error> {
@@ -277,26 +278,27 @@ impl Run<'_> {
         &mut self,
         step: &Step,
         weights: &Weights,
-        tokens: usize,
+        settings: &Prune,
         workers: &mut Workers<'_>,
     ) -> Result<prune::Scores, Error> {
+        let tokens = settings.calibration_tokens;
         let tokenizer = Tokenizer::open(step.folder.join("tokenizer.json"))?;
         let examples = self.dataset().split(Split::Train, self.plan.recipe.seed)?;
         let length = weights.architecture().max_position_embeddings.min(CALIBRATION_WINDOW);
         let samples = Samples::new(&examples, &tokenizer, length)?;
         let engine = Engine::from_weights(weights, Options::default())?;
-        let mut scores = prune::ActivationScores::new(weights.architecture());
+        let mut scores = Calibration(prune::ActivationScores::new(weights.architecture(), settings));
         let mut seen = 0;
         for sequence in samples.sequences() {
             if seen >= tokens {
                 break;
             }
             let mut cache = engine.cache(sequence.len());
-            engine.forward_observed(&mut cache, sequence, &mut scores)?;
+            engine.forward_observed(&mut cache, sequence, Logits::Last, &mut scores)?;
             seen += sequence.len();
-            workers.observer.advances("calibration tokens", seen.min(tokens), tokens);
+            workers.observer.advances("calibration tokens", seen.min(tokens) as u64, tokens as u64);
         }
-        Ok(scores.finish(weights))
+        Ok(scores.0.finish(weights)?)
     }
 
     /// Perplexity and score of what a step made.
@@ -305,7 +307,7 @@ impl Run<'_> {
             return Ok(());
         }
         self.open_held_out(&step.folder)?;
-        let engine = Engine::open(&Model::open(&step.folder)?, Options::default())?;
+        let engine = Engine::open(&step.folder, Options::default())?;
         let held_out = self.held_out.as_ref().expect("opened above");
         made.perplexity = Some(held_out.perplexity(&engine)?);
         if !held_out.prompts.is_empty() {
@@ -330,7 +332,9 @@ impl Run<'_> {
 
     /// The chain's largest checkpoint, the first of equal ones.
     fn largest_checkpoint(&self) -> Option<PathBuf> {
-        let start = Some(&self.plan.start).filter(|origin| matches!(origin, Origin::Path(_))).and_then(|origin| self.plan.path_of(origin));
+        let start = Some(&self.plan.start)
+            .filter(|origin| matches!(origin, Origin::Path(_)))
+            .and_then(|origin| self.plan.path_of(origin));
         let dense = self.plan.steps().iter().filter(|step| !step.output.is_artifact);
         let largest = dense.min_by_key(|step| std::cmp::Reverse(step.output.architecture.parameters()));
         start.or_else(|| largest.map(|step| step.folder.clone()))
@@ -360,7 +364,20 @@ impl Run<'_> {
 
     fn manifest(&self, step: &Step, checkpoint: &Checkpoint, report: &quantize::QuantizationReport) -> Result<(), Error> {
         let recipe = serde_json::to_value(&self.plan.recipe).expect("a recipe is plain data");
-        crate::artifact::write_manifest(&step.folder, checkpoint, report, recipe)
+        crate::artifact::write_manifest(&step.folder, checkpoint, report, recipe).map(drop)
+    }
+}
+
+/// Hands the engine's activations to the scores.
+struct Calibration(prune::ActivationScores);
+
+impl compressor_engine::Observer for Calibration {
+    fn observe(&mut self, layer: usize, place: Place, activations: &[f32]) {
+        match place {
+            Place::OutputInput => self.0.observe_attention(layer, activations),
+            Place::DownInput => self.0.observe_mlp(layer, activations),
+            Place::LayerInput | Place::AttentionInput | Place::MlpInput | Place::LayerOutput => {}
+        }
     }
 }
 

@@ -84,8 +84,8 @@ pub fn verify(
     let mut checks = vec![integrity(subject.artifact)?];
     let artifact = Artifact::open(subject.artifact)?;
     let checkpoint = Checkpoint::open(subject.reference)?;
-    let candidate = Engine::open(&Model::Artifact(artifact.clone()), Options::default())?;
-    let reference = Engine::open(&Model::Checkpoint(checkpoint.clone()), Options::default())?;
+    let candidate = Engine::load(&Model::Artifact(artifact.clone()), Options::default())?;
+    let reference = Engine::load(&Model::Checkpoint(checkpoint.clone()), Options::default())?;
     checks.push(parity(&reference, &checkpoint, subject.held_out, trainer, settings.parity)?);
 
     let comparison = subject.held_out.compare(&reference, &candidate)?;
@@ -117,7 +117,7 @@ pub fn verify(
 pub fn verify_alone(artifact: &Path) -> Result<Findings, Error> {
     let mut checks = vec![integrity(artifact)?];
     if checks[0].outcome == Outcome::Passed {
-        let engine = Engine::open(&Model::open(artifact)?, Options::default())?;
+        let engine = Engine::open(artifact, Options::default())?;
         let mut cache = engine.cache(2);
         let tokens = [engine.architecture().bos_token_id.unwrap_or(0), 0];
         let logits = engine.forward(&mut cache, &tokens, Logits::All)?;
@@ -206,7 +206,7 @@ fn largest_checks(largest: &Path, artifact: &Artifact, subject: &Subject<'_>, se
     let check = Check::new("compression ratio", ratio, "×", settings.compression_ratio.map(Threshold::AtLeast), 1, None);
     checks.push(check.note("f32 bytes of the largest checkpoint ÷ bytes of the artifact's weights"));
     if settings.teacher_score.is_some() && !subject.held_out.prompts.is_empty() {
-        let engine = Engine::open(&Model::Checkpoint(checkpoint), Options::default())?;
+        let engine = Engine::load(&Model::Checkpoint(checkpoint), Options::default())?;
         let matches = subject.held_out.exact_matches(&engine, subject.tokenizer)?;
         let (value, interval) = proportion(count(&matches), matches.len());
         let threshold = settings.teacher_score.map(Threshold::AtLeast);

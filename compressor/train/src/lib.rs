@@ -1,1 +1,24 @@
-//! x
+//! Trains and distills dense language models with Burn, and is the only crate that names it.
+//!
+//! [`train`] is what a reader comes for: it takes weights, an [`Objective`], the settings and the batches, and gives weights back.
+//! A model is interpreted from its [`compressor_format::Architecture`]; nothing here knows a family.
+
+mod batch;
+mod device;
+mod error;
+mod fused;
+mod head;
+mod model;
+mod ops;
+mod optimizer;
+mod plain;
+mod state;
+mod train;
+mod training;
+
+pub use batch::{Batch, Batches};
+pub use device::{open_device, tune_allocator};
+pub use error::Error;
+pub use model::logits;
+pub use train::{Objective, StepLosses, train};
+pub use training::Training;

@@ -4,9 +4,10 @@
 //! `√mean(a²) · ‖down column‖`, for heads `√mean(‖output columns · a‖²)`. It is what cutting the unit changes in the layer's
 //! output. Wanda multiplies weight and input norm in the same way for single weights (Sun et al. 2023, arXiv:2306.11695);
 //! width pruning by activations alone is in Minitron (Muralidharan et al. 2024, arXiv:2407.14679), by their fluctuation in
-//! FLAP (An et al. 2023, arXiv:2312.11983). Of those tried for a fifth of SmolLM2-135M's channels, unhealed, on WikiText-2, this
-//! one kept the lowest perplexity: 33.7 beside 34.5 (standard deviation for root mean square), 35.9 (no column norm), 37.4
-//! (mean absolute value), 22.5 uncut.
+//! FLAP (An et al. 2023, arXiv:2312.11983). For a fifth of SmolLM2-135M's channels (4096 tokens of WikiText-2 to calibrate, no
+//! healing, perplexity over six windows of 512 tokens of its test text) this one kept the lowest of those tried: 33.7, beside
+//! 34.5 with the standard deviation for the root mean square, 35.9 without the column norm and 37.4 with the mean absolute
+//! value; 22.5 uncut. Calibrated on 1024 tokens it gave 37.4, on 16,384 tokens 33.6.
 
 use compressor_format::LayerTensor::{Down, Output};
 use compressor_format::{Architecture, Part, Prune, TensorId, Weights};

@@ -1,4 +1,7 @@
-//! Importance from the weights alone: the named baseline, which destroys a real model where activations don't.
+//! Importance from the weights alone: the named baseline.
+//!
+//! Alone it destroys a real model: a fifth of SmolLM2-135M's channels cut by any of these norms, unhealed, raises the perplexity
+//! of WikiText-2 from 22.5 to more than 70,000, where activations keep it at 34.
 
 use std::ops::Range;
 

@@ -1,7 +1,8 @@
 //! A smaller grid than the one that covers a group often errs less: a few large values are clipped, all others lie closer.
 //!
-//! Searched per group by the sum of squared errors, as in OMSE (Choukroun et al. 2019, arXiv:1902.06822) and HQQ's and llama.cpp's
-//! searches: a coarse walk over the scales, then the scale that is best for the integers found (least squares), in turns.
+//! Searched per group by the sum of squared errors (OMSE, Choukroun et al. 2019, arXiv:1902.06822). For integers `n` the best scale is
+//! known, `Σ v·n / Σ n²` (least squares), and so is what it leaves of `Σ v²`: `Σ v² − (Σ v·n)² / Σ n²`. So only the integers are
+//! searched: those of a coarse walk over the scales, then those of the best scale found, until they stand still.
 
 use compressor_format::Scheme;
 
@@ -11,26 +12,36 @@ use super::round_to_nearest::{Grid, LANES, bounds, clamp, covering, is_finite, r
 const WIDEST: f32 = 1.08;
 /// Gaussian groups of 32 are best near 0.85 at 4 bits, groups with an outlier far below.
 const NARROWEST: f32 = 0.40;
-/// Distance of the scales tried; the turns of least squares end between two.
-const STEP: f32 = 0.02;
+/// Distance of the scales tried.
+const STEP: f32 = 0.04;
 /// Zero points tried on either side of the covering one.
-const ZERO_POINTS: i32 = 2;
-/// Turns of least squares; most groups stand still after two.
+const ZERO_POINTS: i32 = 1;
+/// Turns from integers to their best scale and back; most groups stand still after two.
 const TURNS: usize = 4;
+
+/// Space to work in, kept from group to group.
+#[derive(Default)]
+pub(super) struct Scratch {
+    steps: Vec<f32>,
+    integers: Vec<f32>,
+}
 
 /// The grid with the least sum of squared errors that was found; never worse than [`covering`].
 ///
-/// `steps` is scratch space.
-pub(super) fn least_squared_error(group: &[f32], scheme: Scheme, steps: &mut Vec<f32>) -> Grid {
+/// `scratch` is space to work in.
+pub(super) fn least_squared_error(group: &[f32], scheme: Scheme, scratch: &mut Scratch) -> Grid {
     let covering = covering(group, scheme);
     if range(group) == (0.0, 0.0) || !is_finite(covering, scheme) {
         return covering;
     }
     // In steps of the covering grid nothing overflows or vanishes, whatever the size of the weights. Zeros that fill the last lanes
-    // lie on every grid: they add no error.
+    // lie on every grid: they add nothing to any sum.
+    let Scratch { steps, integers } = scratch;
+    let padded = group.len().next_multiple_of(LANES);
     steps.clear();
     steps.extend(group.iter().map(|weight| weight / covering.scale));
-    steps.resize(group.len().next_multiple_of(LANES), 0.0);
+    steps.resize(padded, 0.0);
+    integers.resize(padded, 0.0);
 
     let (smallest, largest) = scheme.range();
     let centre = i32::from(covering.zero_point);
@@ -39,81 +50,60 @@ pub(super) fn least_squared_error(group: &[f32], scheme: Scheme, steps: &mut Vec
         false => (centre - ZERO_POINTS).max(smallest)..=(centre + ZERO_POINTS).min(largest),
     };
     let ratios = ((WIDEST - NARROWEST) / STEP).round() as usize;
-    let mut best = Candidate { ratio: 1.0, zero_point: centre as f32, error: f32::INFINITY };
-    best.error = squared_error(steps, best.ratio, best.zero_point, scheme).error;
+    let (mut best, mut best_point) = (Fit { ratio: 1.0, explained: 0.0 }, covering.zero_point);
     for zero_point in zero_points {
-        let zero_point = zero_point as f32;
-        let start = Candidate { ratio: 1.0, zero_point, error: f32::INFINITY };
-        let tried = (0..=ratios).map(|index| WIDEST - index as f32 * STEP);
-        let nearest = tried.fold(start, |nearest, ratio| {
-            let error = squared_error(steps, ratio, zero_point, scheme).error;
-            if error < nearest.error { Candidate { ratio, zero_point, error } } else { nearest }
-        });
-        let refined = refine(steps, nearest, scheme);
-        if refined.error < best.error {
-            best = refined;
+        let bounds = (smallest as f32 - zero_point as f32, largest as f32 - zero_point as f32);
+        let tried = (0..=ratios).map(|index| Fit::of(steps, integers, WIDEST - index as f32 * STEP, bounds));
+        let mut fit = tried.fold(best, |best, fit| if fit.explained > best.explained { fit } else { best });
+        if fit.explained > best.explained {
+            for _ in 0..TURNS {
+                let next = Fit::of(steps, integers, fit.ratio, bounds);
+                if next.explained <= fit.explained {
+                    break;
+                }
+                fit = next;
+            }
+            (best, best_point) = (fit, zero_point as i8);
         }
     }
-    let clipped = Grid { scale: covering.scale * best.ratio, zero_point: best.zero_point as i8 };
-    // A scale near the smallest floats has few bits left to be refined with.
-    let better = exact_error(group, clipped, scheme) < exact_error(group, covering, scheme);
-    if better && is_finite(clipped, scheme) { clipped } else { covering }
+    let clipped = Grid { scale: covering.scale * best.ratio, zero_point: best_point };
+    // A scale near the smallest floats has few bits left to be fitted with.
+    let is_better = is_finite(clipped, scheme) && exact_error(group, clipped, scheme) < exact_error(group, covering, scheme);
+    if is_better { clipped } else { covering }
 }
 
-/// A grid in steps of the covering one.
+/// The best scale for the integers that another scale led to.
 #[derive(Clone, Copy)]
-struct Candidate {
+struct Fit {
+    /// `Σ v·n / Σ n²`, in steps of the covering grid.
     ratio: f32,
-    zero_point: f32,
-    error: f32,
+    /// `(Σ v·n)² / Σ n²`: the part of `Σ v²` that is no error.
+    explained: f32,
 }
 
-/// Alternates between the integers that are best for the scale and the scale that is best for the integers.
-fn refine(steps: &[f32], mut best: Candidate, scheme: Scheme) -> Candidate {
-    for _ in 0..TURNS {
-        let Sums { product, square, .. } = squared_error(steps, best.ratio, best.zero_point, scheme);
-        let ratio = product / square;
-        if !(ratio.is_finite() && ratio > 0.0) {
-            break;
+impl Fit {
+    /// Rounds `v / ratio` to integers inside `bounds`, less the zero point, and fits a scale to them.
+    fn of(steps: &[f32], integers: &mut [f32], ratio: f32, (low, high): (f32, f32)) -> Self {
+        let inverse = 1.0 / ratio;
+        // Two loops, each of a kind that the compiler turns into vector instructions: one without sums, one without comparisons.
+        for (n, value) in integers.iter_mut().zip(steps) {
+            *n = round(clamp(value * inverse, low, high));
         }
-        let error = squared_error(steps, ratio, best.zero_point, scheme).error;
-        if error >= best.error {
-            break;
+        let (mut product, mut square) = ([0.0f32; LANES], [0.0f32; LANES]);
+        for (v, n) in steps.as_chunks::<LANES>().0.iter().zip(integers.as_chunks::<LANES>().0) {
+            for lane in 0..LANES {
+                product[lane] += v[lane] * n[lane];
+                square[lane] += n[lane] * n[lane];
+            }
         }
-        best = Candidate { ratio, error, ..best };
-    }
-    best
-}
-
-/// What one pass over a group sums up; `n` is an integer less the zero point.
-struct Sums {
-    /// `Σ (v − ratio · n)²`
-    error: f32,
-    /// `Σ v · n`
-    product: f32,
-    /// `Σ n²`
-    square: f32,
-}
-
-/// Lane by lane, so that the compiler can use vectors and the order of the sums is fixed.
-#[inline]
-fn squared_error(steps: &[f32], ratio: f32, zero_point: f32, scheme: Scheme) -> Sums {
-    let (smallest, largest) = bounds(scheme);
-    let inverse = 1.0 / ratio;
-    let (low, high) = (smallest - zero_point, largest - zero_point);
-    let (mut error, mut product, mut square) = ([0.0f32; LANES], [0.0f32; LANES], [0.0f32; LANES]);
-    for chunk in steps.as_chunks::<LANES>().0 {
-        for lane in 0..LANES {
-            let value = chunk[lane];
-            let n = round(clamp(value * inverse, low, high));
-            let off = value - n * ratio;
-            error[lane] += off * off;
-            product[lane] += value * n;
-            square[lane] += n * n;
+        let (product, square) = (product.iter().sum::<f32>(), square.iter().sum::<f32>());
+        // No integer but zero, or none that points the right way: nothing is explained.
+        if product > 0.0 {
+            Self { ratio: product / square, explained: product * product / square }
+        } else {
+            Self { ratio, explained: 0.0 }
         }
     }
-    let sum = |lanes: [f32; LANES]| lanes.iter().sum();
-    Sums { error: sum(error), product: sum(product), square: sum(square) }
 }
 
 /// `Σ (w − ŵ)²` of a group as it will be stored and read back.
@@ -138,7 +128,7 @@ mod tests {
     const INT4_WITH_ZERO_POINTS: Scheme = Scheme { symmetric: false, ..INT4 };
 
     fn searched(group: &[f32], scheme: Scheme) -> Grid {
-        least_squared_error(group, scheme, &mut Vec::new())
+        least_squared_error(group, scheme, &mut Scratch::default())
     }
 
     #[test]

@@ -13,8 +13,8 @@ mod tests;
 use std::path::{Path, PathBuf};
 
 use compressor_format::{
-    Checkpoint, DenseTensor, Dtype, NewArtifact, NewArtifactTensor, OpensIn, QuantizedMatrix, Scheme, Storage, StoredTensor,
-    Values, WeightBytes, pack,
+    Activations, Checkpoint, Clipping, DenseTensor, Dtype, EmbeddingScheme, NewArtifact, NewArtifactTensor, OpensIn,
+    QuantizedMatrix, Scheme, Storage, StoredTensor, Values, WeightBytes, pack,
 };
 use rayon::prelude::*;
 use serde::Serialize;
@@ -45,33 +45,32 @@ pub struct Quantization {
     pub dense_dtype: Option<Dtype>,
 }
 
-/// How the range of a group is chosen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Clipping {
-    /// From its smallest to its largest value.
-    None,
-    /// The range with the least squared error.
-    MeanSquaredError,
+impl From<&compressor_format::Quantize> for Quantization {
+    fn from(stage: &compressor_format::Quantize) -> Self {
+        Self {
+            bits: stage.bits,
+            group_size: stage.group_size.or((stage.bits == 4).then_some(INT4_GROUP_SIZE)),
+            symmetric: stage.symmetric,
+            clipping: stage.clipping,
+            embedding: stage.embedding,
+            embedding_group_size: stage.embedding_group_size,
+            activations: stage.activations,
+            dense_dtype: None,
+        }
+    }
 }
 
-/// What becomes of the embedding.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EmbeddingScheme {
-    /// Stays dense, so that Transformers can open the artifact.
-    Dense,
-    /// 8 bits in groups.
-    Int8,
-    /// 4 bits in groups.
-    Int4,
-}
+/// Of projections with 4 bits, where the recipe does not say.
+const INT4_GROUP_SIZE: usize = 32;
 
-/// What becomes of the inputs of projections as they run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Activations {
-    /// They stay floats.
-    None,
-    /// INT8, symmetric, one scale for each token, found as it comes (W8A8).
-    Int8Dynamic,
+impl Quantization {
+    /// The scheme of the projections, short enough for a table: `INT4 g32`.
+    pub fn name(&self) -> String {
+        let group = self.group_size.map(|size| format!(" g{size}")).unwrap_or_default();
+        let zero_points = if self.symmetric { "" } else { " zp" };
+        let activations = if self.activations == Activations::Int8 { " W8A8" } else { "" };
+        format!("INT{}{group}{zero_points}{activations}", self.bits)
+    }
 }
 
 impl Default for Quantization {
@@ -229,7 +228,7 @@ pub fn quantize(
         tensors,
         activation_bits: match quantization.activations {
             Activations::None => None,
-            Activations::Int8Dynamic => Some(8),
+            Activations::Int8 => Some(8),
         },
     }
     .write(out)?;
@@ -324,7 +323,7 @@ fn quantize_matrix(
 #[derive(Default)]
 struct Scratch {
     integers: Vec<i8>,
-    steps: Vec<f32>,
+    clipping: clipping::Scratch,
 }
 
 /// Quantizes one row into `scratch.integers`, `scales` and `zero_points`; `None` where a value would be infinite.
@@ -343,7 +342,7 @@ fn quantize_row(
     {
         let grid = match clipping {
             Clipping::None => round_to_nearest::covering(group, scheme),
-            Clipping::MeanSquaredError => clipping::least_squared_error(group, scheme, &mut scratch.steps),
+            Clipping::Mse => clipping::least_squared_error(group, scheme, &mut scratch.clipping),
         };
         if !round_to_nearest::is_finite(grid, scheme) {
             return None;

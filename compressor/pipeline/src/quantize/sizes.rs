@@ -65,7 +65,7 @@ pub enum Refusal {
         tensor: String,
     },
     /// INT8 activations with other weights than the INT8 kernels multiply.
-    #[error("activations \"int8-dynamic\" needs 8 bits, symmetric, per channel: leave group_size out; found {0}")]
+    #[error("activations \"int8\" needs 8 bits, symmetric, per channel: leave group_size out; found {0}")]
     Activations(Scheme),
     /// Dense tensors of an integer type.
     #[error("dense_dtype {0} is an integer type; f32, f16 and bf16 are there")]
@@ -115,7 +115,8 @@ impl fmt::Display for Width {
 
 /// Every divisor, smallest first: "1, 2, 4, 8".
 fn divisors(size: usize) -> String {
-    let small: Vec<usize> = (1..).take_while(|divisor| divisor * divisor <= size).filter(|divisor| size % divisor == 0).collect();
+    let small: Vec<usize> =
+        (1..).take_while(|divisor| divisor * divisor <= size).filter(|divisor| size.is_multiple_of(*divisor)).collect();
     let large = small.iter().rev().map(|divisor| size / divisor).filter(|divisor| divisor * divisor > size);
     let all: Vec<String> = small.iter().copied().chain(large).map(|divisor| divisor.to_string()).collect();
     all.join(", ")
@@ -165,7 +166,7 @@ pub(super) fn layout(
         return Err(Refusal::Int4PerChannel);
     }
     let per_channel_int8 = Scheme { bits: 8, group_size: None, symmetric: true };
-    if quantization.activations == Activations::Int8Dynamic && scheme != per_channel_int8 {
+    if quantization.activations == Activations::Int8 && scheme != per_channel_int8 {
         return Err(Refusal::Activations(scheme));
     }
     if !dense_dtype.is_float() {
@@ -197,7 +198,7 @@ pub(super) fn layout(
                 check_group("group_size", scheme, &stored, architecture)?;
                 match quantization.activations {
                     Activations::None => Storage::Packed(scheme),
-                    Activations::Int8Dynamic => Storage::Signed(scheme),
+                    Activations::Int8 => Storage::Signed(scheme),
                 }
             }
             _ => Storage::Dense(dense_dtype),
@@ -213,7 +214,7 @@ fn check_group(key: &'static str, scheme: Scheme, stored: &StoredTensor, archite
         return Err(Refusal::EmptyGroup { key });
     }
     let columns = architecture.shape(stored.parts[0])[1];
-    if columns % group_size == 0 {
+    if columns.is_multiple_of(group_size) {
         return Ok(());
     }
     let width = match stored.parts[0] {

@@ -43,12 +43,12 @@ fn kinds() -> Vec<Quantization> {
     vec![
         int8.clone(),
         Quantization { embedding: EmbeddingScheme::Dense, dense_dtype: Some(Dtype::Bf16), ..int8.clone() },
-        Quantization { activations: Activations::Int8Dynamic, ..int8.clone() },
+        Quantization { activations: Activations::Int8, ..int8.clone() },
         Quantization { group_size: Some(16), symmetric: false, ..int8 },
         int4(),
         Quantization { symmetric: false, embedding: EmbeddingScheme::Int4, ..int4() },
-        Quantization { clipping: Clipping::MeanSquaredError, ..int4() },
-        Quantization { clipping: Clipping::MeanSquaredError, symmetric: false, embedding_group_size: 64, ..int4() },
+        Quantization { clipping: Clipping::Mse, ..int4() },
+        Quantization { clipping: Clipping::Mse, symmetric: false, embedding_group_size: 64, ..int4() },
     ]
 }
 
@@ -74,7 +74,7 @@ fn every_family_opens_again_with_the_bytes_that_were_promised() {
                 let artifact = Artifact::open(out.path()).unwrap();
                 assert_eq!(artifact.architecture(), &architecture);
                 assert_eq!(artifact.weight_bytes().unwrap(), file_bytes);
-                let activations = (quantization.activations == Activations::Int8Dynamic).then_some(8);
+                let activations = (quantization.activations == Activations::Int8).then_some(8);
                 assert_eq!(artifact.activation_bits(), activations);
                 assert!(out.path().join("tokenizer.json").is_file());
                 compare(&checkpoint, &artifact, &report);
@@ -165,7 +165,7 @@ fn the_search_lowers_the_error_of_every_tensor() {
     let (_folder, checkpoint) = checkpoint(&Weights::random(architecture(Family::Qwen3, false), 4), Dtype::F32);
     for symmetric in [true, false] {
         let plain = write(&checkpoint, &Quantization { symmetric, ..int4() }).1;
-        let searched = write(&checkpoint, &Quantization { symmetric, clipping: Clipping::MeanSquaredError, ..int4() }).1;
+        let searched = write(&checkpoint, &Quantization { symmetric, clipping: Clipping::Mse, ..int4() }).1;
         for tensor in &searched.tensors {
             let before = plain.tensors.iter().find(|before| before.name == tensor.name).unwrap();
             assert!(tensor.relative_error < before.relative_error, "{}", tensor.name);
@@ -176,7 +176,7 @@ fn the_search_lowers_the_error_of_every_tensor() {
 #[test]
 fn the_number_of_threads_changes_no_byte() {
     let (_folder, checkpoint) = checkpoint(&Weights::random(architecture(Family::Gpt2, true), 4), Dtype::F16);
-    let quantization = Quantization { clipping: Clipping::MeanSquaredError, ..int4() };
+    let quantization = Quantization { clipping: Clipping::Mse, ..int4() };
     let with = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let (out, report) = pool.install(|| write(&checkpoint, &quantization));
@@ -264,8 +264,8 @@ fn a_quantization_that_can_not_be_is_refused_with_the_way_out() {
     let expected = "4 bits need a group_size: one scale for a whole output channel loses too much; usual are 32, 64 and 128";
     assert_eq!(refused.to_string(), expected);
 
-    let refused = refusal(&Quantization { activations: Activations::Int8Dynamic, ..int4() });
-    let expected = "activations \"int8-dynamic\" needs 8 bits, symmetric, per channel: leave group_size out; \
+    let refused = refusal(&Quantization { activations: Activations::Int8, ..int4() });
+    let expected = "activations \"int8\" needs 8 bits, symmetric, per channel: leave group_size out; \
                     found INT4, groups of 32, symmetric";
     assert_eq!((refused.to_string().as_str(), refused.key()), (expected, Some("activations")));
 
@@ -435,7 +435,7 @@ fn llm_compressor_writes_the_same_tensors() {
         ("int4-group32-symmetric", int4.clone()),
         ("int4-group32-asymmetric", Quantization { symmetric: false, ..int4 }),
         ("int8-channel-weight-only", dense.clone()),
-        ("int8-w8a8-dynamic", Quantization { activations: Activations::Int8Dynamic, ..dense }),
+        ("int8-w8a8-dynamic", Quantization { activations: Activations::Int8, ..dense }),
     ];
     for (folder, quantization) in pairs {
         let (out, _) = write(&checkpoint, &quantization);
@@ -462,8 +462,8 @@ fn smollm2_quantizes_to_the_bytes_that_were_promised() {
     for quantization in [
         Quantization::default(),
         int4(),
-        Quantization { clipping: Clipping::MeanSquaredError, ..int4() },
-        Quantization { clipping: Clipping::MeanSquaredError, symmetric: false, ..int4() },
+        Quantization { clipping: Clipping::Mse, ..int4() },
+        Quantization { clipping: Clipping::Mse, symmetric: false, ..int4() },
     ] {
         let start = std::time::Instant::now();
         let (out, report) = write(&checkpoint, &quantization);

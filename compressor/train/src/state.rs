@@ -1,0 +1,157 @@
+//! The state of a training on disk: weights, moments and the step, all of one moment.
+//!
+//! A state is a folder `state-<step>` with `state.json` and `state.safetensors`. It is written as `state-<step>.tmp` and renamed, and only
+//! then are older ones removed: a kill at any moment leaves the older state or the newer one, whole.
+
+use std::borrow::Cow;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, Tensor, TensorData};
+use compressor_format::{Architecture, Dtype, NewTensor, TensorFiles, TensorId, write_beside, write_safetensors};
+use fs_err as fs;
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::model::{Parameters, values};
+use crate::optimizer::AdamW;
+
+/// All that changes while training.
+#[derive(Clone, Debug)]
+pub(crate) struct State {
+    pub(crate) parameters: Parameters,
+    /// Its count of updates is the number of steps done.
+    pub(crate) optimizer: AdamW,
+}
+
+/// What `state.json` says.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Description {
+    version: u32,
+    step: u64,
+    /// The caller's name for everything that decides the result: settings, inputs, data.
+    fingerprint: String,
+}
+
+/// Raised when the layout of a state changes; states of another version are refused.
+const VERSION: u32 = 1;
+const DESCRIPTION: &str = "state.json";
+/// The name under which `TensorFiles` opens a folder's tensors.
+const TENSORS: &str = "model.safetensors";
+const KINDS: [&str; 3] = ["weight", "moment_1", "moment_2"];
+
+/// Saves the state and removes older ones.
+pub(crate) fn save(folder: &Path, fingerprint: &str, state: &State) -> Result<(), Error> {
+    let step = state.optimizer.steps;
+    let name = format!("state-{step}");
+    let beside = folder.join(format!("{name}.tmp"));
+    if beside.exists() {
+        fs::remove_dir_all(&beside)?;
+    }
+    fs::create_dir_all(&beside)?;
+    let mut tensors = Vec::new();
+    for (id, weight) in state.parameters.iter() {
+        tensors.push((format!("weight.{id}"), weight));
+        for (kind, moment) in KINDS[1..].iter().zip(state.optimizer.moments.get(&id).into_iter().flatten()) {
+            tensors.push((format!("{kind}.{id}"), moment));
+        }
+    }
+    let tensors = tensors.into_iter().map(|(name, tensor)| {
+        let bytes = move || Cow::Owned(values(tensor.clone()).iter().flat_map(|value| value.to_le_bytes()).collect());
+        (name, NewTensor { dtype: Dtype::F32, shape: tensor.dims().to_vec(), bytes: Box::new(bytes) })
+    });
+    write_safetensors(&beside.join(TENSORS), tensors)?;
+    let description = Description { version: VERSION, step, fingerprint: fingerprint.to_owned() };
+    let text = serde_json::to_string_pretty(&description).expect("two numbers and a string are JSON");
+    write_beside(beside.join(DESCRIPTION), |file| Ok(file.write_all(format!("{text}\n").as_bytes())?))?;
+    let place = folder.join(&name);
+    if place.exists() {
+        fs::remove_dir_all(&place)?;
+    }
+    fs::rename(&beside, &place)?;
+    for old in states(folder)? {
+        if old.path != place {
+            fs::remove_dir_all(&old.path)?;
+        }
+    }
+    Ok(())
+}
+
+/// The newest state with this fingerprint, if there is one.
+pub(crate) fn load(
+    folder: &Path,
+    fingerprint: &str,
+    architecture: &Architecture,
+    device: &Device,
+) -> Result<Option<State>, Error> {
+    let mut found = states(folder)?;
+    found.retain(|state| state.step.is_some());
+    found.sort_by_key(|state| state.step);
+    for Found { path, step } in found.into_iter().rev() {
+        let description = describe(&path)?;
+        if description.fingerprint != fingerprint {
+            continue;
+        }
+        let damaged = |what: String| Error::State { path: path.clone(), what };
+        if Some(description.step) != step {
+            return Err(damaged(format!("{DESCRIPTION} says step {}", description.step)));
+        }
+        let files = TensorFiles::open(&path).map_err(|error| damaged(error.to_string()))?;
+        let read = |kind: &str, id: TensorId| -> Result<Vec<f32>, Error> {
+            let name = format!("{kind}.{id}");
+            let slice = files.get(&name).ok_or_else(|| damaged(format!("there is no tensor `{name}`")))?;
+            let expected: usize = architecture.shape(id).iter().product();
+            let values = slice.to_f32().filter(|values| values.len() == expected);
+            values.ok_or_else(|| {
+                damaged(format!("tensor `{name}` has shape {:?}, the model asks for {expected} values", slice.shape))
+            })
+        };
+        let ids = architecture.tensors();
+        let weights: Vec<_> = ids.iter().map(|id| Ok((*id, read("weight", *id)?))).collect::<Result<_, Error>>()?;
+        let parameters = Parameters::new(architecture, weights, device);
+        let mut optimizer = AdamW { steps: description.step, ..AdamW::default() };
+        for (id, weight) in parameters.iter() {
+            let moment = |kind| -> Result<Tensor<2>, Error> {
+                Ok(Tensor::from_data(TensorData::new(read(kind, id)?, weight.dims()), device))
+            };
+            optimizer.moments.insert(id, [moment(KINDS[1])?, moment(KINDS[2])?]);
+        }
+        return Ok(Some(State { parameters, optimizer }));
+    }
+    Ok(None)
+}
+
+fn describe(path: &Path) -> Result<Description, Error> {
+    let damaged = |what: String| Error::State { path: path.to_owned(), what };
+    let text = fs::read(path.join(DESCRIPTION)).map_err(|error| damaged(error.to_string()))?;
+    let description: Description =
+        serde_json::from_slice(&text).map_err(|error| damaged(format!("{DESCRIPTION} is not valid: {error}")))?;
+    match description.version {
+        VERSION => Ok(description),
+        other => Err(damaged(format!("was written in version {other}, this program reads version {VERSION}"))),
+    }
+}
+
+/// A folder that a save made: of a state, or of one that was being written (without a step).
+struct Found {
+    path: PathBuf,
+    step: Option<u64>,
+}
+
+fn states(folder: &Path) -> Result<Vec<Found>, Error> {
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix("state-"));
+        match name.map(|name| (name.parse(), name.strip_suffix(".tmp").map(str::parse::<u64>))) {
+            Some((Ok(step), _)) => found.push(Found { path, step: Some(step) }),
+            Some((_, Some(Ok(_)))) => found.push(Found { path, step: None }),
+            _ => {}
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,284 @@
+//! The training loop: batches to gradients, gradients to updates, and a state that survives a kill.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Instant;
+
+use compressor_format::{Architecture, Positions, TensorId, Weights};
+
+use crate::batch::{Batches, Packed};
+use crate::device::open_device;
+use crate::head::{HeadInputs, Softened, TeacherHead, head_gradients};
+use crate::model::{Decoder, Parameters};
+use crate::ops::Ops;
+use crate::optimizer::{AdamW, Gradients, clip_factor};
+use crate::state::{self, State};
+use crate::{Error, Training};
+
+/// What is made small.
+#[derive(Clone, Copy, Debug)]
+pub enum Objective<'a> {
+    /// Cross entropy with the targets.
+    CrossEntropy,
+    /// `(1 − kd_ratio) · cross entropy + kd_ratio · temperature² · KL(teacher ‖ student)` (Hinton et al. 2015).
+    Distill {
+        /// The model learnt from, with the student's vocabulary.
+        teacher: &'a Weights,
+        /// Divides both logits before softmax in the KL term: above 0.
+        temperature: f32,
+        /// Part of the KL term in the loss: 0–1.
+        kd_ratio: f32,
+    },
+}
+
+/// What one step did.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepLosses {
+    /// Steps done, this one included.
+    pub step: u64,
+    /// The objective, mean per unmasked token.
+    pub loss: f64,
+    /// Cross entropy with the targets, nats per unmasked token.
+    pub cross_entropy: f64,
+    /// KL divergence from teacher to student at the temperature, without its square, nats per unmasked token; 0 for equal logits.
+    pub kl: Option<f64>,
+    /// The learning rate of this step.
+    pub learning_rate: f64,
+    /// Euclidean norm of all gradients before clipping.
+    pub gradient_norm: f64,
+    /// Tokens that the model read: without padding and what else comes after a row's last unmasked position.
+    pub tokens: u64,
+    /// Wall time of this step.
+    pub seconds: f64,
+}
+
+/// Trains `start` towards `objective` and gives the trained weights.
+///
+/// The teacher runs without gradients. `observe` sees every step and may stop the training. With a `state_folder`, the state is saved
+/// there every `save_every` steps and when `observe` stops, and a state with the same `fingerprint` is continued: on `cpu` the result
+/// is then the same, bit for bit, as without the interruption. The folder holds nothing else; the caller removes it when the
+/// weights are safe.
+///
+/// # Errors
+/// [`Error::Settings`] and [`Error::Device`] before any work; [`Error::Batch`] for a batch that contradicts itself or the model;
+/// [`Error::NotFinite`] where loss or gradient is NaN or infinite (the last saved state stays); [`Error::Stopped`] when `observe`
+/// breaks; [`Error::State`], [`Error::Format`] and [`Error::Io`] where the state can't be read or written.
+#[allow(clippy::too_many_arguments)]
+pub fn train(
+    start: Weights,
+    objective: Objective<'_>,
+    training: &Training,
+    batches: &dyn Batches,
+    device: &str,
+    state_folder: Option<&Path>,
+    fingerprint: &str,
+    observe: &mut dyn FnMut(&StepLosses) -> ControlFlow<()>,
+) -> Result<Weights, Error> {
+    training.check()?;
+    objective.check(start.architecture())?;
+    let device = open_device(device)?;
+    let ops = Ops::of(&device);
+    let (architecture, config, tensors) = start.into_parts();
+    let student = Decoder { architecture, ops };
+    let teacher = Teacher::new(objective, ops, &device);
+    let resumed = match state_folder {
+        Some(folder) => state::load(folder, fingerprint, &student.architecture, &device)?,
+        None => None,
+    };
+    let mut state = resumed.unwrap_or_else(|| State {
+        parameters: Parameters::new(&student.architecture, tensors, &device),
+        optimizer: AdamW::default(),
+    });
+
+    while state.optimizer.steps < training.steps {
+        let begun = Instant::now();
+        let step = state.optimizer.steps;
+        let micro_batches = micro_batches(step, training, batches, &student)?;
+        let (losses, gradients) = gradients(&student, &state.parameters, teacher.as_ref(), &micro_batches);
+        let gradient_norm = ops.sum_of_squares(gradients.values()).sqrt();
+        let learning_rate = training.learning_rate_at(step);
+        for (quantity, value) in [("the loss", losses.loss(objective)), ("the gradient's norm", gradient_norm)] {
+            if !value.is_finite() {
+                return Err(Error::NotFinite { step: step + 1, quantity, value, learning_rate });
+            }
+        }
+        let factor = clip_factor(gradient_norm, training.gradient_clip);
+        state.optimizer.update(ops, &mut state.parameters, gradients, training, learning_rate, factor);
+
+        let step = state.optimizer.steps;
+        let seen = observe(&StepLosses {
+            step,
+            loss: losses.loss(objective),
+            cross_entropy: losses.cross_entropy,
+            kl: losses.kl,
+            learning_rate,
+            gradient_norm,
+            tokens: micro_batches.iter().map(|micro_batch| micro_batch.tokens).sum(),
+            seconds: begun.elapsed().as_secs_f64(),
+        });
+        let due = training.save_every.is_some_and(|every| step.is_multiple_of(every)) && step < training.steps;
+        if let Some(folder) = state_folder.filter(|_| due || seen.is_break()) {
+            state::save(folder, fingerprint, &state)?;
+        }
+        if seen.is_break() {
+            return Err(Error::Stopped { step });
+        }
+    }
+    Ok(state.parameters.into_weights(student.architecture, config))
+}
+
+impl Objective<'_> {
+    fn check(&self, student: &Architecture) -> Result<(), Error> {
+        let Self::Distill { teacher, temperature, kd_ratio } = self else {
+            return Ok(());
+        };
+        let refused = |what: String| Err(Error::Settings(what));
+        let (teachers, students) = (teacher.architecture().vocab_size, student.vocab_size);
+        if teachers != students {
+            return refused(format!(
+                "the teacher has {teachers} tokens, the student {students}; distilling needs one vocabulary"
+            ));
+        }
+        if !(temperature.is_finite() && *temperature > 0.0) {
+            return refused(format!("temperature is {temperature}; it must be above 0"));
+        }
+        if !(0.0..=1.0).contains(kd_ratio) {
+            return refused(format!("kd_ratio is {kd_ratio}; it must be from 0 to 1"));
+        }
+        Ok(())
+    }
+}
+
+/// The model learnt from, on the device, without autodiff.
+struct Teacher {
+    decoder: Decoder,
+    parameters: Parameters,
+    softened: Softened,
+}
+
+impl Teacher {
+    fn new(objective: Objective<'_>, ops: Ops, device: &burn::tensor::Device) -> Option<Self> {
+        let Objective::Distill { teacher, temperature, kd_ratio } = objective else {
+            return None;
+        };
+        let decoder = Decoder { architecture: teacher.architecture().clone(), ops };
+        let parameters = Parameters::from_weights(teacher, device);
+        Some(Self { decoder, parameters, softened: Softened { temperature, kd_ratio } })
+    }
+
+    fn head(&self, packed: &Packed) -> TeacherHead {
+        let hidden = self.decoder.hidden(&self.parameters, self.decoder.embed(&self.parameters, packed), packed);
+        TeacherHead { hidden, head: self.parameters.get(self.decoder.head()), softened: self.softened }
+    }
+}
+
+/// One of the batches that make a step.
+struct MicroBatch {
+    packed: Packed,
+    tokens: u64,
+}
+
+fn micro_batches(step: u64, training: &Training, batches: &dyn Batches, student: &Decoder) -> Result<Vec<MicroBatch>, Error> {
+    let first = step * training.gradient_accumulation;
+    let numbers = first..first + training.gradient_accumulation;
+    let micro_batches: Vec<MicroBatch> = numbers
+        .map(|index| {
+            let batch = batches.batch(index);
+            batch.check(index, &student.architecture)?;
+            Ok(MicroBatch { packed: student.ops.pack(&batch), tokens: Packed::trimmed(&batch).tokens.len() as u64 })
+        })
+        .collect::<Result<_, Error>>()?;
+    match micro_batches.iter().any(|micro_batch| !micro_batch.packed.scored.is_empty()) {
+        true => Ok(micro_batches),
+        false => Err(Error::Batch { index: first, what: "masks every position: there is nothing to learn from".to_owned() }),
+    }
+}
+
+/// Means over the unmasked tokens of a step.
+struct Losses {
+    cross_entropy: f64,
+    kl: Option<f64>,
+}
+
+impl Losses {
+    fn loss(&self, objective: Objective<'_>) -> f64 {
+        match (objective, self.kl) {
+            (Objective::Distill { temperature, kd_ratio, .. }, Some(kl)) => {
+                let (temperature, kd_ratio) = (f64::from(temperature), f64::from(kd_ratio));
+                (1.0 - kd_ratio) * self.cross_entropy + kd_ratio * temperature * temperature * kl
+            }
+            _ => self.cross_entropy,
+        }
+    }
+}
+
+/// Losses and gradients of a step: sums over its batches, divided by the unmasked tokens of all of them.
+fn gradients(
+    student: &Decoder,
+    parameters: &Parameters,
+    teacher: Option<&Teacher>,
+    micro_batches: &[MicroBatch],
+) -> (Losses, Gradients) {
+    let scored: usize = micro_batches.iter().map(|micro_batch| micro_batch.packed.scored.len()).sum();
+    let scale = 1.0 / scored as f64;
+    let mut sums = Losses { cross_entropy: 0.0, kl: teacher.map(|_| 0.0) };
+    let mut gradients = Gradients::new();
+    for MicroBatch { packed, .. } in micro_batches.iter().filter(|micro_batch| !micro_batch.packed.scored.is_empty()) {
+        let (losses, of_batch) = batch_gradients(student, parameters, teacher, packed, scale as f32);
+        sums.cross_entropy += losses.cross_entropy * scale;
+        sums.kl = sums.kl.zip(losses.kl).map(|(sum, kl)| sum + kl * scale);
+        for (id, gradient) in of_batch {
+            let sum = match gradients.remove(&id) {
+                Some(sum) => sum + gradient,
+                None => gradient,
+            };
+            gradients.insert(id, sum);
+        }
+    }
+    (sums, gradients)
+}
+
+/// Summed losses of one batch, and the gradients of `scale` times their mix.
+///
+/// Both ends are computed here and only the layers between them by Burn's autodiff: the head's gradient comes out of the loss
+/// itself, and the embedding's is added into the rows that were read. A tied embedding gets both sums in one tensor.
+fn batch_gradients(
+    student: &Decoder,
+    parameters: &Parameters,
+    teacher: Option<&Teacher>,
+    packed: &Packed,
+    scale: f32,
+) -> (Losses, Gradients) {
+    let tracked = parameters.tracked();
+    let embedded = student.embed(parameters, packed).autodiff().require_grad();
+    let hidden = student.hidden(&tracked, embedded.clone(), packed);
+    let head = student.head();
+    let at_head = head_gradients(
+        student.ops,
+        HeadInputs {
+            hidden: hidden.clone().without_autodiff(),
+            head: parameters.get(head),
+            teacher: teacher.map(|teacher| teacher.head(packed)),
+            targets: &packed.targets,
+            scale,
+        },
+    );
+    // The gradient of this sum with respect to `hidden` is the head's.
+    let mut by_burn = (hidden * at_head.of_hidden).sum().backward();
+    let mut gradients: Gradients = tracked
+        .iter()
+        .map(|(id, leaf)| (id, leaf.grad_remove(&mut by_burn).expect("every tensor of a layer takes part in the loss")))
+        .collect();
+    let of_embedded = embedded.grad_remove(&mut by_burn).expect("the embedding takes part in the loss");
+    gradients.insert(head, at_head.of_head);
+    let mut add_rows = |id: TensorId, rows: &[u32]| {
+        let into = gradients.remove(&id).unwrap_or_else(|| parameters.get(id).zeros_like());
+        gradients.insert(id, student.ops.scatter_add(into, rows, of_embedded.clone()));
+    };
+    add_rows(TensorId::Embedding, &packed.tokens);
+    if student.architecture.positions == Positions::Learned {
+        let positions: Vec<u32> = packed.sequences.positions().collect();
+        add_rows(TensorId::PositionEmbedding, &positions);
+    }
+    (Losses { cross_entropy: at_head.cross_entropy, kl: at_head.kl }, gradients)
+}
