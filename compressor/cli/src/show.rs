@@ -101,8 +101,8 @@ pub(crate) fn report(report: &Report) {
     }
     align(&mut shown);
     println!("{}", shown.to_string().trim_end());
-    if let Some(first) = report.steps.first() {
-        println!("ratio: bytes of the chain's first checkpoint ({}) ÷ bytes of the step", first.stored_as);
+    if let Some(reference) = &report.reference {
+        println!("ratio: {} in {}, {} ÷ the step's bytes", reference.name, reference.dtype, bytes(reference.bytes));
     }
     if !report.checks.is_empty() {
         println!();

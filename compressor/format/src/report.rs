@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Error, Result, write_beside};
+use crate::{Error, Reference, Result, write_beside};
 
 /// Everything a run found out, saved again after every stage.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,6 +19,8 @@ pub struct Report {
     pub name: String,
     /// The recipe with every default filled in.
     pub recipe: Value,
+    /// What compression ratios are against: the checkpoint the chain starts with, or the first one it makes.
+    pub reference: Option<Reference>,
     /// What the figures of time and memory were measured on.
     pub machine: Machine,
     /// The finished steps, in order.

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use compressor_engine::{Engine, Logits, Options, Place};
 use compressor_format::{
-    Batches, Checkpoint, Dataset, Distill, Dtype, Importance, LayerTensor, Machine, Measured, Model, Prune, Quantize,
-    REPORT_VERSION, Report, SampleOrder, Samples, Sizes, Split, Stage, StepReport, Student, TensorId, Tokenizer, Train,
+    Batches, Checkpoint, Dataset, Distill, Dtype, Importance, LayerTensor, Measured, Model, Prune, Quantize,
+    REPORT_VERSION, Reference, Report, SampleOrder, Samples, Sizes, Split, Stage, StepReport, Student, TensorId, Tokenizer, Train,
     TrainingKeys, Verify, Weights, write_beside,
 };
 use serde::{Deserialize, Serialize};
@@ -52,7 +52,7 @@ pub struct Workers<'a> {
 pub fn run(plan: &Plan, workers: &mut Workers<'_>) -> Result<Report, Error> {
     fs_err::create_dir_all(&plan.run_folder)?;
     let _lock = lock(&plan.run_folder)?;
-    let mut run = Run { plan, tokenizer: None, held_out: None, report: new_report(plan) };
+    let mut run = Run { plan, tokenizer: None, held_out: None, report: new_report(plan)? };
     for (index, step) in plan.steps().iter().enumerate() {
         if let Some(record) = finished(step)? {
             workers.observer.skips(step, &record.report);
@@ -97,6 +97,9 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn take(&mut self, record: Record) {
+        let step = &self.plan.steps()[self.report.steps.len()];
+        let first = || Reference { name: step.name.clone(), dtype: step.output.dtype, bytes: record.report.weight_bytes };
+        self.report.reference.get_or_insert_with(first);
         self.report.steps.push(record.report);
         if !record.checks.is_empty() {
             let allow_undecided = self.verify_settings().allow_undecided;
@@ -343,17 +346,14 @@ impl Run<'_> {
     fn step_report(&self, step: &Step) -> Result<StepReport, Error> {
         let weights = step.folder.join("model.safetensors");
         let weight_bytes = if weights.exists() { fs_err::metadata(weights)?.len() } else { step.output.weight_bytes };
-        let first = match (&self.plan.start, self.plan.path_of(&self.plan.start)) {
-            (Origin::Path(_), Some(path)) => Model::open(&path)?.weight_bytes()?,
-            _ => self.report.steps.first().map_or(weight_bytes, |first| first.weight_bytes),
-        };
+        let reference_bytes = self.report.reference.as_ref().map_or(weight_bytes, |reference| reference.bytes);
         Ok(StepReport {
             name: step.name.clone(),
             fingerprint: step.fingerprint.clone(),
             parameters: step.output.architecture.parameters(),
             weight_bytes,
             stored_as: step.output.stored_as.clone(),
-            compression_ratio: first as f64 / weight_bytes as f64,
+            compression_ratio: reference_bytes as f64 / weight_bytes as f64,
             perplexity: None,
             score: None,
             seconds: 0.0,
@@ -515,15 +515,24 @@ impl Metrics {
     }
 }
 
-fn new_report(plan: &Plan) -> Report {
-    Report {
+fn new_report(plan: &Plan) -> Result<Report, Error> {
+    let reference = match plan.path_of(&plan.start) {
+        None => None,
+        Some(path) => {
+            let checkpoint = Checkpoint::open(&path)?;
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            Some(Reference { name, dtype: checkpoint.dtype(), bytes: checkpoint.weight_bytes()? })
+        }
+    };
+    Ok(Report {
         format_version: REPORT_VERSION,
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),
         name: plan.recipe.name.clone(),
         recipe: serde_json::to_value(&plan.recipe).expect("a recipe is plain data"),
-        machine: Machine { ..crate::machine::describe() },
+        reference,
+        machine: crate::machine::describe(),
         steps: Vec::new(),
         checks: Vec::new(),
         passed: None,
-    }
+    })
 }
