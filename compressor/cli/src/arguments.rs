@@ -138,8 +138,11 @@ pub(crate) struct Generate {
     /// A checkpoint or an artifact.
     pub(crate) model: PathBuf,
     /// The text to continue.
-    #[arg(long, short)]
-    pub(crate) prompt: String,
+    #[arg(long, short, required_unless_present = "prompt_ids")]
+    pub(crate) prompt: Option<String>,
+    /// The token numbers to continue, with spaces between them; needs no tokenizer with --ids.
+    #[arg(long, conflicts_with = "prompt")]
+    pub(crate) prompt_ids: Option<String>,
     /// Tokens to generate at most.
     #[arg(long, short = 'n', default_value_t = 40)]
     pub(crate) tokens: usize,

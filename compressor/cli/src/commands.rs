@@ -159,33 +159,33 @@ pub(crate) fn eval(arguments: &arguments::Eval) -> Result<Ending, Failure> {
 }
 
 pub(crate) fn generate(arguments: &arguments::Generate) -> Result<Ending, Failure> {
-    let model = Model::open(&arguments.model)?;
-    let tokenizer = open_tokenizer(&arguments.model)?;
-    let engine = Engine::load(&model, Options::default())?;
-    let prompt =
-        if arguments.answer { tokenizer.encode_prompt(&arguments.prompt)? } else { tokenizer.encode(&arguments.prompt)? };
-    if prompt.is_empty() {
-        return Err(anyhow::anyhow!("the prompt has no tokens").into());
-    }
+    let engine = Engine::open(&arguments.model, Options::default())?;
+    // Token numbers in, token numbers out: a model without a tokenizer can be run too.
+    let needs_tokenizer = arguments.prompt.is_some() || !arguments.ids;
+    let tokenizer = needs_tokenizer.then(|| open_tokenizer(&arguments.model)).transpose()?;
+    let prompt = match (&arguments.prompt, &arguments.prompt_ids, &tokenizer) {
+        (Some(text), _, Some(tokenizer)) if arguments.answer => tokenizer.encode_prompt(text)?,
+        (Some(text), _, Some(tokenizer)) => tokenizer.encode(text)?,
+        (_, ids, _) => parse_ids(ids.as_deref().unwrap_or_default())?,
+    };
     let mut stop = engine.architecture().eos_token_ids.clone();
-    stop.extend(tokenizer.eos());
+    stop.extend(tokenizer.as_ref().and_then(Tokenizer::eos));
     if arguments.ignore_end {
         stop.clear();
     }
     let room = engine.architecture().max_position_embeddings.saturating_sub(prompt.len());
     let answer = compressor_engine::greedy(&engine, &prompt, arguments.tokens.min(room), &stop)?;
-    if arguments.ids {
-        let ids: Vec<String> = answer.iter().map(u32::to_string).collect();
-        writeln!(std::io::stdout(), "{}", ids.join(" "))?;
-        return Ok(Ending::Passed);
-    }
-    let kept: Vec<u32> = answer.into_iter().filter(|token| !stop.contains(token)).collect();
-    let shown = match arguments.answer {
-        true => tokenizer.decode(&kept)?,
-        false => tokenizer.decode(&[prompt, kept].concat())?,
+    let shown = match &tokenizer {
+        Some(tokenizer) if !arguments.ids => tokenizer.decode(&if arguments.answer { answer } else { [prompt, answer].concat() })?,
+        _ => answer.iter().map(u32::to_string).collect::<Vec<_>>().join(" "),
     };
     writeln!(std::io::stdout(), "{shown}")?;
     Ok(Ending::Passed)
+}
+
+fn parse_ids(text: &str) -> Result<Vec<u32>, Failure> {
+    let id = |word: &str| word.parse().map_err(|_| anyhow::anyhow!("--prompt-ids: \"{word}\" is not a token number").into());
+    text.split_whitespace().map(id).collect()
 }
 
 pub(crate) fn inspect(arguments: &arguments::Inspect) -> Result<Ending, Failure> {

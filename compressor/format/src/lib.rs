@@ -40,6 +40,6 @@ pub use recipe::{
 };
 pub use report::{Check, Machine, Measured, Outcome, REPORT_VERSION, Report, StepReport, Threshold};
 pub use safetensors::{Dtype, NewTensor, TensorFiles, TensorSlice, safetensors_file_bytes, write_safetensors};
-pub use tokenizer::{COMMAND, END, Tokenizer};
+pub use tokenizer::Tokenizer;
 pub use weights::{Weights, check_finite, write_config};
 pub use write::write_beside;

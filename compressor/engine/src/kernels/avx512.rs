@@ -150,7 +150,7 @@ fn dot_nibbles<const BLOCKS: usize>(row: QuantizedRow<'_>, x: &[f32]) -> f32 {
     let (bytes, x) = (row.bytes.as_chunks::<16>().0, x.as_chunks::<32>().0);
     let groups = bytes.as_chunks::<BLOCKS>().0.iter().zip(x.as_chunks::<BLOCKS>().0);
     for ((bytes, x), scale) in groups.zip(row.scales) {
-        let table = meanings(*scale, zero_points.next().map_or(0, |point| i32::from(*point)));
+        let table = meanings(*scale, zero_points.next().copied());
         for (bytes, x) in bytes.iter().zip(x) {
             totals = add_nibbles(bytes, x, table, totals);
         }
@@ -165,7 +165,7 @@ fn dot_nibbles_of_any_group(row: QuantizedRow<'_>, x: &[f32]) -> f32 {
     let mut rest = 0.0;
     for (group, scale) in row.scales.iter().enumerate() {
         let first = group * row.group_size;
-        let table = meanings(*scale, row.zero_point(group));
+        let table = meanings(*scale, row.zero_points.map(|points| points[group]));
         let (bytes, _) = row.bytes[first / 2..(first + row.group_size) / 2].as_chunks::<16>();
         let (x_blocks, _) = x[first..first + row.group_size].as_chunks::<32>();
         for (bytes, x) in bytes.iter().zip(x_blocks) {
@@ -182,9 +182,13 @@ fn dot_nibbles_of_any_group(row: QuantizedRow<'_>, x: &[f32]) -> f32 {
 /// The 16 real numbers that a nibble can mean, in the order of the nibbles.
 #[inline]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn meanings(scale: f32, zero_point: i32) -> __m512 {
+fn meanings(scale: f32, zero_point: Option<i8>) -> __m512 {
     let integers = _mm512_setr_ps(-8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0);
-    _mm512_mul_ps(_mm512_sub_ps(integers, _mm512_set1_ps(zero_point as f32)), _mm512_set1_ps(scale))
+    let shifted = match zero_point {
+        Some(zero_point) => _mm512_sub_ps(integers, _mm512_set1_ps(f32::from(zero_point))),
+        None => integers,
+    };
+    _mm512_mul_ps(shifted, _mm512_set1_ps(scale))
 }
 
 /// Adds 32 products of what nibbles mean and activations.
