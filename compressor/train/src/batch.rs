@@ -114,6 +114,12 @@ impl Sequences {
         Self { starts: (0..=rows).map(|row| row * length).collect() }
     }
 
+    /// Sequences that begin at these rows, the last being where they all end.
+    #[cfg(test)]
+    pub(crate) fn from_starts(starts: &[usize]) -> Self {
+        Self { starts: starts.to_vec() }
+    }
+
     /// Length of the longest.
     pub(crate) fn longest(&self) -> usize {
         self.lengths().max().unwrap_or(0)

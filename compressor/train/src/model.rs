@@ -204,7 +204,7 @@ impl Parameters {
 
 /// The values of a tensor, on the host.
 pub(crate) fn values(tensor: Tensor<2>) -> Vec<f32> {
-    tensor.into_data().into_vec().expect("every tensor of this crate is f32")
+    tensor.into_data().try_into_vec().expect("every tensor of this crate is f32")
 }
 
 /// The logits `[rows, length, vocab_size]` of token sequences of one length, `tokens` `[rows, length]`.

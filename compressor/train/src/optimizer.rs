@@ -62,3 +62,90 @@ impl AdamW {
 pub(crate) fn clip_factor(norm: f64, clip: Option<f64>) -> f64 {
     clip.map_or(1.0, |clip| (clip / (norm + 1e-6)).min(1.0))
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Device, TensorData};
+    use compressor_format::{Family, LayerTensor, Part, Weights};
+    use serde_json::json;
+
+    use super::*;
+    use crate::model::values;
+
+    #[test]
+    fn matrices_decay_and_norms_and_biases_do_not() {
+        use Part::{Bias, Weight};
+        let layer = |tensor| TensorId::Layer(0, tensor);
+        for id in [
+            TensorId::Embedding,
+            TensorId::PositionEmbedding,
+            TensorId::Head,
+            layer(LayerTensor::Query(Weight)),
+            layer(LayerTensor::Down(Weight)),
+        ] {
+            assert!(decays(id), "{id}");
+        }
+        for id in [
+            TensorId::FinalNorm(Weight),
+            TensorId::FinalNorm(Bias),
+            layer(LayerTensor::AttentionNorm(Weight)),
+            layer(LayerTensor::QueryNorm),
+            layer(LayerTensor::Query(Bias)),
+            layer(LayerTensor::Down(Bias)),
+        ] {
+            assert!(!decays(id), "{id}");
+        }
+    }
+
+    #[test]
+    fn two_updates_by_hand() {
+        let config = json!({
+            "model_type": "llama", "vocab_size": 2, "hidden_size": 2, "num_hidden_layers": 1, "num_attention_heads": 1,
+            "intermediate_size": 2, "max_position_embeddings": 4, "tie_word_embeddings": true
+        });
+        let architecture = Family::read(&config, std::path::Path::new("config.json")).expect("a complete configuration");
+        let device = Device::flex();
+        let training = Training {
+            beta_1: 0.9,
+            beta_2: 0.99,
+            epsilon: 1e-8,
+            weight_decay: 0.5,
+            gradient_accumulation: 1,
+            ..Training::default()
+        };
+        let (matrix, norm) = (TensorId::Embedding, TensorId::FinalNorm(Part::Weight));
+        for ops in [Ops::Fused, Ops::Plain] {
+            let mut parameters = Parameters::from_weights(&Weights::random(architecture.clone(), 1), &device);
+            for (id, len) in [(matrix, 4), (norm, 2)] {
+                parameters.change(id, |old| (Tensor::from_data(TensorData::new(vec![1.0_f32; len], old.dims()), &device), ()));
+            }
+            let mut optimizer = AdamW::default();
+            for (gradient, factor) in [(0.5_f32, 1.0), (2.0, -0.5)] {
+                let of = |id| {
+                    let shape = parameters.get(id).dims();
+                    let values = vec![gradient; shape[0] * shape[1]];
+                    (id, Tensor::from_data(TensorData::new(values, shape), &device))
+                };
+                let gradients = [of(matrix), of(norm)].into();
+                optimizer.update(ops, &mut parameters, gradients, &training, 0.1, factor);
+            }
+            // Step 1, gradient 0.5: both moments corrected are 0.5 and 0.25, the change is 0.1 · 0.5 / 0.5; decay takes 0.1 · 0.5 · 1.
+            //   norm 1 − 0.1 = 0.9; matrix 1 − 0.05 − 0.1 = 0.85
+            // Step 2, gradient 2 · −0.5 = −1: m = 0.9 · 0.05 − 0.1 = −0.055, corrected by 1 − 0.81: −0.289474;
+            //   v = 0.99 · 0.0025 + 0.01 = 0.012475, corrected by 1 − 0.9801: 0.626884, root 0.791760; change 0.1 · −0.365608.
+            //   norm 0.9 + 0.0365608; matrix 0.85 · 0.95 + 0.0365608
+            for (id, expected) in [(norm, 0.936_560_8), (matrix, 0.844_060_8)] {
+                for found in values(parameters.get(id)) {
+                    assert!((found - expected).abs() < 1e-6, "{ops:?} {id}: {found}, expected {expected}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn clipping_brings_a_large_norm_to_the_limit_and_leaves_a_small_one() {
+        assert_eq!(clip_factor(4.0, None), 1.0);
+        assert_eq!(clip_factor(0.5, Some(1.0)), 1.0);
+        assert!((clip_factor(4.0, Some(1.0)) - 0.25).abs() < 1e-6);
+    }
+}

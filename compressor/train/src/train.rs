@@ -282,3 +282,97 @@ fn batch_gradients(
     }
     (Losses { cross_entropy: at_head.cross_entropy, kl: at_head.kl }, gradients)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use burn::tensor::Device;
+    use compressor_format::{Family, LayerShape};
+    use serde_json::json;
+
+    use super::*;
+    use crate::Batch;
+    use crate::fused::tests::assert_close;
+    use crate::model::values;
+
+    /// A tiny model of a family, each layer with its own sizes.
+    fn tiny(family: Family) -> Architecture {
+        let config = match family {
+            Family::Gpt2 => json!({
+                "model_type": "gpt2", "vocab_size": 30, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 12, "n_inner": 24
+            }),
+            _ => json!({
+                "model_type": family.model_type(), "vocab_size": 30, "hidden_size": 16, "num_hidden_layers": 2, "head_dim": 6,
+                "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 24, "max_position_embeddings": 12,
+                "tie_word_embeddings": family != Family::Mistral
+            }),
+        };
+        let mut architecture = Family::read(&config, Path::new("config.json")).unwrap();
+        let kv_heads = if family == Family::Gpt2 { 3 } else { 1 };
+        architecture.layers[1] = LayerShape { heads: 3, kv_heads, intermediate_size: 20 };
+        architecture
+    }
+
+    /// Rows that end early, one that is masked whole, masked beginnings.
+    fn batch() -> Batch {
+        let (rows, length) = (4, 9);
+        let tokens: Vec<u32> = (0..rows * length).map(|i| (i * 11 % 30) as u32).collect();
+        let targets = tokens.iter().map(|token| (token + 11) % 30).collect();
+        let counts = [(3, 7), (0, 9), (0, 0), (4, 5)];
+        let weights =
+            counts.iter().flat_map(|(from, to)| (0..length).map(move |i| if i >= *from && i < *to { 1.0 } else { 0.0 }));
+        Batch { tokens, targets, weights: weights.collect(), rows, length }
+    }
+
+    fn gradients_of(student: &Weights, teacher: &Weights, ops: Ops) -> (Losses, Gradients) {
+        let device = Device::flex();
+        let decoder = Decoder { architecture: student.architecture().clone(), ops };
+        let objective = Objective::Distill { teacher, temperature: 2.0, kd_ratio: 0.5 };
+        let teacher = Teacher::new(objective, ops, &device);
+        let micro_batch = MicroBatch { packed: ops.pack(&batch()), tokens: 0 };
+        gradients(&decoder, &Parameters::from_weights(student, &device), teacher.as_ref(), &[micro_batch])
+    }
+
+    #[test]
+    fn both_implementations_give_one_gradient_for_every_family() {
+        // The composition keeps padding and whole rows; the kernels leave out whatever can't change the loss.
+        for family in Family::ALL {
+            let (student, teacher) = (Weights::random(tiny(family), 1), Weights::random(tiny(family), 2));
+            let (fused, fused_gradients) = gradients_of(&student, &teacher, Ops::Fused);
+            let (plain, plain_gradients) = gradients_of(&student, &teacher, Ops::Plain);
+            assert!((fused.cross_entropy - plain.cross_entropy).abs() < 1e-5, "{family:?}");
+            assert!((fused.kl.unwrap() - plain.kl.unwrap()).abs() < 1e-6, "{family:?}");
+            let ids: Vec<_> = student.architecture().tensors();
+            assert_eq!(fused_gradients.keys().copied().collect::<Vec<_>>(), ids, "{family:?}: every tensor has a gradient");
+            for (id, fused) in fused_gradients {
+                let plain = values(plain_gradients[&id].clone());
+                let fused = values(fused);
+                let largest = plain.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+                // The key's bias adds the same to every score of a query: its gradient is zero but for rounding.
+                let is_key_bias = format!("{id}").ends_with("k_proj.bias");
+                assert!(largest > 1e-7 || is_key_bias, "{family:?} {id}: a gradient of {largest} proves nothing");
+                let scale = if is_key_bias { 1.0 } else { 1.0 / largest };
+                let scaled = |values: Vec<f32>| values.into_iter().map(|value| value * scale).collect::<Vec<_>>();
+                assert_close(&format!("{family:?} {id}"), &scaled(fused), &scaled(plain), 1e-4);
+            }
+        }
+    }
+
+    #[test]
+    fn a_tied_embedding_gets_the_gradients_of_both_ends() {
+        // The same model untied, with a copy as its head: the tied gradient is the sum of the two.
+        let teacher = Weights::random(tiny(Family::Llama), 2);
+        let tied = Weights::random(tiny(Family::Llama), 1);
+        let (mut architecture, config, mut tensors) = tied.clone().into_parts();
+        architecture.tied_embeddings = false;
+        tensors.insert(TensorId::Head, tensors[&TensorId::Embedding].clone());
+        let untied = Weights::new(architecture, config, tensors);
+        let (_, of_tied) = gradients_of(&tied, &teacher, Ops::Fused);
+        let (_, of_untied) = gradients_of(&untied, &teacher, Ops::Fused);
+        let of = |gradients: &Gradients, id| values(gradients[&id].clone());
+        let ends = of(&of_untied, TensorId::Embedding).into_iter().zip(of(&of_untied, TensorId::Head));
+        let sum: Vec<f32> = ends.map(|(embedding, head)| embedding + head).collect();
+        assert_close("embedding", &of(&of_tied, TensorId::Embedding), &sum, 1e-7);
+    }
+}

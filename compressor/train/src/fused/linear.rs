@@ -11,7 +11,7 @@ use super::{Matrix, Operation, OwnedMatrix};
 pub(crate) struct Linear;
 
 /// `x·Wᵀ`, `[N, out]`.
-pub(crate) fn linear(x: Matrix<'_>, weight: Matrix<'_>) -> OwnedMatrix {
+fn linear(x: Matrix<'_>, weight: Matrix<'_>) -> OwnedMatrix {
     let mut out = OwnedMatrix::zeros(x.rows, weight.rows);
     multiply(&mut out.values, weight.rows, x.into(), View::from(weight).transposed(), 1.0, false, Threads::All);
     out

@@ -32,7 +32,7 @@ pub(crate) use adamw::{AdamWUpdate, adamw, sum_of_squares};
 pub(crate) use attention::Attention;
 pub(crate) use gather::{Gather, scatter_add};
 pub(crate) use head::head_gradients;
-pub(crate) use linear::{Linear, linear};
+pub(crate) use linear::Linear;
 pub(crate) use norm::{LayerNorm, RmsNorm};
 pub(crate) use rotary::{RotaryTable, Rotate};
 
@@ -220,4 +220,4 @@ impl OwnedMatrix {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
