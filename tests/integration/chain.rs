@@ -15,11 +15,13 @@ fn every_stage_runs_and_a_second_run_skips_what_is_finished() {
     assert!(ran.stdout().contains("artifact bytes"), "{}", ran.stdout());
     let report = Report::read(&bench.path("runs/tiny")).unwrap();
     assert_eq!(report.passed, Some(true));
-    let names: Vec<&str> = report.steps.iter().map(|step| step.name.as_str()).collect();
+    let names: Vec<&str> = report.stages.iter().map(|step| step.name.as_str()).collect();
     assert_eq!(names, ["1-train", "2-distill", "3-prune", "4-distill", "5-quantize", "6-verify"]);
     assert!(report.checks.iter().all(|check| check.outcome != Outcome::Failed));
     // 2 of 3 layers, then one of two GQA groups and half of the channels.
-    assert!(report.steps[1].parameters < report.steps[0].parameters && report.steps[2].parameters < report.steps[1].parameters);
+    assert!(
+        report.stages[1].parameters < report.stages[0].parameters && report.stages[2].parameters < report.stages[1].parameters
+    );
 
     let planned = bench.run(&["plan", "tiny.toml"]).expect(0).stdout();
     let bytes = fs_err::metadata(bench.path("runs/tiny/5-quantize/model.safetensors")).unwrap().len();
@@ -127,12 +129,12 @@ fn stage_verbs_make_checkpoints_and_artifacts_from_flags() {
     bench.run(&[&distill[..], &data[..]].concat()).expect(0);
     let eval = bench.run(&[&["eval", "student", "--examples", "5", "--json"][..], &data[..]].concat()).expect(0).stdout();
     let eval: serde_json::Value = serde_json::from_str(&eval).unwrap();
-    assert_eq!(eval["score"]["samples"], 5);
+    assert_eq!(eval["examples"], 5);
     let measured = ["verify", "small", "--reference", "cut", "--examples", "5", "--kl-mean", "10"];
     let checks = bench.run(&[&measured[..], &data[..]].concat()).expect(0).stdout();
     assert!(checks.contains("KL divergence, mean"), "{checks}");
     bench.run(&["generate", "student", "--prompt", "dim the lamp", "--answer", "-n", "4"]).expect(0);
-    bench.run(&["bench", "small", "--tokens", "4"]).expect(0);
+    bench.run(&["bench", "small", "--generate-tokens", "4"]).expect(0);
     // A folder in use is never written over.
     let refused = bench.run(&["quantize", "cut", "small", "--bits", "4"]).expect(2);
     assert!(refused.stderr().contains("small: is not empty"), "{}", refused.stderr());

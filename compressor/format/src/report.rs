@@ -23,8 +23,8 @@ pub struct Report {
     pub reference: Option<Reference>,
     /// What the figures of time and memory were measured on.
     pub machine: Machine,
-    /// The finished steps, in order.
-    pub steps: Vec<StepReport>,
+    /// What each finished stage made, in order.
+    pub stages: Vec<StageReport>,
     /// Every comparison, checked or only measured.
     pub checks: Vec<Check>,
     /// Whether every check passed; `None` until verification is done, or where the recipe has none.
@@ -42,9 +42,9 @@ pub struct Machine {
     pub platform: String,
 }
 
-/// What one step made.
+/// What one stage made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct StepReport {
+pub struct StageReport {
     /// Its folder, `2-distill` for example.
     pub name: String,
     /// BLAKE3 of its settings, its inputs and the format version.
@@ -52,10 +52,10 @@ pub struct StepReport {
     /// Weights, tied ones counted once.
     pub parameters: u64,
     /// Bytes of the files that hold weights.
-    pub weight_bytes: u64,
+    pub bytes: u64,
     /// The type most weights are stored in, or the scheme.
     pub stored_as: String,
-    /// Bytes of the chain's reference in its own dtype ÷ `weight_bytes`.
+    /// Bytes of the chain's reference in its own dtype ÷ `bytes`.
     pub compression_ratio: f64,
     /// Perplexity on held-out text.
     pub perplexity: Option<Measured>,
@@ -63,9 +63,9 @@ pub struct StepReport {
     pub score: Option<Measured>,
     /// How long it took.
     pub seconds: f64,
-    /// Peak memory of the whole program by the end of the step, in bytes.
+    /// Peak memory of the whole program by the end of the stage, in bytes.
     pub peak_memory_bytes: Option<u64>,
-    /// What only this kind of step has: losses, cuts, the errors of tensors.
+    /// What only this kind of stage has: losses, cuts, the errors of tensors.
     pub details: Value,
 }
 
@@ -75,7 +75,7 @@ pub struct Measured {
     /// The figure.
     pub value: f64,
     /// Tokens or examples it was measured on.
-    pub samples: u64,
+    pub sample_size: u64,
 }
 
 /// One comparison.
@@ -89,20 +89,33 @@ pub struct Check {
     /// How the value reads: `nats/token`, `bytes`, `ms`, or empty.
     pub unit: String,
     /// The limit from the recipe; `None` where it was only measured.
-    pub threshold: Option<Threshold>,
+    pub threshold: Option<f64>,
+    /// Which side of the threshold is good.
+    pub limit: Option<Limit>,
     /// Tokens, examples or files it was measured on.
-    pub samples: u64,
+    pub sample_size: u64,
     /// The 95 % confidence interval, where the value comes from a sample; an end that the sample can't tell is `None`.
     pub interval: Option<[Option<f64>; 2]>,
+    /// Whether it stands in nobody's way: passed, or only measured.
+    pub passed: bool,
     /// What became of it.
     pub outcome: Outcome,
     /// What is needed to understand it, a file's name for example.
     pub note: Option<String>,
 }
 
-/// A limit.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// Which side of a threshold is good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+pub enum Limit {
+    /// The value may not be above it.
+    AtMost,
+    /// The value may not be below it.
+    AtLeast,
+}
+
+/// A threshold with its side.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Threshold {
     /// The value may not be above it.
     AtMost(f64),
@@ -128,13 +141,13 @@ pub enum Outcome {
 pub const REPORT_VERSION: u32 = 1;
 
 impl Check {
-    /// Decides a comparison: the value against the limit, then the far end of its interval.
+    /// Decides a comparison: the value against the threshold, then the far end of its interval.
     pub fn new(
         name: &str,
         value: f64,
         unit: &str,
         threshold: Option<Threshold>,
-        samples: u64,
+        sample_size: u64,
         interval: Option<[f64; 2]>,
     ) -> Self {
         let keeps = |value: f64| match threshold {
@@ -149,9 +162,23 @@ impl Check {
             Some(_) if interval.is_some_and(|ends| !ends.into_iter().all(keeps)) => Outcome::Undecided,
             Some(_) => Outcome::Passed,
         };
-        let (name, unit) = (name.to_owned(), unit.to_owned());
-        let interval = interval.map(|ends| ends.map(|end| end.is_finite().then_some(end)));
-        Self { name, value, unit, threshold, samples, interval, outcome, note: None }
+        let (limit, threshold) = match threshold {
+            None => (None, None),
+            Some(Threshold::AtMost(threshold)) => (Some(Limit::AtMost), Some(threshold)),
+            Some(Threshold::AtLeast(threshold)) => (Some(Limit::AtLeast), Some(threshold)),
+        };
+        Self {
+            name: name.to_owned(),
+            value,
+            unit: unit.to_owned(),
+            threshold,
+            limit,
+            sample_size,
+            interval: interval.map(|ends| ends.map(|end| end.is_finite().then_some(end))),
+            passed: matches!(outcome, Outcome::Passed | Outcome::Measured),
+            outcome,
+            note: None,
+        }
     }
 
     /// With what is needed to understand it.
