@@ -17,6 +17,12 @@ pub(crate) struct Arguments {
     /// More on stderr; twice for still more.
     #[arg(long, short, action = clap::ArgAction::Count, global = true)]
     pub(crate) verbose: u8,
+    /// Print the result as JSON.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Threads to compute with; all there are where left out.
+    #[arg(long, global = true, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) threads: Option<u16>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -59,18 +65,27 @@ pub(crate) struct Run {
     /// Where to train: cpu, ndarray, wgpu[:N], vulkan[:N] or cuda[:N], as far as they are in this build.
     #[arg(long, default_value = "cpu")]
     pub(crate) device: String,
-    /// The run folder, instead of the recipe's.
-    #[arg(long)]
-    pub(crate) output: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) changes: Changes,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Plan {
     /// The recipe, a TOML file.
     pub(crate) recipe: PathBuf,
+    #[command(flatten)]
+    pub(crate) changes: Changes,
+}
+
+/// What is changed in a recipe without editing it.
+#[derive(Debug, Args)]
+pub(crate) struct Changes {
     /// The run folder, instead of the recipe's.
-    #[arg(long)]
-    pub(crate) output: Option<PathBuf>,
+    #[arg(long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Change a key, stages counted from 1: stage.2.distill.steps=50. May be given several times.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
 }
 
 /// What to measure on.
@@ -90,7 +105,7 @@ pub(crate) struct Text {
     pub(crate) window: usize,
     /// First scored token of a window, counted from 0.
     #[arg(long, default_value_t = 257)]
-    pub(crate) first_scored: usize,
+    pub(crate) score_from: usize,
     /// Examples to answer, where the dataset has answers.
     #[arg(long, default_value_t = 1000)]
     pub(crate) examples: usize,
@@ -128,9 +143,6 @@ pub(crate) struct Eval {
     pub(crate) model: PathBuf,
     #[command(flatten)]
     pub(crate) text: Text,
-    /// Print JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -138,8 +150,11 @@ pub(crate) struct Generate {
     /// A checkpoint or an artifact.
     pub(crate) model: PathBuf,
     /// The text to continue.
-    #[arg(long, short)]
-    pub(crate) prompt: String,
+    #[arg(long, short, required_unless_present = "prompt_ids")]
+    pub(crate) prompt: Option<String>,
+    /// The token numbers to continue, with spaces between them; needs no tokenizer with --ids.
+    #[arg(long, conflicts_with = "prompt")]
+    pub(crate) prompt_ids: Option<String>,
     /// Tokens to generate at most.
     #[arg(long, short = 'n', default_value_t = 40)]
     pub(crate) tokens: usize,
@@ -172,13 +187,7 @@ pub(crate) struct Bench {
     pub(crate) prompt_tokens: usize,
     /// Tokens to generate and time.
     #[arg(long, default_value_t = 128)]
-    pub(crate) tokens: usize,
-    /// Threads; all of them where left out.
-    #[arg(long)]
-    pub(crate) threads: Option<usize>,
-    /// Print JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
+    pub(crate) generate_tokens: usize,
 }
 
 #[derive(Debug, Args)]

@@ -1,13 +1,15 @@
 //! Measures time and memory of a model, in this process; a run measures artifacts by starting it as a child.
 
+use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-use compressor_engine::{Engine, Logits, Options};
+use compressor_engine::{Engine, Logits};
 use compressor_format::Model;
 use compressor_pipeline::{Bench, BenchResult, Error};
 
+use crate::Output;
 use crate::arguments;
 use crate::failure::{Ending, Failure};
 
@@ -18,8 +20,12 @@ impl Bench for Child {
     fn bench(&self, model: &Path) -> Result<BenchResult, Error> {
         let failed = |what: String| Error::Bench { path: model.to_owned(), what };
         let program = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
-        let output =
-            Command::new(program).arg("bench").arg(model).arg("--json").output().map_err(|error| failed(error.to_string()))?;
+        let output = Command::new(program)
+            .arg("bench")
+            .arg(model)
+            .args(["--json", "--generate-tokens", "96"])
+            .output()
+            .map_err(|error| failed(error.to_string()))?;
         if !output.status.success() {
             return Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
         }
@@ -27,51 +33,69 @@ impl Bench for Child {
     }
 }
 
-pub(crate) fn bench(arguments: &arguments::Bench) -> Result<Ending, Failure> {
-    let result = measure(arguments)?;
-    if arguments.json {
-        println!("{}", serde_json::to_string(&result)?);
+pub(crate) fn bench(arguments: &arguments::Bench, output: Output) -> Result<Ending, Failure> {
+    let result = measure(arguments, output)?;
+    if output.json {
+        writeln!(std::io::stdout(), "{}", serde_json::to_string(&result)?)?;
         return Ok(Ending::Passed);
     }
     let mut sorted = result.token_milliseconds.clone();
     sorted.sort_by(f64::total_cmp);
     let at = |q: f64| sorted.get((((sorted.len() as f64) * q).ceil() as usize).saturating_sub(1)).copied().unwrap_or(f64::NAN);
-    println!("load                 {:>10.1} ms", result.load_milliseconds);
-    println!("first token          {:>10.1} ms after a prompt of {}", result.first_token_milliseconds, arguments.prompt_tokens);
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "load                 {:>10.1} ms", result.load_milliseconds)?;
+    writeln!(
+        out,
+        "first token          {:>10.1} ms after a prompt of {}",
+        result.first_token_milliseconds, result.prompt_tokens
+    )?;
+    writeln!(out, "prompt               {:>10.1} tokens/s", result.prompt_tokens_per_second)?;
+    writeln!(out, "generating           {:>10.1} tokens/s over {} tokens", result.generate_tokens_per_second, sorted.len())?;
     for (name, q) in [("token, p50", 0.5), ("token, p95", 0.95), ("token, p99", 0.99)] {
-        println!("{name:<20} {:>10.2} ms", at(q));
+        writeln!(out, "{name:<20} {:>10.2} ms", at(q))?;
     }
-    println!("tokens per second    {:>10.1}", 1000.0 / at(0.5));
     match result.peak_memory_bytes {
-        Some(bytes) => println!("peak memory          {:>10.1} MB", bytes as f64 / 1e6),
-        None => println!("peak memory          not told by this operating system"),
+        Some(bytes) => writeln!(out, "peak memory          {:>10.1} MB", bytes as f64 / 1e6)?,
+        None => writeln!(out, "peak memory          not told by this operating system")?,
     }
     Ok(Ending::Passed)
 }
 
-fn measure(arguments: &arguments::Bench) -> Result<BenchResult, Failure> {
+fn measure(arguments: &arguments::Bench, output: Output) -> Result<BenchResult, Failure> {
     let started = Instant::now();
     let model = Model::open(&arguments.model)?;
-    let engine = Engine::load(&model, Options { threads: arguments.threads, ..Options::default() })?;
+    let engine = Engine::load(&model, output.options())?;
     let load_milliseconds = milliseconds(started);
     let architecture = engine.architecture();
     let (vocab_size, most) = (architecture.vocab_size, architecture.max_position_embeddings);
-    let prompt_tokens = arguments.prompt_tokens.clamp(1, most.saturating_sub(1).max(1));
-    let tokens = arguments.tokens.min(most - prompt_tokens);
+    let (prompt_tokens, generated) = (arguments.prompt_tokens, arguments.generate_tokens);
+    if prompt_tokens == 0 || generated == 0 || prompt_tokens.saturating_add(generated) > most {
+        let what = format!(
+            "--prompt-tokens {prompt_tokens} and --generate-tokens {generated} must be above 0 and together at most {most}"
+        );
+        return Err(anyhow::anyhow!("{what}, which is what the model holds").into());
+    }
     // Any tokens cost the same; these spread over the embedding.
     let prompt: Vec<u32> = (0..prompt_tokens).map(|index| (index * 7919 % vocab_size) as u32).collect();
-    let mut cache = engine.cache(prompt_tokens + tokens);
+    let mut cache = engine.cache(prompt_tokens + generated);
     let started = Instant::now();
     let mut next = largest(&engine.forward(&mut cache, &prompt, Logits::Last)?);
     let first_token_milliseconds = milliseconds(started);
-    let mut token_milliseconds = Vec::with_capacity(tokens);
-    for _ in 0..tokens {
+    let mut token_milliseconds = Vec::with_capacity(generated);
+    for _ in 0..generated {
         let started = Instant::now();
         next = largest(&engine.forward(&mut cache, &[next], Logits::Last)?);
         token_milliseconds.push(milliseconds(started));
     }
-    let peak_memory_bytes = compressor_pipeline::peak_memory_bytes();
-    Ok(BenchResult { load_milliseconds, first_token_milliseconds, token_milliseconds, peak_memory_bytes })
+    Ok(BenchResult {
+        load_milliseconds,
+        prompt_tokens: prompt_tokens as u64,
+        first_token_milliseconds,
+        prompt_tokens_per_second: 1000.0 * prompt_tokens as f64 / first_token_milliseconds,
+        generate_tokens_per_second: 1000.0 * generated as f64 / token_milliseconds.iter().sum::<f64>(),
+        token_milliseconds,
+        peak_memory_bytes: compressor_pipeline::peak_memory_bytes(),
+    })
 }
 
 fn milliseconds(since: Instant) -> f64 {

@@ -3,15 +3,14 @@
 use std::io::Write;
 use std::path::Path;
 
-use anyhow::Context;
-use compressor_engine::{Engine, Options};
+use compressor_engine::Engine;
 use compressor_format::{
-    Artifact, ArtifactTensor, Budget, Check, Checkpoint, Dataset, Dtype, Examples, Manifest, Measured, Model, Recipe, Report,
-    Split, Tokenizer, Verify, check_finite,
+    Budget, Check, Checkpoint, Dataset, Dtype, Examples, Model, Recipe, Report, Split, Tokenizer, Verify, check_finite,
 };
 use compressor_pipeline::{Findings, HeldOut, Plan, Subject, Workers, open_tokenizer};
 use serde_json::json;
 
+use crate::Output;
 use crate::arguments::{self, DenseType};
 use crate::bench::Child;
 use crate::failure::{Ending, Failure};
@@ -19,39 +18,53 @@ use crate::progress::Progress;
 use crate::show;
 use crate::trainer::Burn;
 
-/// Reads a recipe and checks it against the files.
-fn planned(path: &Path, output: Option<&Path>) -> Result<Plan, Failure> {
+/// Reads a recipe, makes the changes asked for, and checks it against the files.
+fn planned(path: &Path, changes: &arguments::Changes) -> Result<Plan, Failure> {
     let refused = |mistakes| Failure::Refused(Some(path.to_owned()), mistakes);
     let (mut recipe, text) = Recipe::load(path).map_err(refused)?;
-    if let Some(output) = output {
-        recipe.output = Some(output.to_owned());
+    if !changes.set.is_empty() {
+        recipe = text.with(&changes.set).map_err(|mistakes| Failure::Refused(None, mistakes))?;
+    }
+    if let Some(out) = &changes.out {
+        recipe.output = Some(out.clone());
     }
     Plan::new(recipe, Some(&text)).map_err(refused)
 }
 
-pub(crate) fn plan(arguments: &arguments::Plan) -> Result<Ending, Failure> {
-    show::plan(&planned(&arguments.recipe, arguments.output.as_deref())?);
+pub(crate) fn plan(arguments: &arguments::Plan, output: Output) -> Result<Ending, Failure> {
+    let plan = planned(&arguments.recipe, &arguments.changes)?;
+    match output.json {
+        true => print_json(&show::plan_json(&plan))?,
+        false => show::plan(&plan),
+    }
     Ok(Ending::Passed)
 }
 
-pub(crate) fn run(arguments: &arguments::Run) -> Result<Ending, Failure> {
-    let plan = planned(&arguments.recipe, arguments.output.as_deref())?;
-    let ending = carry_out(&plan, &arguments.device)?;
+pub(crate) fn run(arguments: &arguments::Run, output: Output) -> Result<Ending, Failure> {
+    let plan = planned(&arguments.recipe, &arguments.changes)?;
+    let ending = carry_out(&plan, &arguments.device, output)?;
     eprintln!("report: {}", Report::path(&plan.run_folder).display());
     Ok(ending)
 }
 
 /// Runs a plan and shows its report.
-pub(crate) fn carry_out(plan: &Plan, device: &str) -> Result<Ending, Failure> {
+pub(crate) fn carry_out(plan: &Plan, device: &str, output: Output) -> Result<Ending, Failure> {
     let trainer = Burn::new(device)?;
     let mut progress = Progress::new();
     let mut workers = Workers { trainer: &trainer, bench: &Child, observer: &mut progress };
     let report = compressor_pipeline::run(plan, &mut workers)?;
-    show::report(&report);
+    match output.json {
+        true => print_json(&report)?,
+        false => show::report(&report),
+    }
     Ok(if report.passed == Some(false) { Ending::Failed } else { Ending::Passed })
 }
 
-pub(crate) fn verify(arguments: &arguments::Verify) -> Result<Ending, Failure> {
+fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+    Ok(writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(value)?)?)
+}
+
+pub(crate) fn verify(arguments: &arguments::Verify, output: Output) -> Result<Ending, Failure> {
     let findings = match &arguments.reference {
         None => {
             let measures = [
@@ -72,8 +85,12 @@ pub(crate) fn verify(arguments: &arguments::Verify) -> Result<Ending, Failure> {
         }
         Some(reference) => against(arguments, reference)?,
     };
-    show::checks(&findings.checks);
-    Ok(if findings.passed(false) { Ending::Passed } else { Ending::Failed })
+    let passed = findings.passed(false);
+    match output.json {
+        true => print_json(&json!({ "passed": passed, "checks": findings.checks }))?,
+        false => show::checks(&findings.checks),
+    }
+    Ok(if passed { Ending::Passed } else { Ending::Failed })
 }
 
 fn bytes_check(artifact: &Path, limit: u64) -> Result<Check, Failure> {
@@ -105,7 +122,7 @@ fn measured_on(text: &arguments::Text) -> Verify {
     Verify {
         windows: text.windows,
         window: text.window,
-        first_scored: text.first_scored,
+        first_scored: text.score_from,
         examples: text.examples,
         ..Verify::default()
     }
@@ -116,7 +133,7 @@ fn held_out(text: &arguments::Text, tokenizer: &Tokenizer, settings: &Verify) ->
     if settings.windows == 0 || !in_window.contains(&settings.first_scored) {
         let (window, first) = (settings.window, settings.first_scored);
         return Err(
-            anyhow::anyhow!("--first-scored {first} must lie from 1 to below --window {window}, and --windows above 0").into()
+            anyhow::anyhow!("--score-from {first} must lie from 1 to below --window {window}, and --windows above 0").into()
         );
     }
     let examples = match (&text.text, &text.dataset) {
@@ -135,131 +152,78 @@ fn read_text(path: &Path) -> Result<String, Failure> {
     })
 }
 
-pub(crate) fn eval(arguments: &arguments::Eval) -> Result<Ending, Failure> {
-    let model = Model::open(&arguments.model)?;
+pub(crate) fn eval(arguments: &arguments::Eval, output: Output) -> Result<Ending, Failure> {
     let tokenizer = open_tokenizer(&arguments.model)?;
     let held_out = held_out(&arguments.text, &tokenizer, &measured_on(&arguments.text))?;
-    let engine = Engine::load(&model, Options::default())?;
+    let engine = Engine::open(&arguments.model, output.options())?;
     let started = std::time::Instant::now();
     let perplexity = held_out.perplexity(&engine)?;
     let seconds = started.elapsed().as_secs_f64();
     let matches = held_out.exact_matches(&engine, &tokenizer)?;
     let hits = matches.iter().filter(|hit| **hit).count();
-    let score =
-        (!matches.is_empty()).then(|| Measured { value: hits as f64 / matches.len() as f64, samples: matches.len() as u64 });
-    if arguments.json {
-        println!("{}", json!({ "perplexity": perplexity, "score": score, "seconds": seconds }));
+    let score = (!matches.is_empty()).then(|| hits as f64 / matches.len() as f64);
+    if output.json {
+        print_json(&json!({
+            "perplexity": perplexity.value, "tokens_scored": perplexity.sample_size, "score": score, "examples": matches.len(),
+            "seconds": seconds,
+        }))?;
         return Ok(Ending::Passed);
     }
-    println!("perplexity  {:.4}  ({} tokens scored, {seconds:.1} s)", perplexity.value, perplexity.samples);
+    let mut out = std::io::stdout();
+    writeln!(out, "perplexity  {:.4}  ({} tokens scored, {seconds:.1} s)", perplexity.value, perplexity.sample_size)?;
     if let Some(score) = score {
-        println!("score       {:.2} %  ({} examples)", 100.0 * score.value, score.samples);
+        writeln!(out, "score       {:.2} %  ({} examples)", 100.0 * score, matches.len())?;
     }
     Ok(Ending::Passed)
 }
 
-pub(crate) fn generate(arguments: &arguments::Generate) -> Result<Ending, Failure> {
-    let model = Model::open(&arguments.model)?;
-    let tokenizer = open_tokenizer(&arguments.model)?;
-    let engine = Engine::load(&model, Options::default())?;
-    let prompt =
-        if arguments.answer { tokenizer.encode_prompt(&arguments.prompt)? } else { tokenizer.encode(&arguments.prompt)? };
-    if prompt.is_empty() {
-        return Err(anyhow::anyhow!("the prompt has no tokens").into());
-    }
+pub(crate) fn generate(arguments: &arguments::Generate, output: Output) -> Result<Ending, Failure> {
+    let engine = Engine::open(&arguments.model, output.options())?;
+    // Token numbers in, token numbers out: a model without a tokenizer can be run too.
+    let needs_tokenizer = arguments.prompt.is_some() || !arguments.ids;
+    let tokenizer = needs_tokenizer.then(|| open_tokenizer(&arguments.model)).transpose()?;
+    let prompt = match (&arguments.prompt, &arguments.prompt_ids, &tokenizer) {
+        (Some(text), _, Some(tokenizer)) if arguments.answer => tokenizer.encode_prompt(text)?,
+        (Some(text), _, Some(tokenizer)) => tokenizer.encode(text)?,
+        (_, ids, _) => parse_ids(ids.as_deref().unwrap_or_default())?,
+    };
     let mut stop = engine.architecture().eos_token_ids.clone();
-    stop.extend(tokenizer.eos());
+    stop.extend(tokenizer.as_ref().and_then(Tokenizer::eos));
     if arguments.ignore_end {
         stop.clear();
     }
     let room = engine.architecture().max_position_embeddings.saturating_sub(prompt.len());
     let answer = compressor_engine::greedy(&engine, &prompt, arguments.tokens.min(room), &stop)?;
-    if arguments.ids {
-        let ids: Vec<String> = answer.iter().map(u32::to_string).collect();
-        writeln!(std::io::stdout(), "{}", ids.join(" "))?;
+    if output.json {
+        let text = tokenizer.as_ref().map(|tokenizer| tokenizer.decode(&answer)).transpose()?;
+        print_json(&json!({ "prompt_ids": prompt, "generated_ids": answer, "text": text }))?;
         return Ok(Ending::Passed);
     }
-    let kept: Vec<u32> = answer.into_iter().filter(|token| !stop.contains(token)).collect();
-    let shown = match arguments.answer {
-        true => tokenizer.decode(&kept)?,
-        false => tokenizer.decode(&[prompt, kept].concat())?,
+    let shown = match &tokenizer {
+        Some(tokenizer) if !arguments.ids => {
+            tokenizer.decode(&if arguments.answer { answer } else { [prompt, answer].concat() })?
+        }
+        _ => answer.iter().map(u32::to_string).collect::<Vec<_>>().join(" "),
     };
     writeln!(std::io::stdout(), "{shown}")?;
     Ok(Ending::Passed)
 }
 
-pub(crate) fn inspect(arguments: &arguments::Inspect) -> Result<Ending, Failure> {
+fn parse_ids(text: &str) -> Result<Vec<u32>, Failure> {
+    let id = |word: &str| word.parse().map_err(|_| anyhow::anyhow!("--prompt-ids: \"{word}\" is not a token number").into());
+    text.split_whitespace().map(id).collect()
+}
+
+pub(crate) fn inspect(arguments: &arguments::Inspect, output: Output) -> Result<Ending, Failure> {
     let model = Model::open(&arguments.model)?;
-    let architecture = model.architecture();
-    let mut out = std::io::stdout().lock();
-    let layer = architecture.layers[0];
-    writeln!(out, "family        {}", architecture.family.model_type())?;
-    writeln!(out, "parameters    {} ({})", architecture.parameters(), show::count(architecture.parameters() as f64))?;
-    writeln!(out, "weights       {}", show::bytes(model.weight_bytes()?))?;
-    writeln!(
-        out,
-        "sizes         vocabulary {}, hidden {}, {} layers, {} heads in {} groups of width {}, {} channels",
-        architecture.vocab_size,
-        architecture.hidden_size,
-        architecture.layers.len(),
-        layer.heads,
-        layer.kv_heads,
-        architecture.head_dim,
-        layer.intermediate_size
-    )?;
-    writeln!(out, "embedding     {}", if architecture.tied_embeddings { "tied with the head" } else { "apart from the head" })?;
-    match &model {
-        Model::Checkpoint(checkpoint) => writeln!(out, "stored as     {}", checkpoint.dtype())?,
-        Model::Artifact(artifact) => inspect_artifact(&mut out, artifact, arguments.tensors)?,
-    }
-    if let (Model::Checkpoint(_), true) = (&model, arguments.tensors) {
-        for id in architecture.tensors() {
-            writeln!(out, "  {id}  {:?}", architecture.shape(id))?;
-        }
+    match output.json {
+        true => print_json(&show::model_json(&model)?)?,
+        false => show::model(&model, arguments.tensors)?,
     }
     Ok(Ending::Passed)
 }
 
-fn inspect_artifact(out: &mut impl Write, artifact: &Artifact, tensors: bool) -> Result<(), Failure> {
-    let mut schemes: Vec<(String, usize, u64)> = Vec::new();
-    for (name, tensor) in artifact.stored() {
-        let (scheme, weights) = match tensor {
-            ArtifactTensor::Quantized(matrix) => (matrix.scheme.to_string(), (matrix.rows * matrix.columns) as u64),
-            ArtifactTensor::Dense(slice) => (format!("dense {}", slice.dtype), slice.shape.iter().product::<usize>() as u64),
-        };
-        if tensors {
-            writeln!(out, "  {name}  {scheme}")?;
-        }
-        match schemes.iter_mut().find(|(known, ..)| *known == scheme) {
-            Some((_, count, sum)) => (*count, *sum) = (*count + 1, *sum + weights),
-            None => schemes.push((scheme, 1, weights)),
-        }
-    }
-    for (scheme, count, weights) in schemes {
-        writeln!(out, "stored as     {scheme}: {count} tensors, {} weights", show::count(weights as f64))?;
-    }
-    if let Some(bits) = artifact.activation_bits() {
-        writeln!(out, "activations   INT{bits}, per token, as it runs")?;
-    }
-    let manifest = Manifest::read(artifact.path()).context("the artifact has no manifest that can be read");
-    match manifest {
-        Ok(manifest) => {
-            for reader in &manifest.opens_in {
-                writeln!(
-                    out,
-                    "opens in      {}: {}, {}",
-                    reader.program,
-                    if reader.opens { "yes" } else { "no" },
-                    reader.reason
-                )?;
-            }
-        }
-        Err(error) => writeln!(out, "manifest      none: {error:#}")?,
-    }
-    Ok(())
-}
-
-pub(crate) fn import(arguments: &arguments::Import) -> Result<Ending, Failure> {
+pub(crate) fn import(arguments: &arguments::Import, output: Output) -> Result<Ending, Failure> {
     let checkpoint = Checkpoint::open(&arguments.model)?;
     if arguments.output.exists() && fs_err::read_dir(&arguments.output)?.next().is_some() {
         return Err(anyhow::anyhow!("{}: is not empty; name a new folder", arguments.output.display()).into());
@@ -281,6 +245,9 @@ pub(crate) fn import(arguments: &arguments::Import) -> Result<Ending, Failure> {
     fs_err::create_dir_all(&arguments.output)?;
     checkpoint.copy_companions(&arguments.output)?;
     weights.write(&arguments.output, dtype)?;
+    if output.json {
+        print_json(&json!({ "output": arguments.output, "parameters": weights.architecture().parameters(), "dtype": dtype }))?;
+    }
     eprintln!("written to {}", arguments.output.display());
     Ok(Ending::Passed)
 }

@@ -20,7 +20,9 @@ fn main() -> ExitCode {
     compressor_train::tune_allocator();
     let arguments = Arguments::parse();
     log(arguments.verbose);
-    match dispatch(arguments.command) {
+    let output = Output { json: arguments.json, threads: arguments.threads.map(usize::from) };
+    output.limit_threads();
+    match dispatch(arguments.command, output) {
         Ok(Ending::Passed) => ExitCode::SUCCESS,
         Ok(Ending::Failed) => ExitCode::from(1),
         // A reader that has seen enough (`| head`) is no failure.
@@ -32,24 +34,46 @@ fn main() -> ExitCode {
     }
 }
 
-fn dispatch(command: Command) -> Result<Ending, Failure> {
+fn dispatch(command: Command, output: Output) -> Result<Ending, Failure> {
     match command {
-        Command::Run(arguments) => commands::run(&arguments),
-        Command::Plan(arguments) => commands::plan(&arguments),
-        Command::Verify(arguments) => commands::verify(&arguments),
-        Command::Eval(arguments) => commands::eval(&arguments),
-        Command::Generate(arguments) => commands::generate(&arguments),
-        Command::Inspect(arguments) => commands::inspect(&arguments),
-        Command::Bench(arguments) => bench::bench(&arguments),
-        Command::Import(arguments) => commands::import(&arguments),
-        Command::Train(arguments) => stages::train(&arguments),
-        Command::Distill(arguments) => stages::distill(&arguments),
-        Command::Prune(arguments) => stages::prune(&arguments),
-        Command::Quantize(arguments) => stages::quantize(&arguments),
+        Command::Run(arguments) => commands::run(&arguments, output),
+        Command::Plan(arguments) => commands::plan(&arguments, output),
+        Command::Verify(arguments) => commands::verify(&arguments, output),
+        Command::Eval(arguments) => commands::eval(&arguments, output),
+        Command::Generate(arguments) => commands::generate(&arguments, output),
+        Command::Inspect(arguments) => commands::inspect(&arguments, output),
+        Command::Bench(arguments) => bench::bench(&arguments, output),
+        Command::Import(arguments) => commands::import(&arguments, output),
+        Command::Train(arguments) => stages::train(&arguments, output),
+        Command::Distill(arguments) => stages::distill(&arguments, output),
+        Command::Prune(arguments) => stages::prune(&arguments, output),
+        Command::Quantize(arguments) => stages::quantize(&arguments, output),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Arguments::command(), "compressor", &mut std::io::stdout());
             Ok(Ending::Passed)
         }
+    }
+}
+
+/// How every command gives its result and how much of the machine it takes.
+#[derive(Clone, Copy, Debug)]
+struct Output {
+    /// JSON instead of text on stdout.
+    json: bool,
+    threads: Option<usize>,
+}
+
+impl Output {
+    /// Rayon's pool is made on first use; this comes before.
+    fn limit_threads(self) {
+        if let Some(threads) = self.threads {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
+            pool.expect("nothing has used the pool before the first line of main");
+        }
+    }
+
+    fn options(self) -> compressor_engine::Options {
+        compressor_engine::Options { threads: self.threads, ..compressor_engine::Options::default() }
     }
 }
 

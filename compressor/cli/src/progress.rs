@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use compressor_format::StepReport;
+use compressor_format::StageReport;
 use compressor_pipeline::{Losses, Observer, Step};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -56,7 +56,7 @@ impl Observer for Progress {
         eprintln!("[{number}/{of}] {}", step.name);
     }
 
-    fn skips(&mut self, step: &Step, _: &StepReport) {
+    fn skips(&mut self, step: &Step, _: &StageReport) {
         eprintln!("{}: finished before, inputs unchanged", step.name);
     }
 
@@ -72,7 +72,7 @@ impl Observer for Progress {
         self.advance(done, of, what.to_owned());
     }
 
-    fn ends(&mut self, _: &Step, report: &StepReport) {
+    fn ends(&mut self, _: &Step, report: &StageReport) {
         self.clear();
         eprintln!("      {}", show::step_line(report));
     }

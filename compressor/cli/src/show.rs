@@ -1,8 +1,11 @@
 //! Tables and figures as a person reads them.
 
+use std::io::Write;
+
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use compressor_format::{Check, Outcome, Report, StepReport, Threshold};
+use compressor_format::{ArtifactTensor, Check, Limit, Manifest, Model, Outcome, Report, StageReport};
 use compressor_pipeline::Plan;
+use serde_json::{Value, json};
 
 /// A table without colours that fits 80 columns.
 fn table(header: &[&str]) -> Table {
@@ -43,8 +46,8 @@ fn seconds(value: f64) -> String {
 }
 
 /// One line on what a step made.
-pub(crate) fn step_line(step: &StepReport) -> String {
-    let mut parts = vec![format!("{} parameters", count(step.parameters as f64)), bytes(step.weight_bytes)];
+pub(crate) fn step_line(step: &StageReport) -> String {
+    let mut parts = vec![format!("{} parameters", count(step.parameters as f64)), bytes(step.bytes)];
     parts.extend(step.perplexity.map(|perplexity| format!("perplexity {:.3}", perplexity.value)));
     parts.extend(step.score.map(|score| format!("score {:.1} %", 100.0 * score.value)));
     parts.push(format!("{} s", seconds(step.seconds)));
@@ -77,19 +80,19 @@ pub(crate) fn plan(plan: &Plan) {
 
 /// The report: what each step made, then the checks.
 pub(crate) fn report(report: &Report) {
-    let has_score = report.steps.iter().any(|step| step.score.is_some());
+    let has_score = report.stages.iter().any(|step| step.score.is_some());
     let mut header = vec!["step", "parameters", "stored as", "bytes", "ratio", "perplexity"];
     if has_score {
         header.push("score");
     }
     header.push("seconds");
     let mut shown = table(&header);
-    for step in &report.steps {
+    for step in &report.stages {
         let mut row = vec![
             step.name.clone(),
             count(step.parameters as f64),
             step.stored_as.clone(),
-            bytes(step.weight_bytes),
+            bytes(step.bytes),
             format!("{:.2}×", step.compression_ratio),
             step.perplexity.map(|perplexity| format!("{:.3}", perplexity.value)).unwrap_or_default(),
         ];
@@ -101,8 +104,8 @@ pub(crate) fn report(report: &Report) {
     }
     align(&mut shown);
     println!("{}", shown.to_string().trim_end());
-    if let Some(first) = report.steps.first() {
-        println!("ratio: bytes of the chain's first checkpoint ({}) ÷ bytes of the step", first.stored_as);
+    if let Some(reference) = &report.reference {
+        println!("ratio: {} in {}, {} ÷ the step's bytes", reference.name, reference.dtype, bytes(reference.bytes));
     }
     if !report.checks.is_empty() {
         println!();
@@ -117,12 +120,12 @@ pub(crate) fn checks(checks: &[Check]) {
         shown.add_row([
             check.name.clone(),
             figure(check.value, &check.unit),
-            match check.threshold {
-                Some(Threshold::AtMost(limit)) => format!("≤ {}", figure(limit, &check.unit)),
-                Some(Threshold::AtLeast(limit)) => format!("≥ {}", figure(limit, &check.unit)),
-                None => String::new(),
+            match (check.limit, check.threshold) {
+                (Some(Limit::AtMost), Some(threshold)) => format!("≤ {}", figure(threshold, &check.unit)),
+                (Some(Limit::AtLeast), Some(threshold)) => format!("≥ {}", figure(threshold, &check.unit)),
+                _ => String::new(),
             },
-            check.samples.to_string(),
+            check.sample_size.to_string(),
             match check.outcome {
                 Outcome::Passed => "passed",
                 Outcome::Failed => "FAILED",
@@ -139,7 +142,8 @@ pub(crate) fn checks(checks: &[Check]) {
             println!("{}: {note}", check.name);
         }
         if let (Outcome::Undecided, Some([low, high])) = (check.outcome, check.interval) {
-            println!("{}: 95 % interval {low:.4} to {high:.4}; a larger sample would decide", check.name);
+            let end = |end: Option<f64>| end.map_or_else(|| "unknown".to_owned(), |end| format!("{end:.4}"));
+            println!("{}: 95 % interval {} to {}; a larger sample would decide", check.name, end(low), end(high));
         }
     }
 }
@@ -153,4 +157,100 @@ fn figure(value: f64, unit: &str) -> String {
         _ if value.abs() < 1e-3 => format!("{value:.2e}"),
         _ => format!("{value:.4}"),
     }
+}
+
+/// The plan for scripts.
+pub(crate) fn plan_json(plan: &Plan) -> Value {
+    let steps = plan.steps().iter().map(|step| {
+        json!({
+            "name": step.name, "parameters": step.output.architecture.parameters(), "stored_as": step.output.stored_as,
+            "bytes": step.output.weight_bytes, "bytes_are_exact": step.output.is_artifact,
+            "peak_memory_bytes": step.peak_memory_bytes, "folder": step.folder,
+        })
+    });
+    json!({ "run_folder": plan.run_folder, "stages": steps.collect::<Vec<_>>() })
+}
+
+/// How the tensors of a model are stored: scheme, tensors, weights; in the order they are first met.
+fn schemes(model: &Model) -> Vec<(String, usize, u64)> {
+    let stored: Vec<(String, u64)> = match model {
+        Model::Checkpoint(checkpoint) => vec![(checkpoint.dtype().to_string(), checkpoint.architecture().parameters())],
+        Model::Artifact(artifact) => artifact.stored().map(|(_, tensor)| scheme(tensor)).collect(),
+    };
+    let mut schemes: Vec<(String, usize, u64)> = Vec::new();
+    for (scheme, weights) in stored {
+        match schemes.iter_mut().find(|(known, ..)| *known == scheme) {
+            Some((_, count, sum)) => (*count, *sum) = (*count + 1, *sum + weights),
+            None => schemes.push((scheme, 1, weights)),
+        }
+    }
+    schemes
+}
+
+fn scheme(tensor: &ArtifactTensor) -> (String, u64) {
+    match tensor {
+        ArtifactTensor::Quantized(matrix) => (matrix.scheme.to_string(), (matrix.rows * matrix.columns) as u64),
+        ArtifactTensor::Dense(slice) => (format!("dense {}", slice.dtype), slice.shape.iter().product::<usize>() as u64),
+    }
+}
+
+/// A model for scripts.
+pub(crate) fn model_json(model: &Model) -> anyhow::Result<Value> {
+    let schemes = schemes(model).into_iter();
+    let stored = schemes.map(|(scheme, tensors, weights)| json!({ "scheme": scheme, "tensors": tensors, "weights": weights }));
+    let opens_in = match model {
+        Model::Checkpoint(_) => None,
+        Model::Artifact(artifact) => Manifest::read(artifact.path()).ok().map(|manifest| manifest.opens_in),
+    };
+    Ok(json!({
+        "architecture": model.architecture(), "parameters": model.architecture().parameters(), "bytes": model.weight_bytes()?,
+        "stored": stored.collect::<Vec<_>>(), "opens_in": opens_in,
+    }))
+}
+
+/// What a model is made of and which programs open it.
+pub(crate) fn model(model: &Model, tensors: bool) -> anyhow::Result<()> {
+    let architecture = model.architecture();
+    let mut out = std::io::stdout().lock();
+    let layer = architecture.layers[0];
+    writeln!(out, "family        {}", architecture.family.model_type())?;
+    writeln!(out, "parameters    {} ({})", architecture.parameters(), count(architecture.parameters() as f64))?;
+    writeln!(out, "bytes         {}", bytes(model.weight_bytes()?))?;
+    writeln!(out, "vocabulary    {}", architecture.vocab_size)?;
+    writeln!(out, "width         {} in {} layers", architecture.hidden_size, architecture.layers.len())?;
+    writeln!(out, "attention     {} heads of width {} in {} groups", layer.heads, architecture.head_dim, layer.kv_heads)?;
+    writeln!(out, "MLP           {} channels", layer.intermediate_size)?;
+    writeln!(out, "embedding     {}", if architecture.tied_embeddings { "tied with the head" } else { "apart from the head" })?;
+    for (scheme, count_of, weights) in schemes(model) {
+        let of = if matches!(model, Model::Artifact(_)) { format!("{count_of} tensors, ") } else { String::new() };
+        writeln!(out, "stored as     {scheme}: {of}{} weights", count(weights as f64))?;
+    }
+    match model {
+        Model::Checkpoint(_) if tensors => {
+            for id in architecture.tensors() {
+                writeln!(out, "  {id}  {:?}", architecture.shape(id))?;
+            }
+        }
+        Model::Checkpoint(_) => {}
+        Model::Artifact(artifact) => {
+            if let Some(bits) = artifact.activation_bits() {
+                writeln!(out, "activations   INT{bits}, per token, as it runs")?;
+            }
+            match Manifest::read(artifact.path()) {
+                Ok(manifest) => {
+                    for reader in &manifest.opens_in {
+                        let opens = if reader.opens { "yes" } else { "no" };
+                        writeln!(out, "opens in      {}: {opens}, {}", reader.program, reader.reason)?;
+                    }
+                }
+                Err(error) => writeln!(out, "manifest      none: {error}")?,
+            }
+            if tensors {
+                for (name, tensor) in artifact.stored() {
+                    writeln!(out, "  {name}  {}", scheme(tensor).0)?;
+                }
+            }
+        }
+    }
+    Ok(())
 }

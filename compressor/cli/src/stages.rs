@@ -6,17 +6,18 @@ use compressor_format::Recipe;
 use compressor_pipeline::Plan;
 use toml::{Table, Value};
 
+use crate::Output;
 use crate::arguments;
 use crate::commands::carry_out;
 use crate::failure::{Ending, Failure};
 
-pub(crate) fn train(arguments: &arguments::Train) -> Result<Ending, Failure> {
+pub(crate) fn train(arguments: &arguments::Train, output: Output) -> Result<Ending, Failure> {
     let mut stage = Table::new();
     training(&mut stage, &arguments.training);
-    one_stage("train", &arguments.model, &arguments.output, stage, Some(&arguments.training), None)
+    one_stage("train", [&arguments.model, &arguments.output], stage, Some(&arguments.training), None, output)
 }
 
-pub(crate) fn distill(arguments: &arguments::Distill) -> Result<Ending, Failure> {
+pub(crate) fn distill(arguments: &arguments::Distill, output: Output) -> Result<Ending, Failure> {
     let mut stage = Table::new();
     training(&mut stage, &arguments.training);
     set(&mut stage, "temperature", arguments.temperature);
@@ -27,10 +28,10 @@ pub(crate) fn distill(arguments: &arguments::Distill) -> Result<Ending, Failure>
     if !student.is_empty() {
         stage.insert("student".to_owned(), Value::Table(student));
     }
-    one_stage("distill", &arguments.teacher, &arguments.output, stage, Some(&arguments.training), None)
+    one_stage("distill", [&arguments.teacher, &arguments.output], stage, Some(&arguments.training), None, output)
 }
 
-pub(crate) fn prune(arguments: &arguments::Prune) -> Result<Ending, Failure> {
+pub(crate) fn prune(arguments: &arguments::Prune, output: Output) -> Result<Ending, Failure> {
     let mut stage = Table::new();
     set(&mut stage, "head_ratio", arguments.head_ratio);
     set(&mut stage, "channel_ratio", arguments.channel_ratio);
@@ -45,10 +46,10 @@ pub(crate) fn prune(arguments: &arguments::Prune) -> Result<Ending, Failure> {
         let layers = arguments.layers.iter().map(|layer| Value::Integer(*layer as i64)).collect();
         stage.insert("layers".to_owned(), Value::Array(layers));
     }
-    one_stage("prune", &arguments.model, &arguments.output, stage, None, arguments.dataset.as_deref())
+    one_stage("prune", [&arguments.model, &arguments.output], stage, None, arguments.dataset.as_deref(), output)
 }
 
-pub(crate) fn quantize(arguments: &arguments::Quantize) -> Result<Ending, Failure> {
+pub(crate) fn quantize(arguments: &arguments::Quantize, output: Output) -> Result<Ending, Failure> {
     let mut stage = Table::new();
     set(&mut stage, "bits", Some(i64::from(arguments.bits)));
     set(&mut stage, "group_size", arguments.group_size.map(|size| size as i64));
@@ -56,7 +57,7 @@ pub(crate) fn quantize(arguments: &arguments::Quantize) -> Result<Ending, Failur
     set(&mut stage, "clipping", arguments.clipping.clone());
     set(&mut stage, "embedding", arguments.embedding.clone());
     set(&mut stage, "activations", arguments.activations.clone());
-    one_stage("quantize", &arguments.model, &arguments.output, stage, None, None)
+    one_stage("quantize", [&arguments.model, &arguments.output], stage, None, None, output)
 }
 
 /// Sets a key that was given; the recipe's own defaults stand for the rest.
@@ -74,21 +75,21 @@ fn training(stage: &mut Table, training: &arguments::Training) {
     set(stage, "warmup_steps", training.warmup_steps.map(|steps| steps as i64));
 }
 
-/// Runs a recipe of one stage whose result is `output` itself.
+/// Runs a recipe of one stage whose result is `folder` itself.
 fn one_stage(
     name: &str,
-    model: &Path,
-    output: &Path,
+    [model, folder]: [&Path; 2],
     stage: Table,
     training: Option<&arguments::Training>,
     dataset: Option<&Path>,
+    output: Output,
 ) -> Result<Ending, Failure> {
-    let file_name = output.file_name().map(|name| name.to_string_lossy().into_owned());
+    let file_name = folder.file_name().map(|name| name.to_string_lossy().into_owned());
     let Some(file_name) = file_name else {
-        return Err(anyhow::anyhow!("{}: this names no folder to write", output.display()).into());
+        return Err(anyhow::anyhow!("{}: this names no folder to write", folder.display()).into());
     };
     // Beside the output: an unfinished run keeps its training state there, a finished one leaves nothing.
-    let run_folder = output.with_file_name(format!(".{file_name}.compressor"));
+    let run_folder = folder.with_file_name(format!(".{file_name}.compressor"));
     let mut recipe = Table::new();
     set(&mut recipe, "name", Some(name));
     set(&mut recipe, "seed", training.map(|training| training.seed as i64));
@@ -104,10 +105,10 @@ fn one_stage(
 
     let recipe = Recipe::from_toml(&recipe.to_string()).map_err(|mistakes| Failure::Refused(None, mistakes))?;
     let plan = Plan::new(recipe, None).map_err(|mistakes| Failure::Refused(None, mistakes))?;
-    let plan = plan.into_folder(output.to_owned());
+    let plan = plan.into_folder(folder.to_owned());
     let device = training.map_or("cpu", |training| training.device.as_str());
-    let ending = carry_out(&plan, device)?;
+    let ending = carry_out(&plan, device, output)?;
     fs_err::remove_dir_all(run_folder)?;
-    eprintln!("written to {}", output.display());
+    eprintln!("written to {}", folder.display());
     Ok(ending)
 }

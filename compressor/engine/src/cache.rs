@@ -15,9 +15,13 @@ pub(crate) struct LayerCache {
     pub(crate) values: Vec<f32>,
 }
 
+/// A cache grows by itself; a caller's "no limit" must not reserve memory.
+const LARGEST_RESERVATION: usize = 4096;
+
 impl Cache {
     /// No tokens; `widths` are the elements of a key in each layer.
     pub(crate) fn new(widths: impl Iterator<Item = usize>, capacity: usize) -> Self {
+        let capacity = capacity.min(LARGEST_RESERVATION);
         let layer = |width| LayerCache {
             width,
             keys: Vec::with_capacity(capacity * width),

@@ -36,7 +36,7 @@ pub struct Engine {
 /// How to run a model.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// Threads to compute with; one for every core where it is `None`.
+    /// Threads to compute with; one for every core where it is `None` or 0.
     pub threads: Option<usize>,
     /// Instruction set; the widest there is where it is `None`.
     pub kernels: Option<Kernels>,
@@ -147,7 +147,7 @@ impl Engine {
         ends + self.final_norm.memory_bytes() + layers.sum::<usize>()
     }
 
-    /// An empty cache with room for `capacity` tokens; it grows where more come.
+    /// An empty cache, with room for `capacity` tokens at once; it grows where more come.
     pub fn cache(&self, capacity: usize) -> Cache {
         Cache::new(self.layers.iter().map(|layer| layer.key.matrix.rows), capacity)
     }
@@ -157,7 +157,7 @@ impl Engine {
 fn check(architecture: &Architecture) -> Result<()> {
     for (layer, shape) in architecture.layers.iter().enumerate() {
         let (heads, kv_heads) = (shape.heads, shape.kv_heads);
-        if kv_heads == 0 || heads == 0 || heads % kv_heads != 0 {
+        if kv_heads == 0 || heads == 0 || !heads.is_multiple_of(kv_heads) {
             let what = format!("{heads} query heads can't be shared out among {kv_heads} key/value heads");
             return Err(Error::Layer { layer, what });
         }
@@ -165,7 +165,7 @@ fn check(architecture: &Architecture) -> Result<()> {
             return Err(Error::Layer { layer, what: "the MLP has no intermediate channels".to_owned() });
         }
         let head_dim = architecture.head_dim;
-        if head_dim == 0 || (matches!(architecture.positions, Positions::Rotary { .. }) && head_dim % 2 != 0) {
+        if head_dim == 0 || (matches!(architecture.positions, Positions::Rotary { .. }) && !head_dim.is_multiple_of(2)) {
             return Err(Error::Layer { layer, what: format!("head_dim {head_dim} has no two halves to rotate") });
         }
     }

@@ -15,7 +15,7 @@ const SEQUENCES_TOGETHER: usize = 64;
 /// # Errors
 /// As [`Engine::forward`]: an empty prompt, an unknown token, more tokens than learned positions.
 pub fn greedy(engine: &Engine, prompt: &[u32], max_new: usize, stop: &[u32]) -> Result<Vec<u32>> {
-    let mut cache = engine.cache(prompt.len() + max_new.min(LARGEST_RESERVATION));
+    let mut cache = engine.cache(prompt.len().saturating_add(max_new));
     let mut generated = Vec::new();
     let mut logits = engine.forward(&mut cache, prompt, Logits::Last)?;
     while generated.len() < max_new {
@@ -30,9 +30,6 @@ pub fn greedy(engine: &Engine, prompt: &[u32], max_new: usize, stop: &[u32]) -> 
     }
     Ok(generated)
 }
-
-/// A cache grows by itself; a caller's "no limit" must not reserve memory.
-const LARGEST_RESERVATION: usize = 1024;
 
 /// [`greedy`] for many prompts, the continuations in their order; they are run together and on all threads.
 ///

@@ -1,6 +1,7 @@
 //! Matrices as they are stored, and their products with activations.
 
 use std::cell::RefCell;
+use std::sync::OnceLock;
 
 use bytemuck::cast_slice;
 use compressor_format::{Dtype, MappedBytes, QuantizedMatrix, TensorSlice, Values};
@@ -33,7 +34,13 @@ enum Elements {
     Owned(Vec<f32>),
     /// In the file, at an address that fits the type.
     Mapped(FloatType, MappedBytes),
-    Quantized(QuantizedMatrix),
+    Quantized {
+        matrix: QuantizedMatrix,
+        storage: Storage,
+        /// Bytes and scales of one row, divided out once instead of row by row.
+        row_bytes: usize,
+        groups: usize,
+    },
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -102,6 +109,8 @@ struct Rounded {
     integers: Vec<i8>,
     /// `[tokens]`.
     scales: Vec<f32>,
+    /// [`Self::real`], computed by the first that asks.
+    real: OnceLock<Vec<f32>>,
 }
 
 impl Rounded {
@@ -109,14 +118,16 @@ impl Rounded {
         let mut integers = vec![0; x.len()];
         let scales = x.chunks_exact(columns).zip(integers.chunks_exact_mut(columns));
         let scales = scales.map(|(x, integers)| kernels.quantize_i8(x, integers)).collect();
-        Self { integers, scales }
+        Self { integers, scales, real: OnceLock::new() }
     }
 
     /// The real numbers that the integers stand for.
-    fn real(&self) -> Vec<f32> {
-        let columns = self.integers.len() / self.scales.len();
-        let tokens = self.integers.chunks_exact(columns).zip(&self.scales);
-        tokens.flat_map(|(integers, scale)| integers.iter().map(move |q| f32::from(*q) * scale)).collect()
+    fn real(&self) -> &[f32] {
+        self.real.get_or_init(|| {
+            let columns = self.integers.len() / self.scales.len();
+            let tokens = self.integers.chunks_exact(columns).zip(&self.scales);
+            tokens.flat_map(|(integers, scale)| integers.iter().map(move |q| f32::from(*q) * scale)).collect()
+        })
     }
 }
 
@@ -133,7 +144,7 @@ impl Linear {
                     }
                 }
             }
-            (Some(rounded), None) => self.matrix.multiply(kernels, &rounded.real(), first_row, &mut out),
+            (Some(rounded), None) => self.matrix.multiply(kernels, rounded.real(), first_row, &mut out),
             (None, _) => self.matrix.multiply(kernels, x, first_row, &mut out),
         }
         if let Some(bias) = &self.bias {
@@ -165,7 +176,13 @@ impl Matrix {
 
     /// Integers with their scales.
     pub(crate) fn quantized(matrix: QuantizedMatrix) -> Self {
-        Self { rows: matrix.rows, columns: matrix.columns, elements: Elements::Quantized(matrix) }
+        let (rows, columns, groups) = (matrix.rows, matrix.columns, matrix.groups());
+        let (storage, row_bytes) = match &matrix.values {
+            Values::Signed(_) => (Storage::Signed, columns),
+            Values::Packed(_) if matrix.scheme.bits == 4 => (Storage::Nibbles, matrix.scheme.row_bytes(columns)),
+            Values::Packed(_) => (Storage::Unsigned, matrix.scheme.row_bytes(columns)),
+        };
+        Self { rows, columns, elements: Elements::Quantized { matrix, storage, row_bytes, groups } }
     }
 
     /// Bytes of the weights, scales and zero points included.
@@ -173,7 +190,7 @@ impl Matrix {
         match &self.elements {
             Elements::Owned(values) => size_of_val(values.as_slice()),
             Elements::Mapped(_, bytes) => bytes.len(),
-            Elements::Quantized(matrix) => {
+            Elements::Quantized { matrix, .. } => {
                 let (Values::Packed(bytes) | Values::Signed(bytes)) = &matrix.values;
                 bytes.len() + size_of_val(matrix.scales.as_slice()) + matrix.zero_points.as_ref().map_or(0, Vec::len)
             }
@@ -226,18 +243,18 @@ impl Matrix {
         match &self.elements {
             Elements::Owned(values) => Some(values),
             Elements::Mapped(FloatType::F32, bytes) => Some(cast_slice(bytes)),
-            Elements::Mapped(FloatType::F16 | FloatType::Bf16, _) | Elements::Quantized(_) => None,
+            Elements::Mapped(FloatType::F16 | FloatType::Bf16, _) | Elements::Quantized { .. } => None,
         }
     }
 
     /// Integers and scales, where each row is signed bytes with one scale and no zero point.
     fn signed_channels(&self) -> Option<(&[i8], &[f32])> {
         match &self.elements {
-            Elements::Quantized(QuantizedMatrix { values: Values::Signed(bytes), scales, zero_points: None, rows, .. })
-                if scales.len() == *rows =>
-            {
-                Some((cast_slice(bytes), scales))
-            }
+            Elements::Quantized {
+                matrix: QuantizedMatrix { values: Values::Signed(bytes), scales, zero_points: None, .. },
+                groups: 1,
+                ..
+            } => Some((cast_slice(bytes), scales)),
             _ => None,
         }
     }
@@ -251,21 +268,15 @@ impl Matrix {
             Elements::Mapped(FloatType::F32, bytes) => Row::F32(&cast_slice(bytes)[elements]),
             Elements::Mapped(FloatType::F16, bytes) => Row::F16(&cast_slice(bytes)[elements]),
             Elements::Mapped(FloatType::Bf16, bytes) => Row::Bf16(&cast_slice(bytes)[elements]),
-            Elements::Quantized(matrix) => {
-                let groups = matrix.groups();
-                let (storage, bytes, row_bytes) = match &matrix.values {
-                    Values::Signed(bytes) => (Storage::Signed, bytes, columns),
-                    Values::Packed(bytes) => {
-                        let storage = if matrix.scheme.bits == 4 { Storage::Nibbles } else { Storage::Unsigned };
-                        (storage, bytes, matrix.scheme.row_bytes(columns))
-                    }
-                };
+            Elements::Quantized { matrix, storage, row_bytes, groups } => {
+                let (Values::Packed(bytes) | Values::Signed(bytes)) = &matrix.values;
+                let part = row * groups..(row + 1) * groups;
                 Row::Quantized(QuantizedRow {
                     bytes: &bytes[row * row_bytes..(row + 1) * row_bytes],
-                    storage,
-                    scales: &matrix.scales[row * groups..(row + 1) * groups],
-                    zero_points: matrix.zero_points.as_ref().map(|points| &points[row * groups..(row + 1) * groups]),
-                    group_size: matrix.group_size(),
+                    storage: *storage,
+                    scales: &matrix.scales[part.clone()],
+                    zero_points: matrix.zero_points.as_ref().map(|points| &points[part]),
+                    group_size: matrix.scheme.group_size.unwrap_or(columns),
                 })
             }
         }

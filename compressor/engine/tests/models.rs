@@ -4,11 +4,17 @@
 
 use std::path::{Path, PathBuf};
 
-use compressor_engine::{Engine, Kernels, Logits, Options, Sequence, Windows, compare, generate_batch, greedy, perplexity};
-use compressor_format::TensorFiles;
+use compressor_engine::{
+    Engine, Kernels, Logits, Observer, Options, Place, Sequence, Windows, compare, generate_batch, greedy, perplexity,
+};
+use compressor_format::{
+    Architecture, Checkpoint, Dtype, Family, LayerShape, LayerTensor, Model, NewArtifact, NewArtifactTensor, Part,
+    QuantizedMatrix, Scheme, StoredTensor, TensorFiles, TensorId, Values, WeightBytes, Weights, pack,
+};
 
 /// Logits of the golden models are of size 1 to 10; both sides compute in f32 and differ in the order of their sums.
-const WORST_LOGIT_DIFFERENCE: f32 = 2e-4;
+/// Measured: 7.3e-6.
+const WORST_LOGIT_DIFFERENCE: f32 = 2e-5;
 
 const GOLDEN: [&str; 8] = ["gpt2", "llama", "llama-head-dim", "llama-sharded-bf16", "llama3-rope", "mistral", "qwen2", "qwen3"];
 
@@ -150,18 +156,66 @@ fn a_batch_of_prompts_continues_each_as_if_alone() {
     }
 }
 
+/// A model large enough that its work is shared out among threads.
+fn larger() -> Architecture {
+    let tiny = Checkpoint::open(&golden_folder("llama")).unwrap();
+    let layer = LayerShape { heads: 6, kv_heads: 3, intermediate_size: 200 };
+    Architecture { vocab_size: 500, hidden_size: 96, head_dim: 32, layers: vec![layer; 2], ..tiny.architecture().clone() }
+}
+
 #[test]
 fn the_number_of_threads_changes_no_bit() {
-    for name in GOLDEN {
-        let golden = Golden::read(name);
-        let of = |threads| {
-            let engine = Engine::open(&golden_folder(name), Options { threads: Some(threads), kernels: None }).unwrap();
-            all_logits(&engine, &golden.input_ids).into_iter().map(f32::to_bits).collect::<Vec<u32>>()
-        };
-        let one = of(1);
-        assert_eq!(of(2), one, "{name}");
-        assert_eq!(of(5), one, "{name}");
-    }
+    let weights = Weights::random(larger(), 3);
+    // Longer than one block of queries.
+    let tokens: Vec<u32> = (0..150).map(|index| index * 37 % 500).collect();
+    let of = |threads| {
+        let engine = Engine::from_weights(&weights, Options { threads: Some(threads), kernels: None }).unwrap();
+        assert_eq!(engine.threads(), threads);
+        let mut cache = engine.cache(0);
+        let prompt = engine.forward(&mut cache, &tokens, Logits::All).unwrap();
+        let next = engine.forward(&mut cache, &[7], Logits::Last).unwrap();
+        let prompts: Vec<Vec<u32>> = tokens.chunks(3).map(<[u32]>::to_vec).collect();
+        let generated = generate_batch(&engine, &prompts, 5, &[]).unwrap();
+        let bits: Vec<u32> = prompt.into_iter().chain(next).map(f32::to_bits).collect();
+        (bits, generated)
+    };
+    let one = of(1);
+    assert!(of(2) == one);
+    assert!(of(5) == one);
+}
+
+#[test]
+fn layers_of_different_sizes_run() {
+    let mut architecture = larger();
+    architecture.layers[1] = LayerShape { heads: 2, kv_heads: 1, intermediate_size: 33 };
+    let engine = Engine::from_weights(&Weights::random(architecture, 4), Options::default()).unwrap();
+    let tokens = [1, 2, 3, 4, 5, 6];
+    let whole = all_logits(&engine, &tokens);
+    let mut cache = engine.cache(0);
+    let single = tokens.iter().flat_map(|token| engine.forward(&mut cache, &[*token], Logits::Last).unwrap());
+    assert!(worst_difference(&whole, &single.collect::<Vec<f32>>()) < WORST_LOGIT_DIFFERENCE);
+}
+
+#[test]
+fn a_damaged_weight_is_found_in_the_logits() {
+    let (architecture, config, mut tensors) = Weights::random(larger(), 5).into_parts();
+    tensors.get_mut(&TensorId::Layer(1, LayerTensor::Down(Part::Weight))).unwrap()[7] = f32::NAN;
+    let engine = Engine::from_weights(&Weights::new(architecture, config, tensors), Options::default()).unwrap();
+    let error = engine.forward(&mut engine.cache(0), &[1, 2, 3, 4, 5, 6], Logits::Last).unwrap_err();
+    assert_eq!(error.to_string(), "the logits of position 0 are not finite: a weight of the model is damaged or overflows");
+}
+
+#[test]
+fn sizes_that_contradict_each_other_are_refused_by_layer() {
+    let refusal = |layer: LayerShape| {
+        let mut architecture = larger();
+        architecture.layers[1] = layer;
+        let weights = Weights::random(architecture, 6);
+        Engine::from_weights(&weights, Options::default()).unwrap_err().to_string()
+    };
+    let layer = larger().layers[0];
+    assert_eq!(refusal(LayerShape { heads: 7, ..layer }), "layer 1: 7 query heads can't be shared out among 3 key/value heads");
+    assert_eq!(refusal(LayerShape { intermediate_size: 0, ..layer }), "layer 1: the MLP has no intermediate channels");
 }
 
 #[test]
@@ -224,4 +278,212 @@ fn perplexity_is_that_of_transformers_logits() {
     let found = perplexity(&engine, &golden.input_ids, windows, |done, all| heard.push((done, all))).unwrap();
     assert_eq!((found.tokens, found.windows, heard), (21, 1, vec![(1, 1)]));
     assert!((found.mean_nll - expected).abs() < 1e-5, "{} {expected}", found.mean_nll);
+}
+
+/// Lays out integers with this many columns and bits.
+type Pack = fn(Vec<i8>, usize, u8) -> Values;
+
+/// Rounds to the nearest integers, with zero points that do not fit the values but are stored and read back all the same.
+fn quantize(values: &[f32], columns: usize, scheme: Scheme, storage: Pack) -> QuantizedMatrix {
+    let group_size = scheme.group_size.unwrap_or(columns);
+    let (lowest, highest) = scheme.range();
+    let scale = |group: &[f32]| group.iter().fold(f32::EPSILON, |largest, w| largest.max(w.abs())) / highest as f32;
+    let scales: Vec<f32> = values.chunks(group_size).map(scale).collect();
+    let points: Vec<i8> = (0..scales.len()).map(|group| (group % 5) as i8 - 2).collect();
+    let round = |(group, w): (usize, f32)| {
+        let point = if scheme.symmetric { 0.0 } else { f32::from(points[group]) };
+        (w / scales[group] + point).round().clamp(lowest as f32, highest as f32) as i8
+    };
+    let integers = values.iter().enumerate().map(|(index, w)| round((index / group_size, *w))).collect();
+    QuantizedMatrix {
+        rows: values.len() / columns,
+        columns,
+        scheme,
+        values: storage(integers, columns, scheme.bits),
+        zero_points: (!scheme.symmetric).then_some(points),
+        scales,
+    }
+}
+
+fn packed(integers: Vec<i8>, columns: usize, bits: u8) -> Values {
+    let bytes: Vec<u8> = integers.chunks(columns).flat_map(|row| pack(row, bits)).collect();
+    Values::Packed(WeightBytes::Owned(bytes.into()))
+}
+
+fn signed(integers: Vec<i8>, _: usize, _: u8) -> Values {
+    Values::Signed(WeightBytes::Owned(integers.into_iter().map(|q| q as u8).collect()))
+}
+
+/// A golden model with its projections and its embedding quantized, written to a folder.
+fn artifact(name: &str, scheme: Scheme, storage: Pack, activation_bits: Option<u8>) -> tempfile::TempDir {
+    let checkpoint = Checkpoint::open(&golden_folder(name)).unwrap();
+    let architecture = checkpoint.architecture();
+    let embedding = Scheme { bits: 8, group_size: Some(16), symmetric: true };
+    let quantized = |stored: StoredTensor| {
+        let id = stored.parts[0];
+        let values: Vec<f32> = stored.parts.iter().flat_map(|part| checkpoint.tensor(*part).unwrap()).collect();
+        let tensor = match id {
+            _ if id.is_projection() => {
+                NewArtifactTensor::Quantized(quantize(&values, architecture.shape(id)[1], scheme, storage))
+            }
+            TensorId::Embedding => NewArtifactTensor::Quantized(quantize(&values, architecture.hidden_size, embedding, packed)),
+            _ => NewArtifactTensor::Dense(values),
+        };
+        (stored, tensor)
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let tensors = Family::stored(architecture).into_iter().map(quantized).collect();
+    let config = checkpoint.config();
+    NewArtifact { architecture, config, dense_dtype: Dtype::F32, tensors, activation_bits }.write(folder.path()).unwrap();
+    folder
+}
+
+#[test]
+fn an_artifact_gives_the_logits_of_its_dequantized_weights() {
+    let int4 = |group_size, symmetric| Scheme { bits: 4, group_size, symmetric };
+    let int8 = |group_size, symmetric| Scheme { bits: 8, group_size, symmetric };
+    let schemes = [int4(Some(32), true), int4(Some(16), false), int4(None, true), int8(None, false), int8(Some(32), true)];
+    for name in ["llama", "gpt2", "qwen2", "qwen3"] {
+        let tokens = Golden::read(name).input_ids;
+        for scheme in schemes {
+            let folder = artifact(name, scheme, packed, None);
+            let model = Model::open(folder.path()).unwrap();
+            let architecture = model.architecture().clone();
+            let values = architecture.tensors().into_iter().map(|id| (id, model.values(id).unwrap())).collect();
+            let dense = Weights::new(architecture, serde_json::json!({}), values);
+            let expected = all_logits(&Engine::from_weights(&dense, Options::default()).unwrap(), &tokens);
+            for kernels in Kernels::available() {
+                let engine = Engine::load(&model, Options { threads: Some(2), kernels: Some(kernels) }).unwrap();
+                let mut cache = engine.cache(0);
+                let single = tokens.iter().flat_map(|token| engine.forward(&mut cache, &[*token], Logits::Last).unwrap());
+                for logits in [all_logits(&engine, &tokens), single.collect()] {
+                    let worst = worst_difference(&logits, &expected);
+                    assert!(worst <= WORST_LOGIT_DIFFERENCE, "{name}, {scheme}, {}: {worst}", kernels.name());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn int8_activations_are_rounded_token_by_token() {
+    /// Keeps what goes into the MLP of the first layer and what its down projection gets.
+    #[derive(Default)]
+    struct Mlp {
+        input: Vec<f32>,
+        channels: Vec<f32>,
+    }
+    impl Observer for Mlp {
+        fn observe(&mut self, layer: usize, place: Place, activations: &[f32]) {
+            match place {
+                Place::MlpInput if layer == 0 => self.input = activations.to_vec(),
+                Place::DownInput if layer == 0 => self.channels = activations.to_vec(),
+                _ => {}
+            }
+        }
+    }
+    let tokens = Golden::read("llama").input_ids;
+    let symmetric = |bits, group_size| Scheme { bits, group_size, symmetric: true };
+    // In integers where the file has signed bytes with one scale a row, through f32 for anything else.
+    let stored: [(Scheme, Pack); 3] =
+        [(symmetric(8, None), signed), (symmetric(8, None), packed), (symmetric(4, Some(16)), packed)];
+    for (scheme, storage) in stored {
+        let folder = artifact("llama", scheme, storage, Some(8));
+        let model = Model::open(folder.path()).unwrap();
+        let weight = |tensor: fn(Part) -> LayerTensor| model.values(TensorId::Layer(0, tensor(Part::Weight))).unwrap();
+        let (gate, up) = (weight(LayerTensor::Gate), weight(LayerTensor::Up));
+        let LayerShape { intermediate_size, .. } = model.architecture().layers[0];
+        let hidden_size = model.architecture().hidden_size;
+        let mut mlp = Mlp::default();
+        let engine = Engine::load(&model, Options::default()).unwrap();
+        engine.forward_observed(&mut engine.cache(0), &tokens, Logits::Last, &mut mlp).unwrap();
+        assert_eq!(mlp.channels.len(), tokens.len() * intermediate_size);
+        for (x, channels) in mlp.input.chunks(hidden_size).zip(mlp.channels.chunks(intermediate_size)) {
+            let scale = x.iter().fold(0f32, |largest, x| largest.max(x.abs())) / 127.5;
+            let rounded: Vec<f64> =
+                x.iter().map(|x| f64::from((x / scale).clamp(-128.0, 127.0).round_ties_even()) * f64::from(scale)).collect();
+            let product = |matrix: &[f32], row: usize| -> f64 {
+                matrix[row * hidden_size..][..hidden_size].iter().zip(&rounded).map(|(w, x)| f64::from(*w) * x).sum()
+            };
+            for (row, channel) in channels.iter().enumerate() {
+                let gate = product(&gate, row);
+                let expected = gate / (1.0 + (-gate).exp()) * product(&up, row);
+                assert!((f64::from(*channel) - expected).abs() < 1e-5, "{scheme}: {channel} {expected}");
+            }
+        }
+    }
+}
+
+/// Weight-only artifacts are dequantized exactly, so only the order of sums differs; the logits are of size 0.5.
+const WORST_WEIGHT_ONLY_DIFFERENCE: f32 = 2e-6;
+
+/// The largest element of a token stands at exactly ±127.5 of its scale, where the last bit decides between −127 and −128: sums in
+/// another order move whole steps. Computing the reference itself in f64 moves these logits by 1.7e-3.
+const WORST_W8A8_DIFFERENCE: f32 = 2e-3;
+
+#[test]
+fn artifacts_of_llm_compressor_give_the_logits_of_transformers() {
+    let Some(folder) = std::env::var_os("COMPRESSOR_SAMPLES").map(PathBuf::from) else {
+        println!("skipped: COMPRESSOR_SAMPLES is not set");
+        return;
+    };
+    let golden: serde_json::Value = serde_json::from_slice(&fs_err::read(folder.join("golden.json")).unwrap()).unwrap();
+    let numbers =
+        |value: &serde_json::Value| value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap()).collect::<Vec<f64>>();
+    let tokens: Vec<u32> = numbers(&golden["input_ids"]).into_iter().map(|id| id as u32).collect();
+    for (name, logits) in golden["logits_last"].as_object().unwrap() {
+        let expected: Vec<f32> = numbers(logits).into_iter().map(|logit| logit as f32).collect();
+        let limit = if name == "int8-w8a8-dynamic" { WORST_W8A8_DIFFERENCE } else { WORST_WEIGHT_ONLY_DIFFERENCE };
+        for kernels in Kernels::available() {
+            let engine = Engine::open(&folder.join(name), Options { threads: Some(2), kernels: Some(kernels) }).unwrap();
+            let whole = engine.forward(&mut engine.cache(0), &tokens, Logits::Last).unwrap();
+            let mut cache = engine.cache(0);
+            let single = tokens.iter().map(|token| engine.forward(&mut cache, &[*token], Logits::Last).unwrap());
+            for logits in [whole, single.last().unwrap()] {
+                let worst = worst_difference(&logits, &expected);
+                println!("{name}, {}: logits differ by at most {worst:e}", kernels.name());
+                assert!(worst <= limit, "{name}: {worst}");
+            }
+        }
+    }
+    assert_eq!(golden["logits_last"].as_object().unwrap().len(), 5, "new sample? see its limit above");
+}
+
+/// SmolLM2-135M and WikiText-2, where they are.
+fn real_model() -> Option<(PathBuf, Vec<u32>)> {
+    let folder = |name: &str| {
+        let folder = std::env::var_os(name).map(PathBuf::from);
+        if folder.is_none() {
+            println!("skipped: {name} is not set");
+        }
+        folder
+    };
+    let model = folder("COMPRESSOR_ASSETS")?.join("smollm2-135m");
+    let text = fs_err::read_to_string(folder("COMPRESSOR_DATA_WIKITEXT2")?.join("test.txt")).unwrap();
+    let tokenizer = tokenizers::Tokenizer::from_file(model.join("tokenizer.json")).unwrap();
+    // Enough for six windows of 512 tokens, cut at a space.
+    let text: String = text.chars().take(20_000).collect();
+    let tokens = tokenizer.encode(text, false).unwrap().get_ids()[..6 * 512].to_vec();
+    assert_eq!(tokens[..8], [3717, 446, 6356, 389, 9226, 352, 446, 3717]);
+    Some((model, tokens))
+}
+
+#[test]
+fn the_perplexity_of_a_real_model_is_that_of_pytorch() {
+    /// PyTorch in f32 on the same six windows.
+    const PYTORCH: f64 = 22.4735;
+    let Some((model, tokens)) = real_model() else { return };
+    let windows = Windows { window: 512, first_scored: 257, limit: None };
+    let found = perplexity(&open(&model), &tokens, windows, |_, _| ()).unwrap();
+    println!("perplexity {:.4} over {} tokens", found.perplexity(), found.tokens);
+    assert_eq!((found.windows, found.tokens), (6, 6 * 255));
+    assert!((found.perplexity() / PYTORCH - 1.0).abs() < 1e-3, "{}", found.perplexity());
+}
+
+#[test]
+fn a_real_model_continues_as_in_pytorch() {
+    let Some((model, _)) = real_model() else { return };
+    // "The capital of France is"
+    let continuation = greedy(&open(&model), &[504, 3575, 282, 4649, 314], 12, &[]).unwrap();
+    assert_eq!(continuation, [7042, 30, 198, 198, 504, 2988, 314, 42, 216, 34, 32, 33]);
 }

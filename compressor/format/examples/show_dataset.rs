@@ -7,8 +7,7 @@
 
 use std::path::Path;
 
-use compressor_format::dataset::samples::Samples;
-use compressor_format::{Dataset, Examples, Split, Tokenizer};
+use compressor_format::{Dataset, Examples, Samples, Split, Tokenizer};
 
 type Failure = Box<dyn std::error::Error>;
 

@@ -38,8 +38,8 @@ pub use recipe::{
     Activations, Budget, Clipping, Distill, EmbeddingScheme, HeadUnit, Importance, MagnitudeNorm, Mistake, ModelSource, Place,
     Prune, Quantize, Recipe, RecipeText, Sizes, Stage, Student, Train, TrainingKeys, Verify, out_of_range,
 };
-pub use report::{Check, Machine, Measured, Outcome, REPORT_VERSION, Report, StepReport, Threshold};
+pub use report::{Check, Limit, Machine, Measured, Outcome, REPORT_VERSION, Report, StageReport, Threshold};
 pub use safetensors::{Dtype, NewTensor, TensorFiles, TensorSlice, safetensors_file_bytes, write_safetensors};
-pub use tokenizer::{COMMAND, END, Tokenizer};
+pub use tokenizer::Tokenizer;
 pub use weights::{Weights, check_finite, write_config};
 pub use write::write_beside;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Dtype, Error, Result, write_beside};
+use crate::{Error, Reference, Result, write_beside};
 
 /// Everything a run found out, saved again after every stage.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,10 +19,12 @@ pub struct Report {
     pub name: String,
     /// The recipe with every default filled in.
     pub recipe: Value,
+    /// What compression ratios are against: the checkpoint the chain starts with, or the first one it makes.
+    pub reference: Option<Reference>,
     /// What the figures of time and memory were measured on.
     pub machine: Machine,
-    /// The finished steps, in order.
-    pub steps: Vec<StepReport>,
+    /// What each finished stage made, in order.
+    pub stages: Vec<StageReport>,
     /// Every comparison, checked or only measured.
     pub checks: Vec<Check>,
     /// Whether every check passed; `None` until verification is done, or where the recipe has none.
@@ -40,9 +42,9 @@ pub struct Machine {
     pub platform: String,
 }
 
-/// What one step made.
+/// What one stage made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct StepReport {
+pub struct StageReport {
     /// Its folder, `2-distill` for example.
     pub name: String,
     /// BLAKE3 of its settings, its inputs and the format version.
@@ -50,10 +52,10 @@ pub struct StepReport {
     /// Weights, tied ones counted once.
     pub parameters: u64,
     /// Bytes of the files that hold weights.
-    pub weight_bytes: u64,
+    pub bytes: u64,
     /// The type most weights are stored in, or the scheme.
     pub stored_as: String,
-    /// Bytes of the chain's reference in its own dtype ÷ `weight_bytes`.
+    /// Bytes of the chain's reference in its own dtype ÷ `bytes`.
     pub compression_ratio: f64,
     /// Perplexity on held-out text.
     pub perplexity: Option<Measured>,
@@ -61,9 +63,9 @@ pub struct StepReport {
     pub score: Option<Measured>,
     /// How long it took.
     pub seconds: f64,
-    /// Peak memory of the whole program by the end of the step, in bytes.
+    /// Peak memory of the whole program by the end of the stage, in bytes.
     pub peak_memory_bytes: Option<u64>,
-    /// What only this kind of step has: losses, cuts, the errors of tensors.
+    /// What only this kind of stage has: losses, cuts, the errors of tensors.
     pub details: Value,
 }
 
@@ -73,7 +75,7 @@ pub struct Measured {
     /// The figure.
     pub value: f64,
     /// Tokens or examples it was measured on.
-    pub samples: u64,
+    pub sample_size: u64,
 }
 
 /// One comparison.
@@ -81,25 +83,39 @@ pub struct Measured {
 pub struct Check {
     /// What was measured.
     pub name: String,
-    /// What was found.
+    /// What was found; `null` in JSON where it is not a number.
+    #[serde(deserialize_with = "nan_for_null")]
     pub value: f64,
     /// How the value reads: `nats/token`, `bytes`, `ms`, or empty.
     pub unit: String,
     /// The limit from the recipe; `None` where it was only measured.
-    pub threshold: Option<Threshold>,
+    pub threshold: Option<f64>,
+    /// Which side of the threshold is good.
+    pub limit: Option<Limit>,
     /// Tokens, examples or files it was measured on.
-    pub samples: u64,
-    /// The 95 % confidence interval, where the value is an average over a sample.
-    pub interval: Option<[f64; 2]>,
+    pub sample_size: u64,
+    /// The 95 % confidence interval, where the value comes from a sample; an end that the sample can't tell is `None`.
+    pub interval: Option<[Option<f64>; 2]>,
+    /// Whether it stands in nobody's way: passed, or only measured.
+    pub passed: bool,
     /// What became of it.
     pub outcome: Outcome,
     /// What is needed to understand it, a file's name for example.
     pub note: Option<String>,
 }
 
-/// A limit.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// Which side of a threshold is good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+pub enum Limit {
+    /// The value may not be above it.
+    AtMost,
+    /// The value may not be below it.
+    AtLeast,
+}
+
+/// A threshold with its side.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Threshold {
     /// The value may not be above it.
     AtMost(f64),
@@ -125,13 +141,13 @@ pub enum Outcome {
 pub const REPORT_VERSION: u32 = 1;
 
 impl Check {
-    /// Decides a comparison: the value against the limit, then the far end of its interval.
+    /// Decides a comparison: the value against the threshold, then the far end of its interval.
     pub fn new(
         name: &str,
         value: f64,
         unit: &str,
         threshold: Option<Threshold>,
-        samples: u64,
+        sample_size: u64,
         interval: Option<[f64; 2]>,
     ) -> Self {
         let keeps = |value: f64| match threshold {
@@ -146,8 +162,23 @@ impl Check {
             Some(_) if interval.is_some_and(|ends| !ends.into_iter().all(keeps)) => Outcome::Undecided,
             Some(_) => Outcome::Passed,
         };
-        let (name, unit) = (name.to_owned(), unit.to_owned());
-        Self { name, value, unit, threshold, samples, interval, outcome, note: None }
+        let (limit, threshold) = match threshold {
+            None => (None, None),
+            Some(Threshold::AtMost(threshold)) => (Some(Limit::AtMost), Some(threshold)),
+            Some(Threshold::AtLeast(threshold)) => (Some(Limit::AtLeast), Some(threshold)),
+        };
+        Self {
+            name: name.to_owned(),
+            value,
+            unit: unit.to_owned(),
+            threshold,
+            limit,
+            sample_size,
+            interval: interval.map(|ends| ends.map(|end| end.is_finite().then_some(end))),
+            passed: matches!(outcome, Outcome::Passed | Outcome::Measured),
+            outcome,
+            note: None,
+        }
     }
 
     /// With what is needed to understand it.
@@ -155,6 +186,11 @@ impl Check {
     pub fn note(self, note: impl Into<String>) -> Self {
         Self { note: Some(note.into()), ..self }
     }
+}
+
+/// JSON has no NaN: it is written as `null`.
+fn nan_for_null<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 impl Report {
@@ -183,13 +219,6 @@ impl Report {
     }
 }
 
-impl StepReport {
-    /// The name of a dtype or a scheme in a table.
-    pub fn stored_as(dtype: Dtype) -> String {
-        dtype.to_string()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,6 +233,14 @@ mod tests {
         assert_eq!(outcome(0.05, Some([-0.03, 0.13])), Outcome::Undecided);
         assert_eq!(outcome(0.11, Some([0.0, 0.22])), Outcome::Failed);
         assert_eq!(outcome(0.1, None), Outcome::Passed);
+    }
+
+    #[test]
+    fn a_check_survives_json_whatever_was_measured() {
+        let check = Check::new("p99", f64::NAN, "ms", Some(Threshold::AtMost(1.0)), 3, Some([0.5, f64::INFINITY]));
+        let read: Check = serde_json::from_str(&serde_json::to_string(&check).expect("plain data")).expect("what was written");
+        assert!(read.value.is_nan());
+        assert_eq!((read.outcome, read.interval), (Outcome::Failed, Some([Some(0.5), None])));
     }
 
     #[test]

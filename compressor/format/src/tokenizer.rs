@@ -125,7 +125,7 @@ impl Tokenizer {
 
 fn train(texts: impl Iterator<Item = String> + Send, vocab_size: usize) -> tokenizers::Result<Tokenizer> {
     // Special tokens come first, the bytes are sorted, and merges of equal frequency are taken in the order of their parts'
-    // numbers, so no hash map's order reaches the result. tests/ and a hash below watch over it.
+    // numbers, so no hash map's order reaches the result. The tests below watch over it.
     let mut trainer = BpeTrainer::builder()
         .vocab_size(vocab_size)
         .min_frequency(2)
@@ -234,6 +234,28 @@ mod tests {
             let mut backwards = texts;
             backwards.reverse();
             assert_eq!(Tokenizer::train_bpe(backwards.into_iter(), 600).unwrap().json(), first.json());
+        }
+    }
+
+    #[test]
+    fn training_in_other_processes_with_other_thread_counts_gives_the_same_bytes() {
+        const MARK: &str = "COMPRESSOR_TEST_PRINT_HASH";
+        let texts = ties(1);
+        let hash = blake3::hash(Tokenizer::train_bpe(texts.into_iter(), 600).unwrap().json()).to_string();
+        if std::env::var_os(MARK).is_some() {
+            println!("hash {hash}");
+            return;
+        }
+        for threads in ["1", "2", "5"] {
+            let name = "tokenizer::tests::training_in_other_processes_with_other_thread_counts_gives_the_same_bytes";
+            let child = std::process::Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", name, "--nocapture"])
+                .env(MARK, "1")
+                .env("RAYON_NUM_THREADS", threads)
+                .output()
+                .unwrap();
+            let printed = String::from_utf8(child.stdout).unwrap();
+            assert!(printed.contains(&format!("hash {hash}")), "{threads} threads: {printed}");
         }
     }
 

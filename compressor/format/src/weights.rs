@@ -20,7 +20,7 @@ pub struct Weights {
     tensors: BTreeMap<TensorId, Vec<f32>>,
 }
 
-/// Standard deviation of new weights, as in GPT-2.
+/// Standard deviation of new projections, as in GPT-2.
 const INITIAL_DEVIATION: f32 = 0.02;
 
 impl Weights {
@@ -39,8 +39,9 @@ impl Weights {
         Self { architecture, config, tensors }
     }
 
-    /// New random weights: normal with deviation 0.02, projections back into the residual stream divided by √(2 · layers) (GPT-2),
-    /// norms one, biases zero. The same seed gives the same weights on every machine.
+    /// New random weights: projections normal with deviation 0.02, those back into the residual stream divided by √(2 · layers)
+    /// (GPT-2); embedding and head normal with deviation 1/√hidden_size, so that first logits have deviation one; norms one, biases
+    /// zero. The same seed gives the same weights on every machine.
     pub fn random(architecture: Architecture, seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let residual = 1.0 / (2.0 * architecture.layers.len() as f32).sqrt();
@@ -48,6 +49,8 @@ impl Weights {
             let len: usize = architecture.shape(id).iter().product();
             let deviation = match id {
                 TensorId::Layer(_, LayerTensor::Output(_) | LayerTensor::Down(_)) => INITIAL_DEVIATION * residual,
+                // Small models learn to copy words much sooner than with 0.02: docs/decisions.md.
+                TensorId::Embedding | TensorId::Head => 1.0 / (architecture.hidden_size as f32).sqrt(),
                 _ => INITIAL_DEVIATION,
             };
             let values = match id {

@@ -22,3 +22,8 @@ pub use plan::{ModelSize, Origin, Plan, Step};
 pub use run::{Observer, Workers, run};
 pub use trainer::{Distillation, Losses, Trainer, TrainingJob};
 pub use verify::{Bench, BenchResult, Findings, Subject, verify, verify_alone};
+
+/// The engine takes as many threads as the rest of the program.
+fn engine_options() -> compressor_engine::Options {
+    compressor_engine::Options { threads: Some(rayon::current_num_threads()), ..compressor_engine::Options::default() }
+}

@@ -89,7 +89,7 @@ impl HeldOut {
             let rows = logits.chunks(vocab_size).zip(group.iter().flat_map(Sequence::scored)).collect::<Vec<_>>();
             losses.extend(rows.into_par_iter().map(|(row, token)| loss(row, token)).collect::<Vec<f64>>());
         }
-        Ok(Measured { value: mean(&losses).0.exp(), samples: losses.len() as u64 })
+        Ok(Measured { value: mean(&losses).0.exp(), sample_size: losses.len() as u64 })
     }
 
     /// Both models on every scored token.

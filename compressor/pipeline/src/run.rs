@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
 
-use compressor_engine::{Engine, Logits, Options, Place};
+use compressor_engine::{Engine, Logits, Place};
 use compressor_format::{
-    Batches, Checkpoint, Dataset, Distill, Dtype, Importance, LayerTensor, Machine, Measured, Model, Prune, Quantize,
-    REPORT_VERSION, Report, SampleOrder, Samples, Sizes, Split, Stage, StepReport, Student, TensorId, Tokenizer, Train,
-    TrainingKeys, Verify, Weights, write_beside,
+    Batches, Checkpoint, Dataset, Distill, Dtype, Importance, LayerTensor, Measured, Model, Prune, Quantize, REPORT_VERSION,
+    Reference, Report, SampleOrder, Samples, Sizes, Split, Stage, StageReport, Student, TensorId, Tokenizer, Train, TrainingKeys,
+    Verify, Weights, write_beside,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -26,13 +26,13 @@ pub trait Observer {
     /// A step begins.
     fn begins(&mut self, step: &Step, number: usize, of: usize);
     /// A step is finished already and is left as it is.
-    fn skips(&mut self, step: &Step, report: &StepReport);
+    fn skips(&mut self, step: &Step, report: &StageReport);
     /// One training step.
     fn losses(&mut self, losses: &Losses, steps: u64);
     /// Part of the work of a step that does not train.
     fn advances(&mut self, what: &str, done: u64, of: u64);
     /// A step is finished.
-    fn ends(&mut self, step: &Step, report: &StepReport);
+    fn ends(&mut self, step: &Step, report: &StageReport);
 }
 
 /// Who does the work that the pipeline can't do itself.
@@ -52,7 +52,7 @@ pub struct Workers<'a> {
 pub fn run(plan: &Plan, workers: &mut Workers<'_>) -> Result<Report, Error> {
     fs_err::create_dir_all(&plan.run_folder)?;
     let _lock = lock(&plan.run_folder)?;
-    let mut run = Run { plan, tokenizer: None, held_out: None, report: new_report(plan) };
+    let mut run = Run { plan, tokenizer: None, held_out: None, report: new_report(plan)? };
     for (index, step) in plan.steps().iter().enumerate() {
         if let Some(record) = finished(step)? {
             workers.observer.skips(step, &record.report);
@@ -97,7 +97,10 @@ struct Run<'a> {
 
 impl Run<'_> {
     fn take(&mut self, record: Record) {
-        self.report.steps.push(record.report);
+        let step = &self.plan.steps()[self.report.stages.len()];
+        let first = || Reference { name: step.name.clone(), dtype: step.output.dtype, bytes: record.report.bytes };
+        self.report.reference.get_or_insert_with(first);
+        self.report.stages.push(record.report);
         if !record.checks.is_empty() {
             let allow_undecided = self.verify_settings().allow_undecided;
             self.report.checks.extend(record.checks);
@@ -119,13 +122,13 @@ impl Run<'_> {
         self.plan.dataset.as_ref().expect("checked by Plan::new: this stage has a dataset")
     }
 
-    fn train(&mut self, step: &Step, train: &Train, workers: &mut Workers<'_>) -> Result<StepReport, Error> {
+    fn train(&mut self, step: &Step, train: &Train, workers: &mut Workers<'_>) -> Result<StageReport, Error> {
         let start = self.weights(&step.input, step)?;
         let (weights, details) = self.fit(step, start, None, &train.training(), workers)?;
         self.keep(step, &weights, Dtype::F32, details)
     }
 
-    fn distill(&mut self, step: &Step, distill: &Distill, workers: &mut Workers<'_>) -> Result<StepReport, Error> {
+    fn distill(&mut self, step: &Step, distill: &Distill, workers: &mut Workers<'_>) -> Result<StageReport, Error> {
         let teacher_origin = step.beside.as_ref().expect("Plan::new gives every distillation a teacher");
         let teacher = self.weights(teacher_origin, step)?;
         let student = match (&distill.student, &step.student) {
@@ -139,7 +142,7 @@ impl Run<'_> {
         self.keep(step, &weights, Dtype::F32, details)
     }
 
-    fn prune(&mut self, step: &Step, settings: &Prune, workers: &mut Workers<'_>) -> Result<StepReport, Error> {
+    fn prune(&mut self, step: &Step, settings: &Prune, workers: &mut Workers<'_>) -> Result<StageReport, Error> {
         let path = self.plan.path_of(&step.input);
         let weights = self.weights(&step.input, step)?;
         let scores = match settings.importance {
@@ -157,7 +160,7 @@ impl Run<'_> {
         self.keep(step, &weights, dtype, cuts)
     }
 
-    fn quantize(&mut self, step: &Step, settings: &Quantize, workers: &mut Workers<'_>) -> Result<StepReport, Error> {
+    fn quantize(&mut self, step: &Step, settings: &Quantize, workers: &mut Workers<'_>) -> Result<StageReport, Error> {
         let path = self.plan.path_of(&step.input).expect("checked by Plan::new: something was trained or read before");
         let checkpoint = Checkpoint::open(&path)?;
         let quantization = quantize::Quantization::from(settings);
@@ -174,7 +177,7 @@ impl Run<'_> {
         step: &Step,
         settings: &Verify,
         workers: &mut Workers<'_>,
-    ) -> Result<(StepReport, Vec<compressor_format::Check>), Error> {
+    ) -> Result<(StageReport, Vec<compressor_format::Check>), Error> {
         let artifact = self.plan.path_of(&step.input).expect("checked by Plan::new: an artifact comes before");
         let reference = step.beside.as_ref().and_then(|origin| self.plan.path_of(origin));
         let reference = reference.expect("checked by Plan::new: a checkpoint comes before every artifact");
@@ -189,7 +192,7 @@ impl Run<'_> {
         };
         let findings = verify(&subject, settings, &self.plan.recipe.budget, workers.trainer, workers.bench)?;
         let mut made = self.step_report(step)?;
-        made.weight_bytes = Model::open(&artifact)?.weight_bytes()?;
+        made.bytes = Model::open(&artifact)?.weight_bytes()?;
         (made.perplexity, made.score) = (findings.perplexity, findings.score);
         Ok((made, findings.checks))
     }
@@ -239,13 +242,13 @@ impl Run<'_> {
     }
 
     /// Writes a checkpoint into the step's folder; the training state has done its work then.
-    fn keep(&mut self, step: &Step, weights: &Weights, dtype: Dtype, details: Value) -> Result<StepReport, Error> {
+    fn keep(&mut self, step: &Step, weights: &Weights, dtype: Dtype, details: Value) -> Result<StageReport, Error> {
         weights.write(&step.folder, dtype)?;
         let state = step.bookkeeping.join("state");
         if state.exists() {
             fs_err::remove_dir_all(state)?;
         }
-        Ok(StepReport { details, ..self.step_report(step)? })
+        Ok(StageReport { details, ..self.step_report(step)? })
     }
 
     /// The weights of an origin, with its tokenizer copied into the step's folder.
@@ -286,7 +289,7 @@ impl Run<'_> {
         let examples = self.dataset().split(Split::Train, self.plan.recipe.seed)?;
         let length = weights.architecture().max_position_embeddings.min(CALIBRATION_WINDOW);
         let samples = Samples::new(&examples, &tokenizer, length)?;
-        let engine = Engine::from_weights(weights, Options::default())?;
+        let engine = Engine::from_weights(weights, crate::engine_options())?;
         let mut scores = Calibration(prune::ActivationScores::new(weights.architecture(), settings));
         let mut seen = 0;
         for sequence in samples.sequences() {
@@ -302,18 +305,18 @@ impl Run<'_> {
     }
 
     /// Perplexity and score of what a step made.
-    fn measure(&mut self, step: &Step, made: &mut StepReport) -> Result<(), Error> {
+    fn measure(&mut self, step: &Step, made: &mut StageReport) -> Result<(), Error> {
         if self.plan.dataset.as_ref().is_none_or(|dataset| !dataset.has(Split::Test)) {
             return Ok(());
         }
         self.open_held_out(&step.folder)?;
-        let engine = Engine::open(&step.folder, Options::default())?;
+        let engine = Engine::open(&step.folder, crate::engine_options())?;
         let held_out = self.held_out.as_ref().expect("opened above");
         made.perplexity = Some(held_out.perplexity(&engine)?);
         if !held_out.prompts.is_empty() {
             let matches = held_out.exact_matches(&engine, self.tokenizer.as_ref().expect("opened with the held-out text"))?;
             let hits = matches.iter().filter(|hit| **hit).count();
-            made.score = Some(Measured { value: hits as f64 / matches.len() as f64, samples: matches.len() as u64 });
+            made.score = Some(Measured { value: hits as f64 / matches.len() as f64, sample_size: matches.len() as u64 });
         }
         Ok(())
     }
@@ -340,20 +343,17 @@ impl Run<'_> {
         start.or_else(|| largest.map(|step| step.folder.clone()))
     }
 
-    fn step_report(&self, step: &Step) -> Result<StepReport, Error> {
+    fn step_report(&self, step: &Step) -> Result<StageReport, Error> {
         let weights = step.folder.join("model.safetensors");
         let weight_bytes = if weights.exists() { fs_err::metadata(weights)?.len() } else { step.output.weight_bytes };
-        let first = match (&self.plan.start, self.plan.path_of(&self.plan.start)) {
-            (Origin::Path(_), Some(path)) => Model::open(&path)?.weight_bytes()?,
-            _ => self.report.steps.first().map_or(weight_bytes, |first| first.weight_bytes),
-        };
-        Ok(StepReport {
+        let reference_bytes = self.report.reference.as_ref().map_or(weight_bytes, |reference| reference.bytes);
+        Ok(StageReport {
             name: step.name.clone(),
             fingerprint: step.fingerprint.clone(),
             parameters: step.output.architecture.parameters(),
-            weight_bytes,
+            bytes: weight_bytes,
             stored_as: step.output.stored_as.clone(),
-            compression_ratio: first as f64 / weight_bytes as f64,
+            compression_ratio: reference_bytes as f64 / weight_bytes as f64,
             perplexity: None,
             score: None,
             seconds: 0.0,
@@ -425,7 +425,7 @@ fn keep_layers(weights: Weights, count: usize) -> Weights {
 /// What a finished step leaves: `step.json`, written last.
 #[derive(Serialize, Deserialize)]
 struct Record {
-    report: StepReport,
+    report: StageReport,
     checks: Vec<compressor_format::Check>,
     /// BLAKE3 of each file that the step made.
     files: BTreeMap<String, String>,
@@ -515,15 +515,24 @@ impl Metrics {
     }
 }
 
-fn new_report(plan: &Plan) -> Report {
-    Report {
+fn new_report(plan: &Plan) -> Result<Report, Error> {
+    let reference = match plan.path_of(&plan.start) {
+        None => None,
+        Some(path) => {
+            let checkpoint = Checkpoint::open(&path)?;
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            Some(Reference { name, dtype: checkpoint.dtype(), bytes: checkpoint.weight_bytes()? })
+        }
+    };
+    Ok(Report {
         format_version: REPORT_VERSION,
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),
         name: plan.recipe.name.clone(),
         recipe: serde_json::to_value(&plan.recipe).expect("a recipe is plain data"),
-        machine: Machine { ..crate::machine::describe() },
-        steps: Vec::new(),
+        reference,
+        machine: crate::machine::describe(),
+        stages: Vec::new(),
         checks: Vec::new(),
         passed: None,
-    }
+    })
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use compressor_engine::{Engine, Logits, Options};
+use compressor_engine::{Engine, Logits};
 use compressor_format::{Artifact, Budget, Check, Checkpoint, Manifest, Measured, Model, Outcome, Threshold, Tokenizer, Verify};
 use serde::{Deserialize, Serialize};
 
@@ -36,8 +36,14 @@ impl Findings {
 pub struct BenchResult {
     /// Milliseconds from start to the model being ready.
     pub load_milliseconds: f64,
+    /// Tokens of the prompt.
+    pub prompt_tokens: u64,
     /// Milliseconds from the prompt to the first token.
     pub first_token_milliseconds: f64,
+    /// Tokens of the prompt read in a second.
+    pub prompt_tokens_per_second: f64,
+    /// Tokens generated in a second, on average.
+    pub generate_tokens_per_second: f64,
     /// Milliseconds of each generated token after the first.
     pub token_milliseconds: Vec<f64>,
     /// Peak memory of the process, in bytes.
@@ -84,14 +90,14 @@ pub fn verify(
     let mut checks = vec![integrity(subject.artifact)?];
     let artifact = Artifact::open(subject.artifact)?;
     let checkpoint = Checkpoint::open(subject.reference)?;
-    let candidate = Engine::load(&Model::Artifact(artifact.clone()), Options::default())?;
-    let reference = Engine::load(&Model::Checkpoint(checkpoint.clone()), Options::default())?;
+    let candidate = Engine::load(&Model::Artifact(artifact.clone()), crate::engine_options())?;
+    let reference = Engine::load(&Model::Checkpoint(checkpoint.clone()), crate::engine_options())?;
     checks.push(parity(&reference, &checkpoint, subject.held_out, trainer, settings.parity)?);
 
     let comparison = subject.held_out.compare(&reference, &candidate)?;
     let samples = comparison.kl.len() as u64;
     checks.extend(closeness(&comparison, settings));
-    let perplexity = Measured { value: mean(&comparison.losses[1]).0.exp(), samples };
+    let perplexity = Measured { value: mean(&comparison.losses[1]).0.exp(), sample_size: samples };
 
     let mut score = None;
     if !subject.held_out.prompts.is_empty() {
@@ -99,7 +105,7 @@ pub fn verify(
         let ours = subject.held_out.exact_matches(&reference, subject.tokenizer)?;
         let (value, interval) = proportion(count(&theirs), theirs.len());
         let samples = theirs.len() as u64;
-        score = Some(Measured { value, samples });
+        score = Some(Measured { value, sample_size: samples });
         checks.push(Check::new("score", value, "", settings.score.map(Threshold::AtLeast), samples, Some(interval)));
         checks.push(score_drop(&ours, &theirs, settings.score_drop));
     }
@@ -117,7 +123,7 @@ pub fn verify(
 pub fn verify_alone(artifact: &Path) -> Result<Findings, Error> {
     let mut checks = vec![integrity(artifact)?];
     if checks[0].outcome == Outcome::Passed {
-        let engine = Engine::open(artifact, Options::default())?;
+        let engine = Engine::open(artifact, crate::engine_options())?;
         let mut cache = engine.cache(2);
         let tokens = [engine.architecture().bos_token_id.unwrap_or(0), 0];
         let logits = engine.forward(&mut cache, &tokens, Logits::All)?;
@@ -206,7 +212,7 @@ fn largest_checks(largest: &Path, artifact: &Artifact, subject: &Subject<'_>, se
     let check = Check::new("compression ratio", ratio, "×", settings.compression_ratio.map(Threshold::AtLeast), 1, None);
     checks.push(check.note("f32 bytes of the largest checkpoint ÷ bytes of the artifact's weights"));
     if settings.teacher_score.is_some() && !subject.held_out.prompts.is_empty() {
-        let engine = Engine::load(&Model::Checkpoint(checkpoint), Options::default())?;
+        let engine = Engine::load(&Model::Checkpoint(checkpoint), crate::engine_options())?;
         let matches = subject.held_out.exact_matches(&engine, subject.tokenizer)?;
         let (value, interval) = proportion(count(&matches), matches.len());
         let threshold = settings.teacher_score.map(Threshold::AtLeast);

@@ -49,8 +49,7 @@ fn dot<T>(a: &[T], b: &[f32], widen: impl Fn(&[T; LANES]) -> __m256, rest: impl 
     for (a, b) in a_vectors.iter().zip(b_vectors) {
         sums[0] = _mm256_fmadd_ps(widen(a), load(b), sums[0]);
     }
-    let sum = _mm256_add_ps(_mm256_add_ps(sums[0], sums[1]), _mm256_add_ps(sums[2], sums[3]));
-    horizontal_sum(sum) + rest(a_rest, b_rest)
+    horizontal_sum(sum_of_four(sums)) + rest(a_rest, b_rest)
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
@@ -74,35 +73,54 @@ pub(super) fn dot_quantized(row: QuantizedRow<'_>, x: &[f32]) -> f32 {
     if !row.groups_begin_at_bytes() {
         return scalar::dot_quantized(row, x);
     }
-    match row.storage {
-        Storage::Nibbles => dot_nibbles(row, x),
-        Storage::Unsigned => dot_bytes(row, x, |bytes| _mm256_cvtepu8_epi32(bytes), 128),
-        Storage::Signed => dot_bytes(row, x, |bytes| _mm256_cvtepi8_epi32(bytes), 0),
+    match (row.storage, row.group_size) {
+        (Storage::Nibbles, 32) => dot_nibbles::<1>(row, x),
+        (Storage::Nibbles, 64) => dot_nibbles::<2>(row, x),
+        (Storage::Nibbles, 128) => dot_nibbles::<4>(row, x),
+        (Storage::Nibbles, _) => dot_nibbles_of_any_group(row, x),
+        (Storage::Unsigned, 32) => dot_bytes::<1>(row, x, |bytes| _mm256_cvtepu8_epi32(bytes), 128),
+        (Storage::Unsigned, 64) => dot_bytes::<2>(row, x, |bytes| _mm256_cvtepu8_epi32(bytes), 128),
+        (Storage::Unsigned, 128) => dot_bytes::<4>(row, x, |bytes| _mm256_cvtepu8_epi32(bytes), 128),
+        (Storage::Unsigned, _) => dot_bytes_of_any_group(row, x, |bytes| _mm256_cvtepu8_epi32(bytes), 128),
+        (Storage::Signed, _) => dot_bytes_of_any_group(row, x, |bytes| _mm256_cvtepi8_epi32(bytes), 0),
     }
+}
+
+/// Groups of `BLOCKS` times 32, known when this is compiled: a group of 32 is short beside the counting around it.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dot_bytes<const BLOCKS: usize>(row: QuantizedRow<'_>, x: &[f32], widen: impl Fn(__m128i) -> __m256i, bias: i32) -> f32 {
+    let mut total = _mm256_setzero_ps();
+    let mut zero_points = row.zero_points.unwrap_or_default().iter();
+    let (bytes, x) = (row.bytes.as_chunks::<32>().0, x.as_chunks::<32>().0);
+    let groups = bytes.as_chunks::<BLOCKS>().0.iter().zip(x.as_chunks::<BLOCKS>().0);
+    for ((bytes, x), scale) in groups.zip(row.scales) {
+        let zero_point = zero_points.next().map_or(0, |point| i32::from(*point));
+        let offset = _mm256_set1_epi32(bias + zero_point);
+        let mut sums = [_mm256_setzero_ps(); 4];
+        for (bytes, x) in bytes.iter().zip(x) {
+            sums = add_bytes(bytes, x, &widen, offset, sums);
+        }
+        total = _mm256_fmadd_ps(sum_of_four(sums), _mm256_set1_ps(*scale), total);
+    }
+    horizontal_sum(total)
 }
 
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dot_bytes(row: QuantizedRow<'_>, x: &[f32], widen: impl Fn(__m128i) -> __m256i, bias: i32) -> f32 {
+fn dot_bytes_of_any_group(row: QuantizedRow<'_>, x: &[f32], widen: impl Fn(__m128i) -> __m256i, bias: i32) -> f32 {
     let mut total = _mm256_setzero_ps();
     let mut rest = 0.0;
     for (group, scale) in row.scales.iter().enumerate() {
         let first = group * row.group_size;
         let offset = _mm256_set1_epi32(bias + row.zero_point(group));
         let (bytes, _) = row.bytes[first..first + row.group_size].as_chunks::<32>();
-        let (x_vectors, _) = x[first..first + row.group_size].as_chunks::<32>();
+        let (x_blocks, _) = x[first..first + row.group_size].as_chunks::<32>();
         let mut sums = [_mm256_setzero_ps(); 4];
-        for (bytes, x) in bytes.iter().zip(x_vectors) {
-            let (bytes, x) = (bytes.as_chunks::<LANES>().0, x.as_chunks::<LANES>().0);
-            for lane in 0..4 {
-                // SAFETY: each part has the eight bytes the load reads.
-                let q = widen(unsafe { _mm_loadl_epi64(bytes[lane].as_ptr().cast()) });
-                let q = _mm256_cvtepi32_ps(_mm256_sub_epi32(q, offset));
-                sums[lane] = _mm256_fmadd_ps(q, load(&x[lane]), sums[lane]);
-            }
+        for (bytes, x) in bytes.iter().zip(x_blocks) {
+            sums = add_bytes(bytes, x, &widen, offset, sums);
         }
-        let sum = _mm256_add_ps(_mm256_add_ps(sums[0], sums[1]), _mm256_add_ps(sums[2], sums[3]));
-        total = _mm256_fmadd_ps(sum, _mm256_set1_ps(*scale), total);
+        total = _mm256_fmadd_ps(sum_of_four(sums), _mm256_set1_ps(*scale), total);
         let done = first + bytes.len() * 32;
         if done < first + row.group_size {
             rest += scale * scalar::dot_integers(row, group, done..first + row.group_size, x);
@@ -111,40 +129,94 @@ fn dot_bytes(row: QuantizedRow<'_>, x: &[f32], widen: impl Fn(__m128i) -> __m256
     horizontal_sum(total) + rest
 }
 
+/// Adds 32 products of integers, each less `offset`, and activations.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn dot_nibbles(row: QuantizedRow<'_>, x: &[f32]) -> f32 {
-    let low_nibble = _mm_set1_epi8(15);
+fn add_bytes(
+    bytes: &[u8; 32],
+    x: &[f32; 32],
+    widen: impl Fn(__m128i) -> __m256i,
+    offset: __m256i,
+    mut sums: [__m256; 4],
+) -> [__m256; 4] {
+    let (bytes, x) = (bytes.as_chunks::<LANES>().0, x.as_chunks::<LANES>().0);
+    for quarter in 0..4 {
+        // SAFETY: each quarter has the eight bytes the load reads.
+        let q = widen(unsafe { _mm_loadl_epi64(bytes[quarter].as_ptr().cast()) });
+        let q = _mm256_cvtepi32_ps(_mm256_sub_epi32(q, offset));
+        sums[quarter] = _mm256_fmadd_ps(q, load(&x[quarter]), sums[quarter]);
+    }
+    sums
+}
+
+/// Groups of `BLOCKS` times 32, as in [`dot_bytes`].
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dot_nibbles<const BLOCKS: usize>(row: QuantizedRow<'_>, x: &[f32]) -> f32 {
+    let mut total = _mm256_setzero_ps();
+    let mut zero_points = row.zero_points.unwrap_or_default().iter();
+    let (bytes, x) = (row.bytes.as_chunks::<16>().0, x.as_chunks::<32>().0);
+    let groups = bytes.as_chunks::<BLOCKS>().0.iter().zip(x.as_chunks::<BLOCKS>().0);
+    for ((bytes, x), scale) in groups.zip(row.scales) {
+        let zero_point = zero_points.next().copied().unwrap_or(0);
+        let mut sums = [_mm256_setzero_ps(); 4];
+        for (bytes, x) in bytes.iter().zip(x) {
+            sums = add_nibbles(bytes, x, zero_point, sums);
+        }
+        total = _mm256_fmadd_ps(sum_of_four(sums), _mm256_set1_ps(*scale), total);
+    }
+    horizontal_sum(total)
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn dot_nibbles_of_any_group(row: QuantizedRow<'_>, x: &[f32]) -> f32 {
     let mut total = _mm256_setzero_ps();
     let mut rest = 0.0;
     for (group, scale) in row.scales.iter().enumerate() {
         let first = group * row.group_size;
-        // Both lie within ±8, so that bytes hold every difference.
-        let offset = _mm_set1_epi8((8 + row.zero_point(group)) as i8);
+        let zero_point = row.zero_points.map_or(0, |points| points[group]);
         let (bytes, _) = row.bytes[first / 2..(first + row.group_size) / 2].as_chunks::<16>();
-        let (x_vectors, _) = x[first..first + row.group_size].as_chunks::<32>();
-        let mut sums = [_mm256_setzero_ps(); 2];
-        for (bytes, x) in bytes.iter().zip(x_vectors) {
-            // SAFETY: the chunk has the 16 bytes the load reads.
-            let pairs = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
-            let low = _mm_sub_epi8(_mm_and_si128(pairs, low_nibble), offset);
-            let high = _mm_sub_epi8(_mm_and_si128(_mm_srli_epi16::<4>(pairs), low_nibble), offset);
-            // Element 2i is the low nibble of byte i: interleaving the two puts the elements in order.
-            let (front, back) = (_mm_unpacklo_epi8(low, high), _mm_unpackhi_epi8(low, high));
-            let quarters = [front, _mm_srli_si128::<8>(front), back, _mm_srli_si128::<8>(back)];
-            let x = x.as_chunks::<LANES>().0;
-            for quarter in 0..4 {
-                let q = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(quarters[quarter]));
-                sums[quarter % 2] = _mm256_fmadd_ps(q, load(&x[quarter]), sums[quarter % 2]);
-            }
+        let (x_blocks, _) = x[first..first + row.group_size].as_chunks::<32>();
+        let mut sums = [_mm256_setzero_ps(); 4];
+        for (bytes, x) in bytes.iter().zip(x_blocks) {
+            sums = add_nibbles(bytes, x, zero_point, sums);
         }
-        total = _mm256_fmadd_ps(_mm256_add_ps(sums[0], sums[1]), _mm256_set1_ps(*scale), total);
+        total = _mm256_fmadd_ps(sum_of_four(sums), _mm256_set1_ps(*scale), total);
         let done = first + bytes.len() * 32;
         if done < first + row.group_size {
             rest += scale * scalar::dot_integers(row, group, done..first + row.group_size, x);
         }
     }
     horizontal_sum(total) + rest
+}
+
+/// Adds 32 products of what nibbles stand for, less the zero point, and activations.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn add_nibbles(bytes: &[u8; 16], x: &[f32; 32], zero_point: i8, mut sums: [__m256; 4]) -> [__m256; 4] {
+    let low_nibble = _mm_set1_epi8(15);
+    // A zero point lies within ±8, so that bytes hold every difference.
+    let offset = _mm_set1_epi8(8 + zero_point);
+    // SAFETY: the array has the 16 bytes the load reads.
+    let pairs = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
+    let low = _mm_sub_epi8(_mm_and_si128(pairs, low_nibble), offset);
+    let high = _mm_sub_epi8(_mm_and_si128(_mm_srli_epi16::<4>(pairs), low_nibble), offset);
+    // Element 2i is the low nibble of byte i: interleaving the two puts the elements in order.
+    let (front, back) = (_mm_unpacklo_epi8(low, high), _mm_unpackhi_epi8(low, high));
+    let quarters = [front, _mm_srli_si128::<8>(front), back, _mm_srli_si128::<8>(back)];
+    let x = x.as_chunks::<LANES>().0;
+    for quarter in 0..4 {
+        let q = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(quarters[quarter]));
+        sums[quarter] = _mm256_fmadd_ps(q, load(&x[quarter]), sums[quarter]);
+    }
+    sums
+}
+
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn sum_of_four(sums: [__m256; 4]) -> __m256 {
+    _mm256_add_ps(_mm256_add_ps(sums[0], sums[1]), _mm256_add_ps(sums[2], sums[3]))
 }
 
 #[inline]

@@ -170,7 +170,7 @@ pub(super) fn silu(x: &mut [f32]) {
 #[inline(always)]
 pub(super) fn gelu_tanh(x: &mut [f32]) {
     // (1 + tanh u) / 2 = sigmoid(2u), which does not cancel for large negative u.
-    const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769_1;
+    const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769;
     for x in x {
         *x *= sigmoid(TWICE_SQRT_2_OVER_PI * (*x + 0.044715 * *x * *x * *x));
     }

@@ -43,9 +43,9 @@ pub(super) struct Description {
     wording: Spanned<WordingDescription>,
     slots: BTreeMap<Spanned<String>, BTreeMap<Spanned<String>, Vec<String>>>,
     #[serde(default)]
-    action: Vec<RuleDescription>,
+    action: Vec<ActionDescription>,
     #[serde(default)]
-    time: Vec<RuleDescription>,
+    time: Vec<TimeDescription>,
     aside: Option<AsideDescription>,
 }
 
@@ -72,7 +72,21 @@ struct WordingDescription {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RuleDescription {
+struct ActionDescription {
+    command: Spanned<String>,
+    phrases: Spanned<Vec<Spanned<String>>>,
+    /// Whether its clauses can say when.
+    #[serde(default = "timed")]
+    timed: bool,
+}
+
+fn timed() -> bool {
+    true
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TimeDescription {
     command: Spanned<String>,
     phrases: Spanned<Vec<Spanned<String>>>,
 }
@@ -123,6 +137,8 @@ pub(super) struct Value {
 pub(super) struct Rule {
     pub(super) command: Vec<Part>,
     pub(super) phrases: Vec<Phrase>,
+    /// Whether a time can be said with it; never of a time itself.
+    pub(super) timed: bool,
 }
 
 /// One way to say something.
@@ -169,11 +185,10 @@ impl GrammarSet {
         if description.action.is_empty() {
             return Err(crate::Error::malformed(source.path, "there is no [[grammar.action]]; a sentence needs one"));
         }
-        let rules = |written: &[RuleDescription]| -> Result<Vec<Rule>> {
-            written.iter().map(|rule| Rule::new(rule, &slots, source)).collect()
-        };
-        let actions = rules(&description.action)?;
-        let times = rules(&description.time)?;
+        let action = |rule: &ActionDescription| Rule::new(&rule.command, &rule.phrases, rule.timed, &slots, source);
+        let actions = description.action.iter().map(action).collect::<Result<Vec<_>>>()?;
+        let time = |rule: &TimeDescription| Rule::new(&rule.command, &rule.phrases, false, &slots, source);
+        let times = description.time.iter().map(time).collect::<Result<Vec<_>>>()?;
         let asides = match &description.aside {
             None => Vec::new(),
             Some(aside) => phrases(&aside.phrases, &slots, source)?,
@@ -254,29 +269,33 @@ impl Chances {
 }
 
 impl Rule {
-    fn new(written: &RuleDescription, slots: &[Slot], source: &Source) -> Result<Self> {
-        let command = parts(&written.command, slots, source)?;
-        let phrases = phrases(&written.phrases, slots, source)?;
+    fn new(
+        written: &Spanned<String>,
+        said: &Spanned<Vec<Spanned<String>>>,
+        timed: bool,
+        slots: &[Slot],
+        source: &Source,
+    ) -> Result<Self> {
+        let command = parts(written, slots, source)?;
+        let phrases = phrases(said, slots, source)?;
         if command.iter().any(|part| matches!(part, Part::Choice(_))) {
-            let what = format!("the command `{}` offers a choice; a command says one thing", written.command);
-            return Err(source.mistake(written.command.span(), what));
+            let what = format!("the command `{}` offers a choice; a command says one thing", written);
+            return Err(source.mistake(written.span(), what));
         }
-        for (phrase, at) in phrases.iter().zip(written.phrases.get_ref()) {
+        for (phrase, at) in phrases.iter().zip(said.get_ref()) {
             let missing = |here, there: &[Part]| slots_of(here).find(|slot| !slots_of(there).any(|other| other == *slot));
             if let Some(slot) = missing(&command, &phrase.parts) {
                 let slot = &slots[slot].name;
-                let what =
-                    format!("the command `{}` needs slot `{slot}`, and the phrase \"{at}\" does not say it", written.command);
+                let what = format!("the command `{}` needs slot `{slot}`, and the phrase \"{at}\" does not say it", written);
                 return Err(source.mistake(at.span(), what));
             }
             if let Some(slot) = missing(&phrase.parts, &command) {
                 let slot = &slots[slot].name;
-                let what =
-                    format!("the phrase \"{at}\" says slot `{slot}`, and the command `{}` has no use for it", written.command);
+                let what = format!("the phrase \"{at}\" says slot `{slot}`, and the command `{}` has no use for it", written);
                 return Err(source.mistake(at.span(), what));
             }
         }
-        Ok(Self { command, phrases })
+        Ok(Self { command, phrases, timed })
     }
 }
 

@@ -87,8 +87,18 @@ fn rotary(config: &Config<'_>) -> Result<Positions> {
     Ok(Positions::Rotary { theta, scaling })
 }
 
+/// The family whose configuration can say these sizes.
+///
+/// Transformers refuses a Llama whose heads do not divide `hidden_size`, even with `head_dim` set, which is what cutting heads
+/// often leaves. A Mistral without a window computes the same and is not refused.
+fn family_that_can_say(architecture: &Architecture, layer: LayerShape) -> Family {
+    let refused = architecture.family == Family::Llama && architecture.hidden_size % layer.heads != 0;
+    let is_plain = !architecture.attention.qkv_bias && !architecture.mlp.bias;
+    if refused && is_plain { Family::Mistral } else { architecture.family }
+}
+
 pub(super) fn write(architecture: &Architecture, layer: LayerShape, config: &mut Map<String, Value>) {
-    let family = architecture.family;
+    let family = family_that_can_say(architecture, layer);
     let class = match family {
         Family::Llama => "LlamaForCausalLM",
         Family::Mistral => "MistralForCausalLM",

@@ -100,3 +100,16 @@ fn transformers_4_and_5_spellings_of_rotary_scaling_read_the_same() {
     assert_eq!(read(&old).unwrap().positions, expected);
     assert_eq!(read(&new).unwrap().positions, expected);
 }
+
+#[test]
+fn a_llama_whose_heads_do_not_divide_its_width_is_written_as_a_mistral_which_computes_the_same() {
+    let mut architecture = read(&smollm2()).unwrap();
+    for layer in &mut architecture.layers {
+        (layer.heads, layer.kv_heads) = (5, 1);
+    }
+    let written = Family::write(&architecture, &smollm2(), Path::new("out")).unwrap();
+    assert_eq!((&written["model_type"], &written["architectures"]), (&json!("mistral"), &json!(["MistralForCausalLM"])));
+    assert_eq!(written["sliding_window"], Value::Null);
+    architecture.family = Family::Mistral;
+    assert_eq!(read(&written).unwrap(), architecture);
+}

@@ -157,6 +157,42 @@ fn unknown(key: &str, known: &[&str], line: Option<usize>) -> Mistake {
     Mistake { line, message, hint: Some(format!("known here: {}", known.join(", "))) }
 }
 
+/// Makes one `key=value` change; tables that are not there yet are made, entries of lists must be.
+pub(super) fn change(table: &mut toml::Table, change: &str) -> Result<(), Mistake> {
+    let wrong = |why: String| Mistake::new(format!("--set {change}: {why}"));
+    let (key, text) = change.split_once('=').ok_or_else(|| wrong("a key, `=` and a value are needed".to_owned()))?;
+    // A value that is no TOML is a text that was written without its quotes.
+    let parsed = toml::from_str::<toml::Table>(&format!("value = {text}")).ok().and_then(|mut table| table.remove("value"));
+    let value = parsed.unwrap_or_else(|| toml::Value::String(text.to_owned()));
+    let parts: Vec<&str> = key.trim().split('.').collect();
+    insert(table, &parts, value).map_err(wrong)
+}
+
+/// Puts a value where the parts of a key lead.
+fn insert(table: &mut toml::Table, parts: &[&str], value: toml::Value) -> Result<(), String> {
+    let (first, rest) = match parts {
+        [] | [""] => return Err("the key is empty".to_owned()),
+        [last] => {
+            table.insert((*last).to_owned(), value);
+            return Ok(());
+        }
+        [first, rest @ ..] => (*first, rest),
+    };
+    let entry = table.entry(first).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+    match (entry, rest) {
+        (toml::Value::Table(inner), rest) => insert(inner, rest, value),
+        (toml::Value::Array(entries), [number, rest @ ..]) => {
+            let count = entries.len();
+            let index = number.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
+            match index.and_then(|index| entries.get_mut(index)) {
+                Some(toml::Value::Table(inner)) => insert(inner, rest, value),
+                _ => Err(format!("`{number}` is not one of the {count} stages, counted from 1")),
+            }
+        }
+        (other, _) => Err(format!("`{first}` is a {}, not a table", other.type_str())),
+    }
+}
+
 /// Adds a mistake where `value` is outside `least..=most`.
 pub(super) fn check_range(place: &Place, key: &str, value: f64, least: f64, most: f64, mistakes: &mut Vec<(Place, Mistake)>) {
     if !(least..=most).contains(&value) {

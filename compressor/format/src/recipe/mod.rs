@@ -162,6 +162,18 @@ impl RecipeText {
         locate::line(&self.text, place)
     }
 
+    /// The recipe with keys changed, each `key=value`; stages are counted from 1: `stage.2.distill.steps=50`.
+    ///
+    /// # Errors
+    /// A change that leads nowhere, and everything [`Recipe::load`] refuses.
+    pub fn with(&self, changes: &[String]) -> Result<Recipe, Vec<Mistake>> {
+        let mut table: toml::Table = locate::parse(&self.text)?;
+        for change in changes {
+            locate::change(&mut table, change).map_err(|mistake| vec![mistake])?;
+        }
+        Recipe::from_toml(&table.to_string())
+    }
+
     fn parse(&self) -> Result<Recipe, Vec<Mistake>> {
         let recipe = locate::parse::<Recipe>(&self.text)?;
         let mut mistakes = out_of_range(&recipe);

@@ -107,3 +107,19 @@ fn two_sources_of_a_model_are_refused() {
     let wrong = RECIPE.replace("[model.new]", "[model]\npath = \"here\"\n[model.new]");
     assert_eq!(mistakes(&wrong).len(), 1);
 }
+
+#[test]
+fn keys_are_changed_without_editing_the_file() {
+    let changes = ["stage.2.distill.steps=50", "name=other", "stage.3.prune.importance=magnitude", "budget.artifact_bytes=5"];
+    let recipe = text(RECIPE).with(&changes.map(str::to_owned)).unwrap();
+    let Stage::Distill(distill) = &recipe.stages[1] else { panic!("a distill stage") };
+    assert_eq!((distill.steps, recipe.name.as_str(), recipe.budget.artifact_bytes), (50, "other", Some(5)));
+    let refused = |change: &str| text(RECIPE).with(&[change.to_owned()]).unwrap_err()[0].message.clone();
+    assert_eq!(
+        refused("stage.9.distill.steps=1"),
+        "--set stage.9.distill.steps=1: `9` is not one of the 3 stages, counted from 1"
+    );
+    assert_eq!(refused("steps"), "--set steps: a key, `=` and a value are needed");
+    assert_eq!(refused("name.more=1"), "--set name.more=1: `name` is a string, not a table");
+    assert_eq!(refused("stage.2.distill.stepz=1"), "unknown key `stepz`, did you mean `steps`?");
+}

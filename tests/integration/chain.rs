@@ -1,0 +1,141 @@
+//! The whole chain: what it leaves, what a second run does, what a kill does.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use compressor_format::{Outcome, Report};
+
+use crate::command::{Bench, TINY};
+
+#[test]
+fn every_stage_runs_and_a_second_run_skips_what_is_finished() {
+    let bench = Bench::new();
+    bench.write("tiny.toml", TINY);
+    let ran = bench.run(&["run", "tiny.toml"]).expect(0);
+    assert!(ran.stdout().contains("artifact bytes"), "{}", ran.stdout());
+    let report = Report::read(&bench.path("runs/tiny")).unwrap();
+    assert_eq!(report.passed, Some(true));
+    let names: Vec<&str> = report.stages.iter().map(|step| step.name.as_str()).collect();
+    assert_eq!(names, ["1-train", "2-distill", "3-prune", "4-distill", "5-quantize", "6-verify"]);
+    assert!(report.checks.iter().all(|check| check.outcome != Outcome::Failed));
+    // 2 of 3 layers, then one of two GQA groups and half of the channels.
+    assert!(
+        report.stages[1].parameters < report.stages[0].parameters && report.stages[2].parameters < report.stages[1].parameters
+    );
+
+    let planned = bench.run(&["plan", "tiny.toml"]).expect(0).stdout();
+    let bytes = fs_err::metadata(bench.path("runs/tiny/5-quantize/model.safetensors")).unwrap().len();
+    assert!(planned.contains(&format!(" {bytes} ")), "the plan names the artifact's {bytes} bytes:\n{planned}");
+
+    let again = bench.run(&["run", "tiny.toml"]).expect(0);
+    assert_eq!(again.stderr().matches("finished before, inputs unchanged").count(), 6, "{}", again.stderr());
+
+    // A changed setting redoes its step and those after it.
+    bench.write("tiny.toml", &TINY.replace("bits = 4", "bits = 8"));
+    let changed = bench.run(&["run", "tiny.toml"]).expect(0);
+    assert_eq!(changed.stderr().matches("finished before, inputs unchanged").count(), 4, "{}", changed.stderr());
+}
+
+#[test]
+fn an_artifact_whose_scale_was_changed_fails_verification_by_name() {
+    let bench = Bench::new();
+    bench.write("tiny.toml", TINY);
+    bench.run(&["run", "tiny.toml"]).expect(0);
+    bench.run(&["verify", "runs/tiny/5-quantize"]).expect(0);
+    let path = bench.path("runs/tiny/5-quantize/model.safetensors");
+    let mut bytes = fs_err::read(&path).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let tensors: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let scale = &tensors["model.layers.0.mlp.up_proj.weight_scale"]["data_offsets"][0];
+    let at = 8 + header + scale.as_u64().unwrap() as usize;
+    bytes[at] ^= 0x40;
+    fs_err::write(&path, bytes).unwrap();
+    let ran = bench.run(&["verify", "runs/tiny/5-quantize"]).expect(1);
+    assert!(ran.stdout().contains("files changed"), "{}", ran.stdout());
+    assert!(ran.stdout().contains("model.safetensors"), "{}", ran.stdout());
+}
+
+#[test]
+fn a_broken_budget_fails_with_exit_code_1_and_keeps_the_artifact() {
+    let bench = Bench::new();
+    bench.write("tiny.toml", &TINY.replace("artifact_bytes = 1_000_000", "artifact_bytes = 1_000"));
+    let ran = bench.run(&["run", "tiny.toml"]).expect(1);
+    let line = ran.stdout().lines().find(|line| line.contains("artifact bytes")).unwrap().to_owned();
+    assert!(line.contains("FAILED"), "{line}");
+    assert!(bench.path("runs/tiny/5-quantize/manifest.json").exists());
+    assert_eq!(Report::read(&bench.path("runs/tiny")).unwrap().passed, Some(false));
+}
+
+#[test]
+fn a_run_killed_in_the_middle_of_distillation_ends_with_the_same_bytes() {
+    // Long enough that the kill falls between two steps of the distillation.
+    let recipe = TINY.replace(
+        "steps = 12\nbatch_size = 4\nsequence_length = 256\nsave_every = 3",
+        "steps = 60\nbatch_size = 4\nsequence_length = 256\nsave_every = 3",
+    );
+    assert_ne!(recipe, TINY);
+    let whole = Bench::new();
+    whole.write("tiny.toml", &recipe);
+    whole.run(&["run", "tiny.toml"]).expect(0);
+
+    let killed = Bench::new();
+    killed.write("tiny.toml", &recipe);
+    let mut child = killed
+        .command(&["run", "tiny.toml"])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let metrics = killed.path("runs/tiny/2-distill/metrics.jsonl");
+    let patience = Instant::now();
+    while fs_err::read_to_string(&metrics).map_or(0, |text| text.lines().count()) < 10 {
+        assert!(patience.elapsed() < Duration::from_secs(120), "the distillation never began");
+        assert!(child.try_wait().unwrap().is_none(), "the run ended before it could be killed");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!killed.path("runs/tiny/2-distill/model.safetensors").exists(), "killed in the middle");
+    killed.run(&["run", "tiny.toml"]).expect(0);
+    // It went on from a saved state instead of from the start.
+    let steps = fs_err::read_to_string(&metrics).unwrap().lines().count();
+    assert!((60..60 + 10).contains(&steps), "{steps} steps were done in both runs together");
+
+    for name in ["2-distill/model.safetensors", "5-quantize/model.safetensors", "5-quantize/manifest.json"] {
+        assert!(same(&whole.path("runs/tiny").join(name), &killed.path("runs/tiny").join(name)), "{name} differs");
+    }
+}
+
+fn same(a: &Path, b: &Path) -> bool {
+    fs_err::read(a).unwrap() == fs_err::read(b).unwrap()
+}
+
+#[test]
+fn stage_verbs_make_checkpoints_and_artifacts_from_flags() {
+    let bench = Bench::new();
+    bench.write("tiny.toml", TINY);
+    bench.run(&["run", "tiny.toml"]).expect(0);
+    let model = "runs/tiny/2-distill";
+    bench.run(&["prune", model, "cut", "--head-ratio", "0.5"]).expect(0);
+    bench.run(&["quantize", "cut", "small", "--bits", "8"]).expect(0);
+    bench.run(&["verify", "small"]).expect(0);
+    let shown = bench.run(&["inspect", "small"]).expect(0).stdout();
+    assert!(shown.contains("INT8, per channel, symmetric"), "{shown}");
+    let data = ["--dataset", "datasets/home-commands.toml"];
+    let train = ["train", model, "more", "--steps", "2", "--batch-size", "2", "--sequence-length", "256"];
+    bench.run(&[&train[..], &data[..]].concat()).expect(0);
+    let distill =
+        ["distill", model, "student", "--student", "cut", "--steps", "2", "--batch-size", "2", "--sequence-length", "256"];
+    bench.run(&[&distill[..], &data[..]].concat()).expect(0);
+    let eval = bench.run(&[&["eval", "student", "--examples", "5", "--json"][..], &data[..]].concat()).expect(0).stdout();
+    let eval: serde_json::Value = serde_json::from_str(&eval).unwrap();
+    assert_eq!(eval["examples"], 5);
+    let measured = ["verify", "small", "--reference", "cut", "--examples", "5", "--kl-mean", "10"];
+    let checks = bench.run(&[&measured[..], &data[..]].concat()).expect(0).stdout();
+    assert!(checks.contains("KL divergence, mean"), "{checks}");
+    bench.run(&["generate", "student", "--prompt", "dim the lamp", "--answer", "-n", "4"]).expect(0);
+    bench.run(&["bench", "small", "--generate-tokens", "4"]).expect(0);
+    // A folder in use is never written over.
+    let refused = bench.run(&["quantize", "cut", "small", "--bits", "4"]).expect(2);
+    assert!(refused.stderr().contains("small: is not empty"), "{}", refused.stderr());
+}

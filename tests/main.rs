@@ -1,0 +1,14 @@
+//! The command as a person uses it.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "integration/chain.rs"]
+mod chain;
+#[path = "integration/command.rs"]
+mod command;
+#[path = "integration/documents.rs"]
+mod documents;
+#[path = "integration/layers.rs"]
+mod layers;
+#[path = "integration/refusals.rs"]
+mod refusals;
