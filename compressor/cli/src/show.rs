@@ -15,6 +15,13 @@ fn table(header: &[&str]) -> Table {
     table
 }
 
+/// A table without the margins that its library leaves.
+fn print_table(table: &Table) {
+    for line in table.to_string().lines() {
+        println!("{}", line.strip_prefix(' ').unwrap_or(line).trim_end());
+    }
+}
+
 /// Everything but the first column is a figure.
 fn align(table: &mut Table) {
     for column in table.column_iter_mut().skip(1) {
@@ -74,7 +81,7 @@ pub(crate) fn plan(plan: &Plan) {
     if let Some(column) = shown.column_mut(1) {
         column.set_cell_alignment(CellAlignment::Left);
     }
-    println!("{}", shown.to_string().trim_end());
+    print_table(&shown);
     println!("\nwritten to {}; ~ is an estimate, artifact bytes are exact", plan.run_folder.display());
 }
 
@@ -103,7 +110,7 @@ pub(crate) fn report(report: &Report) {
         shown.add_row(row);
     }
     align(&mut shown);
-    println!("{}", shown.to_string().trim_end());
+    print_table(&shown);
     if let Some(reference) = &report.reference {
         println!("ratio: {} in {}, {} ÷ the step's bytes", reference.name, reference.dtype, bytes(reference.bytes));
     }
@@ -136,7 +143,7 @@ pub(crate) fn checks(checks: &[Check]) {
         ]);
     }
     align(&mut shown);
-    println!("{}", shown.to_string().trim_end());
+    print_table(&shown);
     for check in checks.iter().filter(|check| matches!(check.outcome, Outcome::Failed | Outcome::Undecided)) {
         if let Some(note) = &check.note {
             println!("{}: {note}", check.name);
