@@ -21,6 +21,19 @@ pub(crate) struct Attention {
     pub(crate) head_dim: usize,
 }
 
+/// Some query rows of one head in one sequence.
+#[derive(Clone, Copy)]
+struct Block {
+    /// First row of the sequence.
+    start: usize,
+    /// First query, counted from there.
+    first: usize,
+    /// Queries.
+    rows: usize,
+    /// The query head.
+    head: usize,
+}
+
 /// Query rows whose scores are computed together: 64 rows of 4096 keys are 1 MiB, the second-level cache.
 const BLOCK: usize = 64;
 
@@ -68,9 +81,8 @@ impl Attention {
         (head * self.head_dim, head / (self.heads / self.kv_heads) * self.head_dim)
     }
 
-    /// `out ← scale · q·kᵀ` for query rows `first..first + rows` of a sequence that begins at row `start`, all keys up to the last of
-    /// them; rows of `out` are `first + rows` apart.
-    fn scores(&self, out: &mut [f32], q: Matrix<'_>, k: Matrix<'_>, start: usize, first: usize, rows: usize, head: usize) {
+    /// `out ← scale · q·kᵀ` for a block of queries and all keys up to the last of them, `[rows, first + rows]`.
+    fn scores(&self, out: &mut [f32], q: Matrix<'_>, k: Matrix<'_>, Block { start, first, rows, head }: Block) {
         let (q_column, k_column) = self.columns(head);
         let keys = first + rows;
         let queries = q.part(start + first, rows);
@@ -108,7 +120,7 @@ impl Operation<3> for Attention {
             let keys = first + rows;
             let mut scores = vec![0.0; rows * keys];
             for head in 0..self.heads {
-                self.scores(&mut scores, q, k, start, first, rows, head);
+                self.scores(&mut scores, q, k, Block { start, first, rows, head });
                 for (row, scores) in scores.chunks_exact_mut(keys).enumerate() {
                     sums[row * self.heads + head] = softmax(&mut scores[..first + row + 1]);
                 }
@@ -161,26 +173,18 @@ impl Operation<3> for Attention {
     }
 }
 
-/// Some query rows of one head in one sequence.
-#[derive(Clone, Copy)]
-struct Block {
-    start: usize,
-    first: usize,
-    rows: usize,
-    head: usize,
-}
-
 impl Attention {
     /// Adds what one block of queries contributes; `of_q`, `of_k` and `of_v` are the sequence's rows.
     fn backward_block(
         &self,
-        Block { start, first, rows, head }: Block,
+        block: Block,
         [q, k, v]: [Matrix<'_>; 3],
         log_sums: &[f32],
         gradient: Matrix<'_>,
         [probability, of_score]: [&mut [f32]; 2],
         [of_q, of_k, of_v]: [&mut [f32]; 3],
     ) {
+        let Block { start, first, rows, head } = block;
         let keys = first + rows;
         let (q_column, k_column) = self.columns(head);
         let (width, kv_width, dim) = (q.columns, k.columns, self.head_dim);
@@ -189,7 +193,7 @@ impl Attention {
         let key = View::columns(k.part(start, keys).values, keys, kv_width, k_column, dim);
         let value = View::columns(v.part(start, keys).values, keys, kv_width, k_column, dim);
 
-        self.scores(probability, q, k, start, first, rows, head);
+        self.scores(probability, q, k, block);
         for (row, scores) in probability.chunks_exact_mut(keys).enumerate() {
             probabilities(&mut scores[..first + row + 1], log_sums[(start + first + row) * self.heads + head]);
         }
