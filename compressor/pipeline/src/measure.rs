@@ -95,9 +95,12 @@ impl HeldOut {
     /// Both models on every scored token.
     ///
     /// # Errors
-    /// What the engine refuses.
+    /// [`Error::Vocabularies`], and what the engine refuses.
     pub fn compare(&self, reference: &Engine, candidate: &Engine) -> Result<Comparison, Error> {
         let vocab_size = reference.architecture().vocab_size;
+        if candidate.architecture().vocab_size != vocab_size {
+            return Err(Error::Vocabularies { reference: vocab_size, candidate: candidate.architecture().vocab_size });
+        }
         let mut comparison = Comparison { losses: [Vec::new(), Vec::new()], kl: Vec::new(), agrees: Vec::new() };
         for group in self.groups(vocab_size) {
             let (ours, theirs) = (scored_logits(reference, group)?, scored_logits(candidate, group)?);
@@ -213,6 +216,11 @@ mod tests {
     fn loss_by_hand() {
         // Softmax of (ln 3, 0) gives (¾, ¼).
         assert!((loss(&[3f32.ln(), 0.0], 1) - 4f64.ln()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn large_logits_do_not_overflow() {
+        assert_eq!(log_sum_exp(&[1000.0, 1000.0]), 1000.0 + std::f64::consts::LN_2);
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub struct Sizes {
     /// `llama`, `mistral`, `qwen2`, `qwen3` or `gpt2`.
     #[serde(default = "llama")]
     pub family: Family,
-    /// Tokens of the byte-pair tokenizer that is trained on the dataset, at least 259: the bytes and three special tokens.
+    /// Tokens of the byte-pair tokenizer that is trained on the dataset, at least 258: the bytes and two special tokens.
     pub vocab_size: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
@@ -221,7 +221,7 @@ pub fn out_of_range(recipe: &Recipe) -> Vec<(Place, Mistake)> {
 impl Sizes {
     pub(crate) fn check(&self, place: &Place, mistakes: &mut Vec<(Place, Mistake)>) {
         let sizes = [
-            ("vocab_size", self.vocab_size, 259),
+            ("vocab_size", self.vocab_size, 258),
             ("hidden_size", self.hidden_size, 1),
             ("layers", self.layers, 1),
             ("heads", self.heads, 1),
