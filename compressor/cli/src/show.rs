@@ -112,7 +112,10 @@ pub(crate) fn report(report: &Report) {
     align(&mut shown);
     print_table(&shown);
     if let Some(reference) = &report.reference {
-        println!("ratio: {} in {}, {} ÷ the step's bytes", reference.name, reference.dtype, bytes(reference.bytes));
+        // A GGUF file mixes block types; its own bytes are what it costs.
+        let packed = reference.name.ends_with(".gguf");
+        let stored_as = if packed { "as packed".to_owned() } else { format!("in {}", reference.dtype) };
+        println!("ratio: {} {stored_as}, {} ÷ the step's bytes", reference.name, bytes(reference.bytes));
     }
     if !report.checks.is_empty() {
         println!();
