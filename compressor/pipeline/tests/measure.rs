@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use compressor_engine::{Engine, Options};
-use compressor_format::{Checkpoint, Examples, TensorFiles, Tokenizer, Verify, Weights};
+use compressor_format::{Checkpoint, Examples, Pair, TensorFiles, Tokenizer, Verify, Weights};
 use compressor_pipeline::HeldOut;
 
 fn golden_folder(name: &str) -> PathBuf {
@@ -26,9 +26,10 @@ fn golden(name: &str) -> (Vec<u32>, Vec<f32>) {
     (ids, files.get("logits").unwrap().to_f32().unwrap())
 }
 
-/// The golden models have no text: here every token is a word, its number.
+/// The golden models have no text: here every token is a word, its number. `</s>` is 96, one more than they have.
 fn numbers() -> Tokenizer {
     let vocabulary: serde_json::Map<String, serde_json::Value> = (0..96).map(|id| (format!("{id}"), id.into())).collect();
+    let vocabulary: serde_json::Map<_, _> = vocabulary.into_iter().chain([("</s>".to_owned(), 96.into())]).collect();
     let json = serde_json::json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
         "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
@@ -77,14 +78,51 @@ fn a_model_compared_with_itself_is_at_no_distance() {
     assert!((held_out.perplexity(&engine).unwrap().value.ln() - mean).abs() < 1e-12);
 }
 
+/// New weights in the sizes of the golden Llama, with another vocabulary.
+fn with_vocabulary(vocab_size: usize) -> Engine {
+    let mut architecture = Checkpoint::open(&golden_folder("llama")).unwrap().architecture().clone();
+    architecture.vocab_size = vocab_size;
+    Engine::from_weights(&Weights::random(architecture, 1), Options::default()).unwrap()
+}
+
+fn pairs(pairs: &[(&str, &str)]) -> HeldOut {
+    let pair = |(prompt, completion): &(&str, &str)| Pair { prompt: (*prompt).into(), completion: (*completion).into() };
+    HeldOut::new(&Examples::Pairs(pairs.iter().map(pair).collect()), &numbers(), &Verify::default()).unwrap()
+}
+
+#[test]
+fn examples_of_unequal_length_are_scored_as_if_alone() {
+    let engine = with_vocabulary(97);
+    let examples = [("7 8 9 10 11", "12"), ("20", "30 31 32"), ("40 41", "50 51")];
+    let losses = |held_out: &HeldOut| held_out.compare(&engine, &engine).unwrap().losses[0].clone();
+    let together = losses(&pairs(&examples));
+    let alone: Vec<f64> = examples.iter().flat_map(|example| losses(&pairs(&[*example]))).collect();
+    // The completions and the end of each.
+    assert_eq!(together.len(), 2 + 4 + 3);
+    assert!(together.iter().zip(&alone).all(|(together, alone)| (together - alone).abs() < 1e-5), "{together:?} {alone:?}");
+}
+
+#[test]
+fn examples_without_prompts_are_scored_from_their_second_token() {
+    let engine = with_vocabulary(97);
+    let held_out = pairs(&[("", "3 4 5"), ("", "6 7"), ("8", "9")]);
+    assert_eq!(held_out.sequences.iter().map(|sequence| sequence.first_scored).collect::<Vec<_>>(), [1, 1, 1]);
+    assert_eq!(held_out.perplexity(&engine).unwrap().sample_size, 3 + 2 + 2);
+    assert!(held_out.exact_matches(&engine, &numbers()).unwrap().is_empty());
+}
+
+#[test]
+fn a_last_token_that_the_model_does_not_know_is_refused() {
+    let message = pairs(&[("3 4", "5")]).perplexity(&golden_engine("llama")).unwrap_err().to_string();
+    let expected = "token 96 at position 3, the vocabulary has 96: was the text encoded with another tokenizer?";
+    assert_eq!(message, expected);
+}
+
 #[test]
 fn vocabularies_that_differ_are_refused_with_both_sizes() {
     let (tokens, _) = golden("llama");
-    let mut architecture = Checkpoint::open(&golden_folder("llama")).unwrap().architecture().clone();
-    architecture.vocab_size = 80;
-    let other = Engine::from_weights(&Weights::random(architecture, 1), Options::default()).unwrap();
     let held_out = HeldOut::new(&text(&tokens), &numbers(), &windows(1, 8, 3)).unwrap();
-    let message = held_out.compare(&golden_engine("llama"), &other).err().unwrap().to_string();
+    let message = held_out.compare(&golden_engine("llama"), &with_vocabulary(80)).err().unwrap().to_string();
     let expected = "the reference predicts 96 tokens, the candidate 80; compare it with the checkpoint it was made from";
     assert_eq!(message, expected);
 }
