@@ -10,5 +10,7 @@ mod command;
 mod documents;
 #[path = "integration/layers.rs"]
 mod layers;
+#[path = "integration/parity.rs"]
+mod parity;
 #[path = "integration/refusals.rs"]
 mod refusals;

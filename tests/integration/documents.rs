@@ -15,13 +15,11 @@ fn keys() -> BTreeSet<String> {
         for line in text.lines() {
             let Some(rest) = line.trim_start().strip_prefix("pub ").or_else(|| line.strip_prefix("        ")) else { continue };
             let is_field = line.starts_with(begins) || line.starts_with("        ");
-            if let (true, Some((name, _))) = (is_field, rest.split_once(": ")) {
-                if name.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_' || letter.is_ascii_digit())
-                    && line.ends_with(',')
-                {
-                    keys.insert(name.to_owned());
-                }
-            }
+            let is_name =
+                |name: &str| name.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_' || letter.is_ascii_digit());
+            let name =
+                rest.split_once(": ").map(|(name, _)| name).filter(|name| is_field && is_name(name) && line.ends_with(','));
+            keys.extend(name.map(str::to_owned));
         }
     }
     keys

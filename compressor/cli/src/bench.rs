@@ -19,7 +19,10 @@ pub(crate) struct Child;
 impl Bench for Child {
     fn bench(&self, model: &Path) -> Result<BenchResult, Error> {
         let failed = |what: String| Error::Bench { path: model.to_owned(), what };
-        let program = std::env::current_exe().map_err(|error| failed(error.to_string()))?;
+        // Linux keeps this name even where the file was replaced since: a rebuild during a long run.
+        let own = Path::new("/proc/self/exe");
+        let program = if own.exists() { Ok(own.to_owned()) } else { std::env::current_exe() };
+        let program = program.map_err(|error| failed(error.to_string()))?;
         let output = Command::new(program)
             .arg("bench")
             .arg(model)

@@ -10,9 +10,16 @@ use serde_json::{Value, json};
 /// A table without colours that fits 80 columns.
 fn table(header: &[&str]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING.into()).set_content_arrangement(ContentArrangement::Disabled);
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header.to_vec());
     table
+}
+
+/// A table without the margins that its library leaves.
+fn print_table(table: &Table) {
+    for line in table.to_string().lines() {
+        println!("{}", line.strip_prefix(' ').unwrap_or(line).trim_end());
+    }
 }
 
 /// Everything but the first column is a figure.
@@ -74,7 +81,7 @@ pub(crate) fn plan(plan: &Plan) {
     if let Some(column) = shown.column_mut(1) {
         column.set_cell_alignment(CellAlignment::Left);
     }
-    println!("{}", shown.to_string().trim_end());
+    print_table(&shown);
     println!("\nwritten to {}; ~ is an estimate, artifact bytes are exact", plan.run_folder.display());
 }
 
@@ -103,9 +110,12 @@ pub(crate) fn report(report: &Report) {
         shown.add_row(row);
     }
     align(&mut shown);
-    println!("{}", shown.to_string().trim_end());
+    print_table(&shown);
     if let Some(reference) = &report.reference {
-        println!("ratio: {} in {}, {} ÷ the step's bytes", reference.name, reference.dtype, bytes(reference.bytes));
+        // A GGUF file mixes block types; its own bytes are what it costs.
+        let packed = reference.name.ends_with(".gguf");
+        let stored_as = if packed { "as packed".to_owned() } else { format!("in {}", reference.dtype) };
+        println!("ratio: {} {stored_as}, {} ÷ the step's bytes", reference.name, bytes(reference.bytes));
     }
     if !report.checks.is_empty() {
         println!();
@@ -136,7 +146,7 @@ pub(crate) fn checks(checks: &[Check]) {
         ]);
     }
     align(&mut shown);
-    println!("{}", shown.to_string().trim_end());
+    print_table(&shown);
     for check in checks.iter().filter(|check| matches!(check.outcome, Outcome::Failed | Outcome::Undecided)) {
         if let Some(note) = &check.note {
             println!("{}: {note}", check.name);

@@ -71,30 +71,6 @@ pub enum Error {
         /// Row of the returned logits.
         position: usize,
     },
-    /// Windows that score nothing or reach past themselves.
-    #[error("window of {window} tokens scored from {first_scored}: 1 ≤ first scored < window is needed")]
-    Window {
-        /// Tokens of a window.
-        window: usize,
-        /// First scored token.
-        first_scored: usize,
-    },
-    /// Less text than one window.
-    #[error("the text has {tokens} tokens, one window needs {window}: use a longer text or a shorter window")]
-    TooShort {
-        /// Tokens of the text.
-        tokens: usize,
-        /// Tokens of a window.
-        window: usize,
-    },
-    /// Distributions over different vocabularies can't be compared.
-    #[error("the reference has {reference} tokens in its vocabulary, the candidate {candidate}: they can't be compared")]
-    Vocabularies {
-        /// Of the reference.
-        reference: usize,
-        /// Of the candidate.
-        candidate: usize,
-    },
 }
 
 /// Shorthand for this crate's results.

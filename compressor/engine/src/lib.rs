@@ -1,4 +1,4 @@
-//! Runs a checkpoint or an artifact on the CPU, and measures it.
+//! Runs a checkpoint or an artifact on the CPU.
 //!
 //! [`Engine`] interprets a [`compressor_format::Architecture`] over slices. It shares no code with the trainer on purpose: each is
 //! the other's proof.
@@ -11,7 +11,6 @@ mod forward;
 mod generate;
 mod kernels;
 mod linear;
-mod measure;
 mod norm;
 mod rotary;
 mod rows;
@@ -24,4 +23,3 @@ pub use generate::{generate_batch, greedy};
 pub use kernels::Kernels;
 #[cfg(target_arch = "x86_64")]
 pub use kernels::{Avx2, Avx512};
-pub use measure::{Comparison, Perplexity, Windows, compare, perplexity};

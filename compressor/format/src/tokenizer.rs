@@ -11,9 +11,9 @@ use tokenizers::{AddedToken, NormalizerWrapper, TokenizerBuilder, TokenizerImpl}
 use crate::{Error, Result, write_beside};
 
 /// Ends an example in tokenizers that are trained here.
-pub const END: &str = "<|end|>";
+pub(crate) const END: &str = "<|end|>";
 /// Stands between a prompt and its completion in tokenizers that are trained here.
-pub const COMMAND: &str = "<|command|>";
+pub(crate) const COMMAND: &str = "<|command|>";
 
 /// What the families at hand end a text with, the most specific first. A model's own config.json decides where it names one.
 const ENDS: [&str; 6] = [END, "<|im_end|>", "<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>"];

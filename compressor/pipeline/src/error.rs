@@ -31,6 +31,16 @@ pub enum Error {
         /// Tokens of a window.
         window: usize,
     },
+    /// Distributions over different vocabularies have no distance.
+    #[error(
+        "the reference predicts {reference} tokens, the candidate {candidate}; compare it with the checkpoint it was made from"
+    )]
+    Vocabularies {
+        /// Tokens in the reference's vocabulary.
+        reference: usize,
+        /// Tokens in the candidate's.
+        candidate: usize,
+    },
     /// A run folder in use.
     #[error("{0}: another run is at work in this folder; wait for it, or set `output` to another folder")]
     Busy(PathBuf),

@@ -11,7 +11,7 @@ use crate::statistics::mean;
 pub struct HeldOut {
     /// Token sequences with the first scored place of each.
     pub sequences: Vec<Sequence>,
-    /// Prompts with the answers expected, where the dataset has them.
+    /// Prompts with the answers expected, where every example has one.
     pub prompts: Vec<Prompt>,
     stop: Vec<u32>,
     longest_answer: usize,
@@ -65,12 +65,16 @@ impl HeldOut {
                 }
             }
             Examples::Pairs(pairs) => {
+                let have_answers = pairs.iter().all(|pair| !pair.prompt.is_empty());
                 for pair in pairs.iter().take(verify.examples) {
                     let whole = pair.tokens(tokenizer)?.ids;
                     let prompt = tokenizer.encode_prompt(&pair.prompt)?;
                     held_out.longest_answer = held_out.longest_answer.max(whole.len() - prompt.len());
-                    held_out.sequences.push(Sequence { first_scored: prompt.len(), tokens: whole });
-                    held_out.prompts.push(Prompt { tokens: prompt, answer: pair.completion.clone() });
+                    // Without a prompt, nothing stands before the first token to predict it from.
+                    held_out.sequences.push(Sequence { first_scored: prompt.len().max(1), tokens: whole });
+                    if have_answers {
+                        held_out.prompts.push(Prompt { tokens: prompt, answer: pair.completion.clone() });
+                    }
                 }
             }
         }
@@ -95,9 +99,12 @@ impl HeldOut {
     /// Both models on every scored token.
     ///
     /// # Errors
-    /// What the engine refuses.
+    /// [`Error::Vocabularies`], and what the engine refuses.
     pub fn compare(&self, reference: &Engine, candidate: &Engine) -> Result<Comparison, Error> {
         let vocab_size = reference.architecture().vocab_size;
+        if candidate.architecture().vocab_size != vocab_size {
+            return Err(Error::Vocabularies { reference: vocab_size, candidate: candidate.architecture().vocab_size });
+        }
         let mut comparison = Comparison { losses: [Vec::new(), Vec::new()], kl: Vec::new(), agrees: Vec::new() };
         for group in self.groups(vocab_size) {
             let (ours, theirs) = (scored_logits(reference, group)?, scored_logits(candidate, group)?);
@@ -148,6 +155,13 @@ impl Sequence {
 
 /// The logits that predict each scored token, those of the place before it: `[scored tokens, vocab_size]`.
 fn scored_logits(engine: &Engine, sequences: &[Sequence]) -> Result<Vec<f32>, Error> {
+    let vocab_size = engine.architecture().vocab_size;
+    for Sequence { tokens, .. } in sequences {
+        // The engine never reads the last one, which is only predicted.
+        if let Some(token) = tokens.last().copied().filter(|token| *token as usize >= vocab_size) {
+            return Err(compressor_engine::Error::Token { token, position: tokens.len() - 1, vocab_size }.into());
+        }
+    }
     let read = |sequence: &Sequence| sequence.tokens.len() - 1;
     let from = sequences.iter().map(|sequence| sequence.first_scored - 1).min().unwrap_or(0);
     let mut caches: Vec<_> = sequences.iter().map(|sequence| engine.cache(read(sequence))).collect();
@@ -158,7 +172,6 @@ fn scored_logits(engine: &Engine, sequences: &[Sequence]) -> Result<Vec<f32>, Er
         .collect();
     let logits = engine.forward_batch(&mut together, Logits::From(from))?;
     // Prompts differ in length: what was computed for the longer ones' context is left out.
-    let vocab_size = engine.architecture().vocab_size;
     let mut scored = Vec::with_capacity(logits.len());
     let mut at = 0;
     for sequence in sequences {
@@ -213,6 +226,11 @@ mod tests {
     fn loss_by_hand() {
         // Softmax of (ln 3, 0) gives (¾, ¼).
         assert!((loss(&[3f32.ln(), 0.0], 1) - 4f64.ln()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn large_logits_do_not_overflow() {
+        assert_eq!(log_sum_exp(&[1000.0, 1000.0]), 1000.0 + std::f64::consts::LN_2);
     }
 
     #[test]

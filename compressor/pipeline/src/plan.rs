@@ -85,7 +85,7 @@ impl Plan {
     /// # Errors
     /// Every refusal there is, each at its line.
     pub fn new(recipe: Recipe, text: Option<&RecipeText>) -> Result<Self, Vec<Mistake>> {
-        let mut planner = Planner { recipe: &recipe, text, mistakes: Vec::new(), dataset: None };
+        let mut planner = Planner { recipe: &recipe, text, mistakes: Vec::new(), dataset: None, pairs: None };
         let steps = planner.plan();
         let (mistakes, dataset) = (planner.mistakes, planner.dataset);
         if !mistakes.is_empty() {
@@ -140,6 +140,8 @@ struct Planner<'a> {
     text: Option<&'a RecipeText>,
     mistakes: Vec<Mistake>,
     dataset: Option<Dataset>,
+    /// Pairs of the train split; `None` for text, whose rows are known only once it is tokens.
+    pairs: Option<usize>,
 }
 
 /// The chain's state between two steps.
@@ -210,14 +212,15 @@ impl Planner<'_> {
         let path = self.recipe.dataset.as_ref()?;
         let place = Place::root("dataset");
         let opened = Dataset::load(path).and_then(|dataset| {
-            dataset.check(self.recipe.seed)?;
+            let pairs = dataset.check(self.recipe.seed)?;
             let fingerprint = Fingerprint::new("dataset").settings(&self.recipe.seed);
             let fingerprint = dataset.inputs().iter().try_fold(fingerprint, |fingerprint, input| fingerprint.file(input))?;
-            Ok((dataset, fingerprint.file(path)?))
+            Ok((dataset, pairs, fingerprint.file(path)?))
         });
         match opened {
-            Ok((dataset, fingerprint)) => {
+            Ok((dataset, pairs, fingerprint)) => {
                 self.dataset = Some(dataset);
+                self.pairs = pairs;
                 Some(fingerprint)
             }
             Err(error) => {
@@ -458,6 +461,11 @@ impl Planner<'_> {
             let message =
                 format!("sequence_length {} is longer than the model's max_position_embeddings {most}", keys.sequence_length);
             self.refuse(&place.then("sequence_length"), Mistake::new(message));
+        }
+        if let Some(pairs) = self.pairs.filter(|pairs| *pairs < keys.batch_size) {
+            let message = format!("batch_size {} is more than the train split's {pairs} examples", keys.batch_size);
+            let mistake = Mistake::new(message).hint("lower it; gradient_accumulation puts several batches into one step");
+            self.refuse(&place.then("batch_size"), mistake);
         }
         self.check_split(Split::Train, place);
     }

@@ -114,7 +114,7 @@ impl<'a> Config<'a> {
             }
         }
         let needs_halves = matches!(architecture.positions, crate::Positions::Rotary { .. });
-        if needs_halves && architecture.head_dim % 2 != 0 {
+        if needs_halves && !architecture.head_dim.is_multiple_of(2) {
             return Err(self.malformed(format!("head_dim {} is odd, a rotary embedding needs two halves", architecture.head_dim)));
         }
         Ok(())

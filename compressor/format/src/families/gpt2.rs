@@ -72,12 +72,14 @@ pub(super) fn write_tokens(architecture: &Architecture, config: &mut Map<String,
 pub(super) fn stored(architecture: &Architecture) -> Vec<StoredTensor> {
     use LayerTensor::*;
     use Part::{Bias, Weight};
+    /// A tensor of a layer, as weight or as bias.
+    type Kind = fn(Part) -> LayerTensor;
     let mut stored = Vec::new();
     let mut add = |name: String, parts: Vec<TensorId>, transposed| stored.push(StoredTensor { name, parts, transposed });
     add("transformer.wte.weight".into(), vec![TensorId::Embedding], false);
     add("transformer.wpe.weight".into(), vec![TensorId::PositionEmbedding], false);
     for layer in 0..architecture.layers.len() {
-        let modules: [(&str, &[fn(Part) -> LayerTensor], bool); 6] = [
+        let modules: [(&str, &[Kind], bool); 6] = [
             ("ln_1", &[AttentionNorm], false),
             ("attn.c_attn", &[Query, Key, Value], true),
             ("attn.c_proj", &[Output], true),

@@ -58,7 +58,7 @@ pub struct Sizes {
     /// `llama`, `mistral`, `qwen2`, `qwen3` or `gpt2`.
     #[serde(default = "llama")]
     pub family: Family,
-    /// Tokens of the byte-pair tokenizer that is trained on the dataset, at least 259: the bytes and three special tokens.
+    /// Tokens of the byte-pair tokenizer that is trained on the dataset, at least 258: the bytes and two special tokens.
     pub vocab_size: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
@@ -221,7 +221,7 @@ pub fn out_of_range(recipe: &Recipe) -> Vec<(Place, Mistake)> {
 impl Sizes {
     pub(crate) fn check(&self, place: &Place, mistakes: &mut Vec<(Place, Mistake)>) {
         let sizes = [
-            ("vocab_size", self.vocab_size, 259),
+            ("vocab_size", self.vocab_size, 258),
             ("hidden_size", self.hidden_size, 1),
             ("layers", self.layers, 1),
             ("heads", self.heads, 1),
@@ -233,11 +233,11 @@ impl Sizes {
         for (key, size, least) in sizes {
             locate::check_range(&place.then(key), key, size as f64, f64::from(least), f64::from(1 << 24), mistakes);
         }
-        if let Some(kv_heads) = self.kv_heads.filter(|kv_heads| *kv_heads > 0 && self.heads % kv_heads != 0) {
+        if let Some(kv_heads) = self.kv_heads.filter(|kv_heads| *kv_heads > 0 && !self.heads.is_multiple_of(*kv_heads)) {
             let message = format!("kv_heads {kv_heads} does not divide heads {}", self.heads);
             mistakes.push((place.then("kv_heads"), Mistake::new(message)));
         }
-        if self.head_dim.is_none() && self.heads > 0 && self.hidden_size % self.heads != 0 {
+        if self.head_dim.is_none() && self.heads > 0 && !self.hidden_size.is_multiple_of(self.heads) {
             let message = format!("heads {} does not divide hidden_size {}; set head_dim", self.heads, self.hidden_size);
             mistakes.push((place.then("heads"), Mistake::new(message)));
         }

@@ -36,7 +36,8 @@ macro_rules! training_stage {
             /// Sequences in one micro-batch, at least 1.
             #[serde(default = "default::batch_size")]
             pub batch_size: usize,
-            /// Tokens of one sequence; longer examples are cut. At least 2, at most what the model can hold.
+            /// Tokens that one sequence predicts: text is cut into windows of it, a prompt with its completion must fit. At least 2,
+            /// at most what the model can hold.
             #[serde(default = "default::sequence_length")]
             pub sequence_length: usize,
             /// Peak learning rate of AdamW, above 0 and at most 1.

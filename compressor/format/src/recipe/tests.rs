@@ -90,6 +90,13 @@ fn values_out_of_range_are_all_named() {
 }
 
 #[test]
+fn a_vocabulary_must_hold_the_bytes_and_two_special_tokens() {
+    let with = |vocab_size: usize| RECIPE.replace("vocab_size = 512", &format!("vocab_size = {vocab_size}"));
+    assert_eq!(mistakes(&with(257)), [(Some(5), "vocab_size is 257; it must lie from 258 to 16777216".to_owned())]);
+    assert!(text(&with(258)).parse().is_ok());
+}
+
+#[test]
 fn a_missing_key_is_named_at_its_table() {
     let wrong = RECIPE.replace("steps = 200\n", "");
     assert_eq!(mistakes(&wrong), [(Some(16), "missing field `steps`".to_owned())]);

@@ -1,5 +1,5 @@
-//! Which programs open an artifact. Tried with Transformers 5.17 and compressed-tensors 0.19, every family and scheme: its logits are
-//! those of the dequantized weights, bit for bit. vLLM by its documentation.
+//! Which programs open an artifact. Tried with Transformers 5.17 and compressed-tensors 0.19, every family and scheme: what opens there
+//! has the logits of the dequantized weights, bit for bit. vLLM by its documentation.
 
 use compressor_format::{Architecture, Family, OpensIn};
 
@@ -27,6 +27,9 @@ pub fn opens_in(quantization: &Quantization, architecture: &Architecture) -> Vec
 
 /// What keeps every reader of compressed-tensors from an artifact.
 fn obstacle(quantization: &Quantization, architecture: &Architecture) -> Option<String> {
+    if let Some(reason) = sizes_that_no_config_says(architecture) {
+        return Some(reason);
+    }
     if architecture.family == Family::Gpt2 {
         // Transformers says so in a warning only, and computes with random numbers.
         let reason =
@@ -39,4 +42,21 @@ fn obstacle(quantization: &Quantization, architecture: &Architecture) -> Option<
         EmbeddingScheme::Int4 => 4,
     };
     Some(format!("it can't reload a quantized embedding, and this one is INT{bits}: embedding = \"dense\" opens there"))
+}
+
+/// Numbers of heads that other programs' configurations refuse or can't hold, quantized or not.
+fn sizes_that_no_config_says(architecture: &Architecture) -> Option<String> {
+    let Architecture { hidden_size, head_dim, .. } = *architecture;
+    let heads = architecture.layers.first()?.heads;
+    let has_biases = architecture.attention.qkv_bias || architecture.mlp.bias;
+    match architecture.family {
+        Family::Gpt2 if heads * head_dim != hidden_size => Some(format!(
+            "its GPT-2 has no head_dim, and {heads} heads of {head_dim} do not make hidden_size {hidden_size}: keep every head"
+        )),
+        // Without biases it is written as a Mistral, which takes any number of heads.
+        Family::Llama if has_biases && !hidden_size.is_multiple_of(heads) => Some(format!(
+            "LlamaConfig refuses {heads} heads, which do not divide hidden_size {hidden_size}: keep a number that divides it"
+        )),
+        _ => None,
+    }
 }

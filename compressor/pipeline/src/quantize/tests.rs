@@ -393,6 +393,35 @@ fn who_opens_an_artifact_is_said_with_the_reason() {
 }
 
 #[test]
+fn numbers_of_heads_that_no_other_program_takes_are_said() {
+    let dense = Quantization { embedding: EmbeddingScheme::Dense, ..int4() };
+    let of = |architecture: &Architecture| {
+        let opens = opens_in(&dense, architecture).into_iter().map(|one| (one.opens, one.reason));
+        opens.collect::<Vec<_>>()
+    };
+    let three_heads = |family| {
+        let mut architecture = architecture(family, true);
+        architecture.layers.iter_mut().for_each(|layer| (layer.heads, layer.kv_heads) = (3, 3));
+        architecture
+    };
+    let expected = "its GPT-2 has no head_dim, and 3 heads of 16 do not make hidden_size 64: keep every head";
+    let found = of(&three_heads(Family::Gpt2));
+    assert!(found[0].0);
+    assert_eq!(found[1..], [(false, expected.to_owned()), (false, expected.to_owned())]);
+
+    // Written as a Mistral.
+    assert!(of(&three_heads(Family::Llama)).iter().all(|one| one.0));
+    let expected = "LlamaConfig refuses 3 heads, which do not divide hidden_size 64: keep a number that divides it";
+    for (attention, mlp) in [(true, false), (false, true)] {
+        let mut biased = three_heads(Family::Llama);
+        (biased.attention.qkv_bias, biased.attention.output_bias, biased.mlp.bias) = (attention, attention, mlp);
+        assert_eq!(of(&biased)[1..], [(false, expected.to_owned()), (false, expected.to_owned())]);
+        biased.layers.iter_mut().for_each(|layer| (layer.heads, layer.kv_heads) = (2, 2));
+        assert!(of(&biased).iter().all(|one| one.0));
+    }
+}
+
+#[test]
 fn the_manifest_of_an_artifact_notices_a_changed_scale() {
     let (_folder, checkpoint) = checkpoint(&Weights::random(architecture(Family::Llama, true), 1), Dtype::F32);
     let (out, report) = write(&checkpoint, &int4());
