@@ -58,7 +58,7 @@ pub(crate) fn save(folder: &Path, fingerprint: &str, state: &State) -> Result<()
         }
     }
     let tensors = tensors.into_iter().map(|(name, tensor)| {
-        let bytes = move || Cow::Owned(values(tensor.clone()).iter().flat_map(|value| value.to_le_bytes()).collect());
+        let bytes = move || Cow::Owned(Dtype::F32.from_f32(&values(tensor.clone())).expect("f32 is a float type"));
         (name, NewTensor { dtype: Dtype::F32, shape: tensor.dims().to_vec(), bytes: Box::new(bytes) })
     });
     write_safetensors(&beside.join(TENSORS), tensors)?;

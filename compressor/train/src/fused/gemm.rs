@@ -136,6 +136,7 @@ unsafe fn write_product(out: *mut f32, out_stride: usize, a: View<'_>, b: View<'
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fused::tests::noise;
 
     #[test]
     fn a_product_by_hand_with_transpose_columns_and_sum() {
@@ -158,5 +159,21 @@ mod tests {
     fn strides_past_the_slice_are_refused() {
         let b = View::columns(&[0.0; 5], 2, 3, 0, 3);
         multiply(&mut [0.0; 6], 3, View::columns(&[0.0; 4], 2, 2, 0, 2), b, 1.0, false, Threads::One);
+    }
+
+    #[test]
+    fn any_number_of_threads_gives_the_same_bits() {
+        let (rows, inner, columns) = (301, 517, 203);
+        let (a, b) = (noise(rows * inner, 1), noise(inner * columns, 2));
+        let a = Matrix { values: &a, rows, columns: inner };
+        let b = Matrix { values: &b, rows: inner, columns };
+        let on = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads can be made");
+            pool.install(|| product(a.into(), b.into(), Threads::All))
+        };
+        let one = on(1);
+        assert_eq!(one, on(2));
+        assert_eq!(one, on(5));
+        assert_eq!(one, product(a.into(), b.into(), Threads::One));
     }
 }
