@@ -7,7 +7,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}/release
 cargo build --release --quiet
-cargo build --release --quiet -p compressor-train --example step_speed
+# Of the whole workspace, so that Burn is not compiled again with other features.
+cargo build --release --quiet --workspace --examples
 python=$(bash tests/interop/setup.sh | tail -n 1)
 rounds=${ROUNDS:-3}
 
