@@ -610,11 +610,11 @@ impl<'a> Planner<'a> {
     /// Which of the first `count` pairs of a split predict more than `most` tokens; refuses a tokenizer that can't read them.
     fn too_long(&mut self, split: Split, count: usize, model: &ModelSize, most: usize) -> Option<TooLong> {
         self.rows.pairs(split)?;
-        if matches!(model.tokenizer, TokenizerOf::Trained(_)) && self.rows.bytes_fit(split, most) {
+        if matches!(model.tokenizer, TokenizerOf::Trained(_)) && self.rows.surely_fit(split, most) {
             return None;
         }
         let tokenizer = self.tokenizer(&model.tokenizer)?;
-        let counted: Rc<Counted> = match self.rows.count(split, count, &model.tokenizer, &tokenizer) {
+        let counted: Rc<Counted> = match self.rows.count(split, count, most, &model.tokenizer, &tokenizer) {
             Ok(counted) => counted,
             Err(error) => {
                 self.refuse(&self.named_at(&model.tokenizer), Mistake::new(error.to_string()));
@@ -633,7 +633,7 @@ impl<'a> Planner<'a> {
         }
         let tokenizer = self.tokenizer(&model.tokenizer)?;
         // Where the tokenizer knows more tokens than the model, any of the text can hold one of those.
-        let is_larger = tokenizer.vocab_size() > model.architecture.vocab_size;
+        let is_larger = tokenizer.largest_id() as usize >= model.architecture.vocab_size;
         let tokens = beginning(self.rows.text(split)?, &tokenizer, if is_larger { usize::MAX } else { needed });
         match tokens {
             Ok(tokens) => {

@@ -23,13 +23,14 @@ pub(crate) enum TokenizerOf {
 pub(crate) struct Rows {
     train: Option<Examples>,
     test: Option<Examples>,
-    counted: HashMap<(TokenizerOf, Split), Rc<Counted>>,
+    /// By what is counted, and up to which length a bound is enough.
+    counted: HashMap<(TokenizerOf, Split, usize), Rc<Counted>>,
 }
 
 /// The examples of a split in tokens.
 #[derive(Debug)]
 pub(crate) struct Counted {
-    /// What each predicts: all tokens of its row but the first.
+    /// What each predicts: all tokens of its row but the first. A bound where that is enough.
     pub(crate) predictions: Vec<usize>,
     /// The largest token number among them.
     pub(crate) largest_id: u32,
@@ -97,28 +98,35 @@ impl Rows {
         }
     }
 
-    /// Whether no pair of a split can predict more than `most` tokens, whatever a byte-level tokenizer learns: a token is a byte
-    /// at least.
-    pub(crate) fn bytes_fit(&self, split: Split, most: usize) -> bool {
-        let fits = |pair: &Pair| pair.prompt.len() + pair.completion.len() + SPECIAL_TOKENS <= most.saturating_add(1);
-        self.pairs(split).is_none_or(|pairs| pairs.iter().all(fits))
+    /// Whether no pair of a split can predict more than `most` tokens of a tokenizer that is not trained yet.
+    pub(crate) fn surely_fit(&self, split: Split, most: usize) -> bool {
+        self.pairs(split).is_none_or(|pairs| pairs.iter().all(|pair| most_predictions(pair) <= most))
     }
 
-    /// The first `count` pairs of a split in tokens; counted once for each tokenizer.
-    pub(crate) fn count(&mut self, split: Split, count: usize, of: &TokenizerOf, tokenizer: &Tokenizer) -> Result<Rc<Counted>> {
-        let key = (of.clone(), split);
+    /// The first `count` pairs of a split in tokens, those that may predict more than `most` exactly.
+    pub(crate) fn count(
+        &mut self,
+        split: Split,
+        count: usize,
+        most: usize,
+        of: &TokenizerOf,
+        tokenizer: &Tokenizer,
+    ) -> Result<Rc<Counted>> {
+        // What a tokenizer from elsewhere does to a text is not known before it does it.
+        let enough = if let TokenizerOf::Trained(_) = of { most } else { 0 };
+        let key = (of.clone(), split, enough);
         if let Some(counted) = self.counted.get(&key) {
             return Ok(Rc::clone(counted));
         }
         let pairs = self.pairs(split).unwrap_or_default();
-        let rows: Result<Vec<(usize, u32)>> = pairs[..pairs.len().min(count)]
-            .par_iter()
-            .map(|pair| {
-                let ids = pair.tokens(tokenizer)?.ids;
-                Ok((ids.len() - 1, ids.into_iter().max().unwrap_or(0)))
-            })
-            .collect();
-        let rows = rows?;
+        let row = |pair: &Pair| {
+            if most_predictions(pair) <= enough {
+                return Ok((most_predictions(pair), 0));
+            }
+            let ids = pair.tokens(tokenizer)?.ids;
+            Ok((ids.len() - 1, ids.into_iter().max().unwrap_or(0)))
+        };
+        let rows = pairs[..pairs.len().min(count)].par_iter().map(row).collect::<Result<Vec<(usize, u32)>>>()?;
         let largest_id = rows.iter().map(|(_, id)| *id).max().unwrap_or(0);
         let counted =
             Rc::new(Counted { predictions: rows.into_iter().map(|(predictions, _)| predictions).collect(), largest_id });
@@ -137,6 +145,11 @@ impl Rows {
             first: self.pairs(split).map(|pairs| pairs[first].beginning()).unwrap_or_default(),
         })
     }
+}
+
+/// The most that a pair can predict with a byte-level tokenizer, whatever it learns: no token is less than a byte.
+fn most_predictions(pair: &Pair) -> usize {
+    pair.prompt.len() + pair.completion.len() + SPECIAL_TOKENS - 1
 }
 
 /// Tokens from the beginning of a text: more than `enough`, or all there are.
@@ -183,12 +196,23 @@ mod tests {
     fn pairs_that_are_too_long_are_counted() {
         let mut rows = rows(&[("on", "1"), ("off", "0"), ("dim", "50")]);
         // A byte a token, `<|command|>` and `<|end|>`; the first token is not predicted: 4, 5 and 6.
-        let counted = rows.count(Split::Train, usize::MAX, &TokenizerOf::Trained(258), &bytes()).unwrap();
-        assert_eq!(counted.predictions, [4, 5, 6]);
-        assert_eq!(rows.too_long(Split::Train, &counted, 6), None);
+        let mut count = |most| rows.count(Split::Train, usize::MAX, most, &TokenizerOf::Trained(258), &bytes()).unwrap();
+        let (exact, bounded) = (count(0), count(5));
+        assert_eq!((&exact.predictions[..], &bounded.predictions[..]), (&[4, 5, 6][..], &[4, 5, 6][..]));
+        assert_eq!(rows.too_long(Split::Train, &exact, 6), None);
         let expected = TooLong { count: 2, of: 3, longest: 6, first: "off".to_owned() };
-        assert_eq!(rows.too_long(Split::Train, &counted, 4), Some(expected));
-        assert!(rows.bytes_fit(Split::Train, 6) && !rows.bytes_fit(Split::Train, 5));
+        assert_eq!(rows.too_long(Split::Train, &exact, 4), Some(expected));
+        assert!(rows.surely_fit(Split::Train, 6) && !rows.surely_fit(Split::Train, 5));
+    }
+
+    #[test]
+    fn a_bound_stands_only_for_what_fits_by_it() {
+        let tokenizer = Tokenizer::train_bpe(std::iter::repeat_n("aaaaaaaa".to_owned(), 9), 300).unwrap();
+        let mut rows = rows(&[("aaaaaaaa", "a"), ("aaaaaaaa", "aa")]);
+        // `aaaaaaaa` is one token then: 3 and 3 or 4 predictions, 10 and 11 at most.
+        let counted = rows.count(Split::Train, usize::MAX, 10, &TokenizerOf::Trained(300), &tokenizer).unwrap();
+        assert_eq!(counted.predictions[0], 10);
+        assert!(counted.predictions[1] < 10, "{counted:?}");
     }
 
     #[test]

@@ -332,6 +332,20 @@ impl Sizes {
             let message = format!("heads {} does not divide hidden_size {}; set head_dim", self.heads, self.hidden_size);
             mistakes.push((place.then("heads"), Mistake::new(message)));
         }
+        if self.family != Family::Gpt2 {
+            if let Some(head_dim) = self.head_dim.filter(|head_dim| !head_dim.is_multiple_of(2)) {
+                let message = format!("head_dim {head_dim} is odd; rotary positions turn its elements in pairs");
+                mistakes.push((place.then("head_dim"), Mistake::new(message)));
+            }
+            let divided = self.hidden_size.checked_div(self.heads).filter(|_| self.hidden_size.is_multiple_of(self.heads.max(1)));
+            if self.head_dim.is_none() && divided.is_some_and(|head_dim| !head_dim.is_multiple_of(2)) {
+                let message = format!(
+                    "hidden_size {} / heads {} is odd; rotary positions turn the elements of a head in pairs",
+                    self.hidden_size, self.heads
+                );
+                mistakes.push((place.then("heads"), Mistake::new(message).hint("set head_dim")));
+            }
+        }
         locate::check_range(&place.then("rope_theta"), "rope_theta", self.rope_theta, 1.0, 1e9, mistakes);
     }
 }
