@@ -136,8 +136,9 @@ impl<'a> Planner<'a> {
         let folder = self.recipe.run_folder();
         let existing = self.existing_folder();
         let probe = existing.join(format!(".compressor-probe-{}", std::process::id()));
+        // The message names the folder, not a file that nobody asked for.
         let written = match existing.is_dir() {
-            true => fs_err::write(&probe, b"probe").map_err(|error| error.to_string()),
+            true => std::fs::write(&probe, b"probe").map_err(|error| format!("{}: {error}", existing.display())),
             false => Err(format!("{} is not a folder", existing.display())),
         };
         let _ = std::fs::remove_file(&probe);
@@ -406,7 +407,11 @@ impl<'a> Planner<'a> {
         }
         let Some((origin, teacher)) = teacher else { return fingerprint };
         if let Some(student) = &student {
-            self.check_vocabularies(student, &teacher, distill, place);
+            if !self.have_one_vocabulary(student, &teacher, distill, place) {
+                // As if it were mended, so that the next stage does not stumble over the same thing.
+                step.output.architecture.vocab_size = teacher.architecture.vocab_size;
+                step.output.tokenizer = teacher.tokenizer.clone();
+            }
             step.peak_memory_bytes = memory::training(&student.architecture, Some(&teacher.architecture), &keys);
         }
         step.beside = Some(origin);
@@ -464,8 +469,8 @@ impl<'a> Planner<'a> {
         Some((Origin::Path(named.clone()), size))
     }
 
-    /// Both must predict the same tokens.
-    fn check_vocabularies(&mut self, student: &ModelSize, teacher: &ModelSize, distill: &Distill, place: &Place) {
+    /// Whether student and teacher predict the same tokens; refuses those that do not.
+    fn have_one_vocabulary(&mut self, student: &ModelSize, teacher: &ModelSize, distill: &Distill, place: &Place) -> bool {
         let key = if distill.student.is_some() { "student" } else { "teacher" };
         let place = place.then(key);
         let (ours, theirs) = (student.architecture.vocab_size, teacher.architecture.vocab_size);
@@ -478,10 +483,10 @@ impl<'a> Planner<'a> {
                 }
             };
             self.refuse(&place, Mistake::new(message).hint(hint));
-            return;
+            return false;
         }
         if student.tokenizer == teacher.tokenizer {
-            return;
+            return true;
         }
         if let (Some(our_tokens), Some(their_tokens)) = (self.tokenizer(&student.tokenizer), self.tokenizer(&teacher.tokenizer))
             && our_tokens.json() != their_tokens.json()
@@ -493,7 +498,9 @@ impl<'a> Planner<'a> {
             let (ours, theirs) = (called(&student.tokenizer), called(&teacher.tokenizer));
             let mistake = Mistake::new(format!("student {ours} and teacher {theirs} have different tokenizers"));
             self.refuse(&place, mistake.hint("both must predict the same tokens; choose a teacher with the student's tokenizer"));
+            return false;
         }
+        true
     }
 
     /// A model's tokenizer, where there is one or it is trained cheaply. One that can't be opened is refused where its model is named.

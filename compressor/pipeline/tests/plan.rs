@@ -148,7 +148,7 @@ fn a_text_without_one_batch_or_one_window_is_refused_with_its_tokens() {
     assert_eq!(
         refused("few words", &long, PRUNE),
         [
-            "13: the train split has 9 tokens, calibration reads windows of 513 | give more text, or set importance to \"magnitude\""
+            "12: the train split has 9 tokens, calibration reads windows of 513 | give more text, or set importance to \"magnitude\""
         ]
     );
     assert_eq!(
