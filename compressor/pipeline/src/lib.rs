@@ -1,14 +1,17 @@
 //! Recipe, plan, stages, report: pruning, quantizers, verification. Never Burn: training is asked of a [`Trainer`].
 
 mod artifact;
+mod disk;
 mod error;
 mod fingerprint;
 mod machine;
 mod measure;
 mod memory;
 mod plan;
+mod planner;
 pub mod prune;
 pub mod quantize;
+mod rows;
 mod run;
 mod statistics;
 mod trainer;
