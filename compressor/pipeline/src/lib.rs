@@ -2,10 +2,12 @@
 
 mod artifact;
 mod error;
+pub mod figures;
 mod fingerprint;
 mod machine;
 mod measure;
 mod memory;
+mod page;
 mod plan;
 pub mod prune;
 pub mod quantize;
@@ -17,6 +19,7 @@ mod verify;
 pub use artifact::{open_tokenizer, write_manifest};
 pub use error::Error;
 pub use machine::{describe as describe_machine, peak_memory_bytes};
+pub use page::path as page_path;
 pub use measure::{Comparison, HeldOut, Prompt, Sequence};
 pub use plan::{ModelSize, Origin, Plan, Step};
 pub use run::{Observer, Workers, run};
