@@ -89,6 +89,9 @@ mod tests {
     fn figures_have_their_units() {
         assert_eq!((count(999.0), count(722_048.0), count(3_016_960.0)), ("999".into(), "722.0 k".into(), "3.02 M".into()));
         assert_eq!((bytes(531_192), bytes(12_071_912)), ("531.2 kB".into(), "12.07 MB".into()));
-        assert_eq!((figure(0.0, ""), figure(5.2e-4, "nats/token"), figure(0.02, "")), ("0".into(), "5.20e-4".into(), "0.0200".into()));
+        assert_eq!(
+            (figure(0.0, ""), figure(5.2e-4, "nats/token"), figure(0.02, "")),
+            ("0".into(), "5.20e-4".into(), "0.0200".into())
+        );
     }
 }

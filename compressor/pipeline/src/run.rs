@@ -571,3 +571,34 @@ fn new_report(plan: &Plan) -> Result<Report, Error> {
         passed: None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_line_that_a_kill_left_half_written_does_not_take_the_next_one_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let losses = |step| Losses {
+            step,
+            loss: 1.0,
+            cross_entropy: 1.0,
+            kl: None,
+            learning_rate: 0.1,
+            gradient_norm: 1.0,
+            tokens: 8,
+            seconds: 0.5,
+        };
+        Metrics::open(folder.path()).unwrap().write(&losses(1)).unwrap();
+        let path = folder.path().join(METRICS);
+        let whole = fs_err::read_to_string(&path).unwrap();
+        fs_err::write(&path, format!("{whole}{{\"step\":2,\"lo")).unwrap();
+        Metrics::open(folder.path()).unwrap().write(&losses(2)).unwrap();
+        let lines = fs_err::read_to_string(&path).unwrap();
+        let steps: Vec<Option<u64>> =
+            lines.lines().map(|line| serde_json::from_str::<Losses>(line).ok().map(|losses| losses.step)).collect();
+        assert_eq!(steps, [Some(1), None, Some(2)]);
+    }
+}

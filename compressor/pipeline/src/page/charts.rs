@@ -95,8 +95,9 @@ pub(super) fn sizes(spots: &[Spot], quality: &dyn Fn(&f64) -> String, scale: Sca
     let bytes = of(|spot| spot.bytes);
     let x = bytes.start / 1.35..bytes.end * 1.35;
     let ticks = logarithmic_ticks(&x);
-    let x = (x.log_scale().with_key_points(ticks), &short_bytes as &dyn Fn(&f64) -> String);
-    let (size, marks) = ((760, 260), Marks::Spots(spots));
+    // The large models are on the left, so that the chain reads from left to right.
+    let x = ((x.end..x.start).log_scale().with_key_points(ticks), &short_bytes as &dyn Fn(&f64) -> String);
+    let (size, marks) = ((440, 230), Marks::Spots(spots));
     let values = of(|spot| spot.quality);
     let more = 0.12 * (values.end - values.start);
     match scale {
@@ -130,8 +131,9 @@ fn widened(values: &Range<f64>, scale: Scale) -> Range<f64> {
 /// 1, 2 and 5 times powers of ten; over more than two of them the powers alone, over more than six of them fewer.
 fn logarithmic_ticks(values: &Range<f64>) -> Vec<f64> {
     let (first, last) = (values.start.log10().floor() as i32, values.end.log10().ceil() as i32);
-    let digits: &[u8] = if last - first > 2 { &[1] } else { &[1, 2, 5] };
-    let every = (last - first).div_euclid(7) as usize + 1;
+    let powers = (values.end / values.start).log10();
+    let digits: &[u8] = if powers > 2.0 { &[1] } else { &[1, 2, 5] };
+    let every = (powers / 7.0) as usize + 1;
     let powers = (first..=last).step_by(every);
     // Read from text: 0.05 is the number nearest to it, which a product of powers need not be.
     let ticks = powers.flat_map(|power| digits.iter().filter_map(move |digit| format!("{digit}e{power}").parse().ok()));
@@ -142,10 +144,16 @@ fn logarithmic_ticks(values: &Range<f64>) -> Vec<f64> {
 pub(super) fn tick(value: &f64) -> String {
     match value.abs() {
         0.0 => "0".to_owned(),
-        size if size >= 1e4 => trimmed(value / 1e3, " k"),
+        size if size >= 1e3 => trimmed(value / 1e3, " k"),
         size if size < 1e-3 => format!("{value:e}"),
         _ => trimmed(*value, ""),
     }
+}
+
+/// A figure with three digits that count.
+pub(super) fn short(value: f64) -> String {
+    let digits: f64 = format!("{value:.2e}").parse().unwrap_or(value);
+    tick(&digits)
 }
 
 fn short_bytes(value: &f64) -> String {
@@ -283,11 +291,12 @@ mod tests {
 
     #[test]
     fn ticks_are_round_numbers_within_the_axis() {
-        assert_eq!(logarithmic_ticks(&(0.04..3.0)), [0.1, 1.0]);
+        assert_eq!(logarithmic_ticks(&(0.02..3.0)), [0.1, 1.0]);
         assert_eq!(logarithmic_ticks(&(0.4..16.0)), [0.5, 1.0, 2.0, 5.0, 10.0]);
         assert_eq!(logarithmic_ticks(&(1e-10..1e10)), [1e-10, 1e-7, 1e-4, 0.1, 100.0, 1e5, 1e8]);
-        let shown: Vec<String> = [0.0, 0.05, 0.1 + 0.2, 20.0, 15_000.0, 1e-5].iter().map(tick).collect();
-        assert_eq!(shown, ["0", "0.05", "0.3", "20", "15 k", "1e-5"]);
+        let shown: Vec<String> = [0.0, 0.05, 0.1 + 0.2, 20.0, 5_000.0, 1e-5].iter().map(tick).collect();
+        assert_eq!(shown, ["0", "0.05", "0.3", "20", "5 k", "1e-5"]);
+        assert_eq!([14.4167, 0.028_291, 1.0, 0.000_012_34].map(short), ["14.4", "0.0283", "1", "1.23e-5"]);
         assert_eq!([5e5, 2e6, 1.5e9].map(|value| short_bytes(&value)), ["500 kB", "2 MB", "1.5 GB"]);
     }
 }

@@ -166,10 +166,8 @@ mod tests {
     fn buckets_have_the_median_and_the_ends_of_their_steps() {
         let points = [4.0, 1.0, 3.0, 9.0, 5.0, 7.0, 6.0].into_iter().zip(1..).map(|(value, step)| Point { step, value });
         let points: Vec<Point> = points.collect();
-        let two = [
-            Bucket { step: 2.0, median: 3.0, low: 1.0, high: 4.0 },
-            Bucket { step: 5.5, median: 6.5, low: 5.0, high: 9.0 },
-        ];
+        let two =
+            [Bucket { step: 2.0, median: 3.0, low: 1.0, high: 4.0 }, Bucket { step: 5.5, median: 6.5, low: 5.0, high: 9.0 }];
         assert_eq!(thin(&points, 2), two);
         let all = thin(&points, 10);
         assert_eq!(all.len(), 7);

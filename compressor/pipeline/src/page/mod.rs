@@ -19,10 +19,10 @@ use serde_json::Value;
 
 use self::charts::{Scale, Spot};
 use self::curves::{Bucket, Curves, Point};
+use crate::Error;
 use crate::figures::{self, bytes, count, figure, percent, perplexity, ratio, whole};
 use crate::prune::Cuts;
 use crate::quantize::{QuantizationReport, TensorReport};
-use crate::Error;
 
 /// A step with what lies in its folder, as far as it has come.
 pub(crate) struct Folder {
@@ -257,7 +257,9 @@ fn verdict(report: &Report) -> Verdict {
     let limits = report.checks.iter().filter(|check| check.threshold.is_some()).count();
     let mut sentence: Vec<String> = Vec::new();
     if report.passed == Some(false) {
-        for (said, outcome) in [("beyond their limits", Outcome::Failed), ("undecided, the sample is too small", Outcome::Undecided)] {
+        for (said, outcome) in
+            [("beyond their limits", Outcome::Failed), ("undecided, the sample is too small", Outcome::Undecided)]
+        {
             let names = names(outcome);
             if !names.is_empty() {
                 sentence.push(format!("{said}: {names}"));
@@ -273,6 +275,7 @@ fn verdict(report: &Report) -> Verdict {
         Some(true) => {
             let undecided = names(Outcome::Undecided);
             sentence.push(match undecided.is_empty() {
+                true if limits == 1 => "its one limit is kept".to_owned(),
                 true => format!("all {limits} limits are kept"),
                 false => format!("no limit is broken; undecided, which the recipe allows: {undecided}"),
             });
@@ -293,8 +296,8 @@ fn tiles(report: &Report) -> Result<Vec<Tile>, Error> {
     let mut size = vec![format!("weights, {}", last.stored_as), format!("{} parameters", count(last.parameters as f64))];
     size.extend(found(report, "artifact bytes").map(|check| {
         let limit = figures::limit(check);
-        let limit = if limit.is_empty() { limit } else { format!("; limit {limit}") };
-        format!("{} with all its files{limit}", figure(check.value, &check.unit))
+        let limit = if limit.is_empty() { limit } else { format!(" ({limit})") };
+        format!("all files {}", unbroken(&format!("{}{limit}", figure(check.value, &check.unit))))
     }));
     let label = if is_artifact { "Artifact" } else { "Checkpoint" }.to_owned();
     let mut tiles = vec![Tile { label, figure: bytes(last.bytes), lines: size }];
@@ -332,20 +335,25 @@ fn lost(report: &Report, first: Option<&StageReport>, last: &StageReport) -> Opt
     let (what, figure) = if let Some((first, before, after)) = between(|step| step.score) {
         lines.push(format!("{} ({})", since(first), percent(before)));
         lines.extend(by_score.map(|change| format!("by quantizing alone {}", points(change))));
-        ("Score", points(after - before))
+        ("score", points(after - before))
     } else if let Some(change) = by_score {
         lines.push("by quantizing".to_owned());
-        ("Score", points(change))
+        ("score", points(change))
     } else if let Some((first, before, after)) = between(|step| step.perplexity) {
         lines.push(format!("{} ({})", since(first), perplexity(before)));
         lines.extend(by_perplexity.map(|change| format!("by quantizing alone {}", increase(change))));
-        ("Perplexity", increase(after / before - 1.0))
+        ("perplexity", increase(after / before - 1.0))
     } else {
         lines.push("by quantizing".to_owned());
-        ("Perplexity", increase(by_perplexity?))
+        ("perplexity", increase(by_perplexity?))
     };
     lines.extend(found(report, "top-1 agreement").map(|check| format!("same next token as before: {}", percent(check.value))));
-    Some(Tile { label: format!("{what}, change"), figure, lines })
+    Some(Tile { label: format!("Change of {what}"), figure, lines })
+}
+
+/// On one line.
+fn unbroken(text: &str) -> String {
+    text.replace(' ', "\u{a0}")
 }
 
 /// With a sign that is as wide as the other one.
@@ -386,7 +394,8 @@ fn note(step: &StageReport) -> Result<Option<Note<'_>>, Error> {
         let (quantized, dense) = (report.tensors.len(), report.dense.len());
         format!("{:.2} bits per weight over all; {quantized} tensors quantized, {dense} left dense", report.bits_per_weight)
     } else if let Some(last) = details.get("last").filter(|last| last.is_object()) {
-        let mut parts: Vec<String> = details["teacher"].as_str().map(|teacher| format!("teacher {teacher}")).into_iter().collect();
+        let mut parts: Vec<String> =
+            details["teacher"].as_str().map(|teacher| format!("teacher {teacher}")).into_iter().collect();
         parts.extend(last["step"].as_u64().map(|steps| format!("{} steps", whole(steps))));
         parts.extend(last["loss"].as_f64().map(|loss| format!("last loss {}", figure(loss, ""))));
         parts.extend(last["kl"].as_f64().map(|kl| format!("last KL {} nats/token", figure(kl, ""))));
@@ -479,8 +488,8 @@ fn check_row(check: &Check) -> CheckRow<'_> {
     }
 }
 
-/// Points of a curve: a chart of this width shows no more.
-const BUCKETS: usize = 160;
+/// Points of a curve: few enough that the median of each tells a trend from noise.
+const BUCKETS: usize = 96;
 
 /// The curves of a step; `None` where it trained nothing.
 fn training<'a>(report: &Report, folder: &'a Folder) -> Result<Option<Training<'a>>, Error> {
@@ -491,14 +500,14 @@ fn training<'a>(report: &Report, folder: &'a Folder) -> Result<Option<Training<'
         let scale = if from_zero { Scale::FromZero } else { charts::scale(&buckets) };
         let mut summary = match from_zero {
             true => format!("median {}", count(median(points))),
-            false => format!("{} → {}", figure(points[0].value, ""), figure(last.value, "")),
+            false => format!("{} → {}", charts::short(points[0].value), charts::short(last.value)),
         };
         if scale == Scale::Logarithmic {
             summary += "; logarithmic";
         }
         if points.len() > buckets.len() {
             let steps = points.len().div_ceil(buckets.len());
-            summary += &format!("; line: median of {steps} steps, band: their lowest and highest");
+            summary += &format!("; ≤ {} steps a point", whole(steps as u64));
         }
         Ok(Some(Chart { title, summary, svg: charts::curve(&buckets, scale)? }))
     };
