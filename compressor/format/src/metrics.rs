@@ -1,0 +1,99 @@
+//! `metrics.jsonl`: what every training step did, one JSON object a line.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+
+/// What one training step did.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StepLosses {
+    /// Steps done, this one included.
+    pub step: u64,
+    /// The objective, mean per unmasked token.
+    pub loss: f64,
+    /// Cross entropy with the targets, nats per unmasked token.
+    pub cross_entropy: f64,
+    /// KL divergence from teacher to student at the temperature, without its square, nats per unmasked token; 0 for equal logits.
+    pub kl: Option<f64>,
+    /// The learning rate of this step.
+    pub learning_rate: f64,
+    /// Euclidean norm of all gradients before clipping.
+    pub gradient_norm: f64,
+    /// Tokens that the model read: without padding and what else comes after a row's last unmasked position.
+    pub tokens: u64,
+    /// Wall time of this step.
+    pub seconds: f64,
+}
+
+/// Losses written as they happen. A resumed training repeats the steps since its last saved state: of two lines with the same step, the
+/// later one counts.
+#[derive(Debug)]
+pub struct Metrics(fs_err::File);
+
+impl Metrics {
+    /// The name of the file in a checkpoint's folder.
+    pub const FILE: &str = "metrics.jsonl";
+
+    /// Where the file of a checkpoint's folder lies.
+    pub fn path(folder: &Path) -> PathBuf {
+        folder.join(Self::FILE)
+    }
+
+    /// Opens the file of a checkpoint's folder to write on where it ends.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`] where the file can't be made.
+    pub fn append(folder: &Path) -> Result<Self> {
+        let path = Self::path(folder);
+        let is_torn = std::fs::read(&path).is_ok_and(|lines| lines.last().is_some_and(|last| *last != b'\n'));
+        let mut file = fs_err::OpenOptions::new().create(true).append(true).open(path)?;
+        if is_torn {
+            // A line that was left half written may not take the next one with it.
+            file.write_all(b"\n")?;
+        }
+        Ok(Self(file))
+    }
+
+    /// Writes one line.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`], such as a full disk.
+    pub fn write(&mut self, losses: &StepLosses) -> Result<()> {
+        let line = serde_json::to_string(losses).expect("losses are plain data");
+        Ok(self.0.write_all(format!("{line}\n").as_bytes())?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_line_that_a_kill_left_half_written_does_not_take_the_next_one_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let losses = |step| StepLosses {
+            step,
+            loss: 1.0,
+            cross_entropy: 1.0,
+            kl: None,
+            learning_rate: 0.1,
+            gradient_norm: 1.0,
+            tokens: 8,
+            seconds: 0.5,
+        };
+        Metrics::append(folder.path()).unwrap().write(&losses(1)).unwrap();
+        let path = Metrics::path(folder.path());
+        let whole = fs_err::read_to_string(&path).unwrap();
+        fs_err::write(&path, format!("{whole}{{\"step\":2,\"lo")).unwrap();
+        Metrics::append(folder.path()).unwrap().write(&losses(2)).unwrap();
+        let lines = fs_err::read_to_string(&path).unwrap();
+        let steps: Vec<Option<u64>> =
+            lines.lines().map(|line| serde_json::from_str::<StepLosses>(line).ok().map(|losses| losses.step)).collect();
+        assert_eq!(steps, [Some(1), None, Some(2)]);
+    }
+}
