@@ -40,7 +40,8 @@ pub(crate) fn plan(arguments: &arguments::Plan, output: Output) -> Result<Ending
 pub(crate) fn run(arguments: &arguments::Run, output: Output) -> Result<Ending, Failure> {
     let plan = planned(&arguments.recipe, &arguments.changes)?;
     let ending = carry_out(&plan, &arguments.device, output)?;
-    eprintln!("report: {}", Report::path(&plan.run_folder).display());
+    eprintln!("report: {}", compressor_pipeline::page_path(&plan.run_folder).display());
+    eprintln!("        {}", Report::path(&plan.run_folder).display());
     Ok(ending)
 }
 

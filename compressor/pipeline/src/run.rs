@@ -20,7 +20,7 @@ use crate::measure::HeldOut;
 use crate::plan::{Origin, Plan, Step, architecture, evenly_spaced};
 use crate::trainer::{Distillation, Trainer, TrainingJob};
 use crate::verify::{Bench, Subject, verify};
-use crate::{Error, prune, quantize};
+use crate::{Error, page, prune, quantize};
 
 /// What a run tells while it works.
 pub trait Observer {
@@ -58,33 +58,21 @@ pub fn run(plan: &Plan, workers: &mut Workers<'_>) -> Result<Report, Error> {
         if let Some(record) = finished(step)? {
             workers.observer.skips(step, &record.report);
             run.take(record);
-            run.report.save(&plan.run_folder)?;
+            run.save()?;
             continue;
         }
         workers.observer.begins(step, index + 1, plan.steps().len());
-        prepare_folder(step)?;
-        let started = Instant::now();
-        let mut checks = Vec::new();
-        let mut made = match &step.stage {
-            Stage::Train(train) => run.train(step, train, workers)?,
-            Stage::Distill(distill) => run.distill(step, distill, workers)?,
-            Stage::Prune(settings) => run.prune(step, settings, workers)?,
-            Stage::Quantize(settings) => run.quantize(step, settings, workers)?,
-            Stage::Verify(settings) => {
-                let (made, found) = run.verify(step, settings, workers)?;
-                checks = found;
-                made
+        let record = match run.carry_out(step, workers) {
+            Ok(record) => record,
+            Err(error) => {
+                // Losses until the stop are on the page too. The stop itself is what to report, whatever becomes of the page.
+                let _ = run.save();
+                return Err(error);
             }
         };
-        made.seconds = started.elapsed().as_secs_f64();
-        if !matches!(step.stage, Stage::Verify(_)) {
-            run.measure(step, &mut made)?;
-        }
-        let record = Record { report: made, checks, files: hashes(step)? };
-        record.write(step)?;
         workers.observer.ends(step, &record.report);
         run.take(record);
-        run.report.save(&plan.run_folder)?;
+        run.save()?;
     }
     Ok(run.report)
 }
@@ -97,6 +85,45 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Does one step and leaves its record.
+    fn carry_out(&mut self, step: &Step, workers: &mut Workers<'_>) -> Result<Record, Error> {
+        prepare_folder(step)?;
+        let started = Instant::now();
+        let mut checks = Vec::new();
+        let mut made = match &step.stage {
+            Stage::Train(train) => self.train(step, train, workers)?,
+            Stage::Distill(distill) => self.distill(step, distill, workers)?,
+            Stage::Prune(settings) => self.prune(step, settings, workers)?,
+            Stage::Quantize(settings) => self.quantize(step, settings, workers)?,
+            Stage::Verify(settings) => {
+                let (made, found) = self.verify(step, settings, workers)?;
+                checks = found;
+                made
+            }
+        };
+        made.seconds = started.elapsed().as_secs_f64();
+        if !matches!(step.stage, Stage::Verify(_)) {
+            self.measure(step, &mut made)?;
+        }
+        let record = Record { report: made, checks, files: hashes(step)? };
+        record.write(step)?;
+        Ok(record)
+    }
+
+    /// Writes `report.json`, and `report.html` with the curves of every step that this run has begun.
+    fn save(&self) -> Result<(), Error> {
+        self.report.save(&self.plan.run_folder)?;
+        let begun = self.plan.steps().iter().filter(|step| is_begun(step));
+        let folders: Vec<page::Folder> = begun
+            .map(|step| page::Folder {
+                step: step.name.clone(),
+                metrics: Metrics::path(&step.folder),
+                folder: step.folder.clone(),
+            })
+            .collect();
+        page::save(&self.report, &folders, &self.plan.run_folder)
+    }
+
     fn take(&mut self, record: Record) {
         let step = &self.plan.steps()[self.report.stages.len()];
         let first = || Reference { name: step.name.clone(), dtype: step.output.dtype, bytes: record.report.bytes };
@@ -472,6 +499,11 @@ fn hashes(step: &Step) -> Result<BTreeMap<String, String>, Error> {
         }
     }
     Ok(hashes)
+}
+
+/// Whether what lies in a step's folder was made with the settings and inputs of this run.
+fn is_begun(step: &Step) -> bool {
+    std::fs::read_to_string(step.bookkeeping.join(MARK)).is_ok_and(|fingerprint| fingerprint == step.fingerprint)
 }
 
 /// Makes the step's folder, or empties one that this run made for something else; a training state of the same step stays.
