@@ -46,6 +46,8 @@ impl Tokenizer {
     }
 
     pub(crate) fn from_json(json: Vec<u8>) -> tokenizers::Result<Self> {
+        // The library panics inside of its own readers where the JSON breaks off, so the whole is read as JSON first.
+        serde_json::from_slice::<serde_json::Value>(&json)?;
         let mut tokenizer = tokenizers::Tokenizer::from_bytes(&json)?;
         // Some files carry settings for batches of a server; a text must give all of its tokens and no others.
         tokenizer.with_truncation(None)?;
@@ -195,6 +197,24 @@ mod tests {
         fs::write(&path, "{\"model\": 3}").unwrap();
         let refused = Tokenizer::open(&path).unwrap_err().to_string();
         assert!(refused.contains("tokenizer.json: this is no tokenizer.json: "), "{refused}");
+    }
+
+    #[test]
+    fn a_file_cut_anywhere_is_refused_without_a_panic() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        let tokenizer = Tokenizer::train_bpe(std::iter::empty(), 258).unwrap();
+        let text = String::from_utf8(tokenizer.json().to_vec()).unwrap();
+        // The vocabulary is most of the file and all alike; the library's own readers stand before it.
+        let head = text.find("\"vocab\"").unwrap();
+        for length in (0..text.len()).filter(|length| *length < head || length % 97 == 0) {
+            fs::write(&path, &text.as_bytes()[..length]).unwrap();
+            let refused = Tokenizer::open(&path).unwrap_err().to_string();
+            assert!(refused.starts_with(&format!("{}: this is no tokenizer.json: ", path.display())), "{refused}");
+        }
+        fs::write(&path, text.replace("\"decoder\": {", "\"decoder\": {3")).unwrap();
+        let refused = Tokenizer::open(&path).unwrap_err().to_string();
+        assert!(refused.contains("this is no tokenizer.json: key must be a string at line "), "{refused}");
     }
 
     #[test]
