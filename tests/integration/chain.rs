@@ -66,44 +66,76 @@ fn a_broken_budget_fails_with_exit_code_1_and_keeps_the_artifact() {
     assert_eq!(Report::read(&bench.path("runs/tiny")).unwrap().passed, Some(false));
 }
 
-#[test]
-fn a_run_killed_in_the_middle_of_distillation_ends_with_the_same_bytes() {
-    // Long enough that the kill falls between two steps of the distillation.
+/// Long enough that an interruption falls between two steps of the distillation.
+fn long_distillation() -> String {
     let recipe = TINY.replace(
         "steps = 12\nbatch_size = 4\nsequence_length = 256\nsave_every = 3",
         "steps = 60\nbatch_size = 4\nsequence_length = 256\nsave_every = 3",
     );
     assert_ne!(recipe, TINY);
-    let whole = Bench::new();
-    whole.write("tiny.toml", &recipe);
-    whole.run(&["run", "tiny.toml"]).expect(0);
+    recipe
+}
 
-    let killed = Bench::new();
-    killed.write("tiny.toml", &recipe);
-    let mut child = killed
-        .command(&["run", "tiny.toml"])
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    let metrics = killed.path("runs/tiny/2-distill/metrics.jsonl");
+/// Starts a run and waits until its distillation is at work.
+fn distilling(bench: &Bench) -> std::process::Child {
+    let mut command = bench.command(&["run", "tiny.toml"]);
+    let mut child = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped()).spawn().unwrap();
     let patience = Instant::now();
-    while fs_err::read_to_string(&metrics).map_or(0, |text| text.lines().count()) < 10 {
+    while steps_done(bench) < 10 {
         assert!(patience.elapsed() < Duration::from_secs(120), "the distillation never began");
-        assert!(child.try_wait().unwrap().is_none(), "the run ended before it could be killed");
+        assert!(child.try_wait().unwrap().is_none(), "the run ended before it could be interrupted");
         std::thread::sleep(Duration::from_millis(2));
     }
+    child
+}
+
+fn steps_done(bench: &Bench) -> usize {
+    fs_err::read_to_string(bench.path("runs/tiny/2-distill/metrics.jsonl")).map_or(0, |text| text.lines().count())
+}
+
+fn assert_same_files(whole: &Bench, interrupted: &Bench) {
+    for name in ["2-distill/model.safetensors", "5-quantize/model.safetensors", "5-quantize/manifest.json"] {
+        assert!(same(&whole.path("runs/tiny").join(name), &interrupted.path("runs/tiny").join(name)), "{name} differs");
+    }
+}
+
+#[test]
+fn a_run_killed_in_the_middle_of_distillation_ends_with_the_same_bytes() {
+    let (whole, killed) = (Bench::new(), Bench::new());
+    for bench in [&whole, &killed] {
+        bench.write("tiny.toml", &long_distillation());
+    }
+    whole.run(&["run", "tiny.toml"]).expect(0);
+    let mut child = distilling(&killed);
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(!killed.path("runs/tiny/2-distill/model.safetensors").exists(), "killed in the middle");
     killed.run(&["run", "tiny.toml"]).expect(0);
     // It went on from a saved state instead of from the start.
-    let steps = fs_err::read_to_string(&metrics).unwrap().lines().count();
+    let steps = steps_done(&killed);
     assert!((60..60 + 10).contains(&steps), "{steps} steps were done in both runs together");
+    assert_same_files(&whole, &killed);
+}
 
-    for name in ["2-distill/model.safetensors", "5-quantize/model.safetensors", "5-quantize/manifest.json"] {
-        assert!(same(&whole.path("runs/tiny").join(name), &killed.path("runs/tiny").join(name)), "{name} differs");
+#[test]
+#[cfg(unix)]
+fn a_run_that_is_interrupted_saves_its_state_and_repeats_no_step() {
+    let (whole, stopped) = (Bench::new(), Bench::new());
+    for bench in [&whole, &stopped] {
+        bench.write("tiny.toml", &long_distillation().replace("save_every = 3", "save_every = 1000"));
     }
+    whole.run(&["run", "tiny.toml"]).expect(0);
+    let child = distilling(&stopped);
+    let signalled = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(signalled.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    let done = steps_done(&stopped);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.ends_with(&format!("stopped after step {done}; the same command goes on from there\n")), "{said}");
+    stopped.run(&["run", "tiny.toml"]).expect(0);
+    assert_eq!(steps_done(&stopped), 60, "every step once");
+    assert_same_files(&whole, &stopped);
 }
 
 fn same(a: &Path, b: &Path) -> bool {

@@ -7,14 +7,14 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// Fits a language model into a device: distill, prune, quantize, and prove what was written.
 ///
 /// Exit code 0: everything passed. 1: a check or a budget failed, or could not be decided; the artifact is kept.
-/// 2: could not run.
+/// 2: could not run. 130: interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "compressor", version, max_term_width = 100)]
 pub(crate) struct Arguments {
     /// What to do.
     #[command(subcommand)]
     pub(crate) command: Command,
-    /// More on stderr; twice for still more.
+    /// Say why steps are done again; twice for what libraries say too.
     #[arg(long, short, action = clap::ArgAction::Count, global = true)]
     pub(crate) verbose: u8,
     /// Print the result as JSON.

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use compressor_engine::Engine;
 use compressor_format::{
-    Budget, Check, Checkpoint, Dataset, Dtype, Examples, Model, Recipe, Report, Split, Tokenizer, Verify, check_finite,
+    Budget, Checkpoint, Dataset, Dtype, Examples, Model, Recipe, Report, Split, Tokenizer, Verify, check_finite,
 };
 use compressor_pipeline::{Findings, HeldOut, Plan, Subject, Workers, open_tokenizer};
 use serde_json::json;
@@ -77,11 +77,7 @@ pub(crate) fn verify(arguments: &arguments::Verify, output: Output) -> Result<En
             if let Some((flag, _)) = measures.into_iter().find(|(_, given)| *given) {
                 return Err(anyhow::anyhow!("{flag} needs --reference: there is nothing to compare with").into());
             }
-            let mut findings = compressor_pipeline::verify_alone(&arguments.artifact)?;
-            if let Some(limit) = arguments.artifact_bytes {
-                findings.checks.push(bytes_check(&arguments.artifact, limit)?);
-            }
-            findings
+            compressor_pipeline::verify_alone(&arguments.artifact, arguments.artifact_bytes)?
         }
         Some(reference) => against(arguments, reference)?,
     };
@@ -91,15 +87,6 @@ pub(crate) fn verify(arguments: &arguments::Verify, output: Output) -> Result<En
         false => show::checks(&findings.checks),
     }
     Ok(if passed { Ending::Passed } else { Ending::Failed })
-}
-
-fn bytes_check(artifact: &Path, limit: u64) -> Result<Check, Failure> {
-    let mut bytes = 0;
-    for entry in fs_err::read_dir(artifact)? {
-        bytes += entry?.metadata()?.len();
-    }
-    let limit = compressor_format::Threshold::AtMost(limit as f64);
-    Ok(Check::new("artifact bytes", bytes as f64, "bytes", Some(limit), 1, None))
 }
 
 /// Measures an artifact against a reference on a text.

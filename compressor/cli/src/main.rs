@@ -4,6 +4,7 @@ mod arguments;
 mod bench;
 mod commands;
 mod failure;
+mod interrupt;
 mod progress;
 mod show;
 mod stages;
@@ -27,6 +28,10 @@ fn main() -> ExitCode {
         Ok(Ending::Failed) => ExitCode::from(1),
         // A reader that has seen enough (`| head`) is no failure.
         Err(Failure::Other(error)) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(Failure::Other(error)) if was_stopped(&error) => {
+            eprintln!("{error:#}; the same command goes on from there");
+            ExitCode::from(interrupt::EXIT_CODE)
+        }
         Err(failure) => {
             eprint!("{failure}");
             ExitCode::from(2)
@@ -35,6 +40,7 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(command: Command, output: Output) -> Result<Ending, Failure> {
+    interrupt::listen()?;
     match command {
         Command::Run(arguments) => commands::run(&arguments, output),
         Command::Plan(arguments) => commands::plan(&arguments, output),
@@ -77,7 +83,7 @@ impl Output {
     }
 }
 
-/// Warnings always, more with `-v`; `RUST_LOG` overrides.
+/// Warnings always, with `-v` why steps are done or skipped, with `-vv` what libraries say; `RUST_LOG` overrides.
 fn log(verbose: u8) {
     let level = match verbose {
         0 => "warn",
@@ -87,6 +93,15 @@ fn log(verbose: u8) {
     let filter =
         tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().with_target(false).init();
+}
+
+fn was_stopped(error: &anyhow::Error) -> bool {
+    match error.downcast_ref() {
+        Some(compressor_pipeline::Error::Trainer(cause)) => {
+            matches!(cause.downcast_ref(), Some(compressor_train::Error::Stopped { .. }))
+        }
+        _ => false,
+    }
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

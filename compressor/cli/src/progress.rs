@@ -3,8 +3,8 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use compressor_format::StageReport;
-use compressor_pipeline::{Losses, Observer, Step};
+use compressor_format::{StageReport, StepLosses};
+use compressor_pipeline::{Observer, Step};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::show;
@@ -60,7 +60,7 @@ impl Observer for Progress {
         eprintln!("{}: finished before, inputs unchanged", step.name);
     }
 
-    fn losses(&mut self, losses: &Losses, steps: u64) {
+    fn losses(&mut self, losses: &StepLosses, steps: u64) {
         self.tokens += losses.tokens;
         self.seconds += losses.seconds;
         let kl = losses.kl.map(|kl| format!("  KL {kl:.4}")).unwrap_or_default();

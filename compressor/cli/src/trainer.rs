@@ -2,9 +2,11 @@
 
 use std::ops::ControlFlow;
 
-use compressor_format::{Batch, Weights};
-use compressor_pipeline::{Losses, Trainer, TrainingJob};
-use compressor_train::{Batches, Objective, Training};
+use compressor_format::{StepLosses, Weights};
+use compressor_pipeline::{Trainer, TrainingJob};
+use compressor_train::{Objective, Training};
+
+use crate::interrupt;
 
 /// Trains with Burn on one device.
 pub(crate) struct Burn {
@@ -19,18 +21,8 @@ impl Burn {
     }
 }
 
-/// Batches from the pipeline, as the trainer asks for them.
-struct FromPipeline<'a>(&'a dyn Fn(u64) -> Batch);
-
-impl Batches for FromPipeline<'_> {
-    fn batch(&self, index: u64) -> compressor_train::Batch {
-        let Batch { tokens, targets, weights, rows, length } = (self.0)(index);
-        compressor_train::Batch { tokens, targets, weights, rows, length }
-    }
-}
-
 impl Trainer for Burn {
-    fn train(&self, job: TrainingJob<'_>, observe: &mut dyn FnMut(&Losses)) -> anyhow::Result<Weights> {
+    fn train(&self, job: TrainingJob<'_>, observe: &mut dyn FnMut(&StepLosses) -> ControlFlow<()>) -> anyhow::Result<Weights> {
         let keys = job.keys;
         let training = Training {
             steps: keys.steps as u64,
@@ -53,23 +45,14 @@ impl Trainer for Burn {
                 kd_ratio: distillation.kd_ratio as f32,
             },
         };
-        let mut each = |step: &compressor_train::StepLosses| {
-            observe(&Losses {
-                step: step.step,
-                loss: step.loss,
-                cross_entropy: step.cross_entropy,
-                kl: step.kl,
-                learning_rate: step.learning_rate,
-                gradient_norm: step.gradient_norm,
-                tokens: step.tokens,
-                seconds: step.seconds,
-            });
-            ControlFlow::Continue(())
+        let interruptible = interrupt::Training::begins();
+        let mut each = |losses: &StepLosses| match observe(losses) {
+            ControlFlow::Continue(()) if interruptible.should_stop() => ControlFlow::Break(()),
+            seen => seen,
         };
-        let batches = FromPipeline(job.batch);
-        let state = Some(job.state_folder);
+        let (batches, state) = (job.batch, Some(job.state_folder));
         let weights =
-            compressor_train::train(job.start, objective, &training, &batches, &self.device, state, job.fingerprint, &mut each)?;
+            compressor_train::train(job.start, objective, &training, batches, &self.device, state, job.fingerprint, &mut each)?;
         Ok(weights)
     }
 

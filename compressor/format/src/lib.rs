@@ -11,6 +11,7 @@ mod families;
 mod gguf;
 mod manifest;
 mod mapped;
+mod metrics;
 mod model;
 mod quantized;
 mod recipe;
@@ -32,6 +33,7 @@ pub use families::{Family, StoredTensor};
 pub use gguf::{GgmlType, GgufFile, GgufTensor, gguf_name};
 pub use manifest::{DenseTensor, FileHash, Manifest, Mismatch, OpensIn, Reference, Tool};
 pub use mapped::{MappedBytes, map_file};
+pub use metrics::{Metrics, StepLosses};
 pub use model::Model;
 pub use quantized::{QuantizedMatrix, Scheme, Values, WeightBytes, pack, unpack};
 pub use recipe::{

@@ -20,7 +20,7 @@ pub use machine::{describe as describe_machine, peak_memory_bytes};
 pub use measure::{Comparison, HeldOut, Prompt, Sequence};
 pub use plan::{ModelSize, Origin, Plan, Step};
 pub use run::{Observer, Workers, run};
-pub use trainer::{Distillation, Losses, Trainer, TrainingJob};
+pub use trainer::{Distillation, Trainer, TrainingJob};
 pub use verify::{Bench, BenchResult, Findings, Subject, verify, verify_alone};
 
 /// The engine takes as many threads as the rest of the program.

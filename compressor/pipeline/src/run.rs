@@ -1,15 +1,16 @@
 //! Carries a plan out, step by step.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
 
 use compressor_engine::{Engine, Logits, Place};
 use compressor_format::{
-    Batches, Checkpoint, Dataset, Distill, Dtype, Importance, LayerTensor, Measured, Model, Prune, Quantize, REPORT_VERSION,
-    Reference, Report, SampleOrder, Samples, Sizes, Split, Stage, StageReport, Student, TensorId, Tokenizer, Train, TrainingKeys,
-    Verify, Weights, write_beside,
+    Batches, Checkpoint, Dataset, Distill, Dtype, Importance, LayerTensor, Measured, Metrics, Model, Prune, Quantize,
+    REPORT_VERSION, Reference, Report, SampleOrder, Samples, Sizes, Split, Stage, StageReport, StepLosses, Student, TensorId,
+    Tokenizer, Train, TrainingKeys, Verify, Weights, write_beside,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -17,7 +18,7 @@ use serde_json::{Value, json};
 use crate::fingerprint::hash_file;
 use crate::measure::HeldOut;
 use crate::plan::{Origin, Plan, Step, architecture, evenly_spaced};
-use crate::trainer::{Distillation, Losses, Trainer, TrainingJob};
+use crate::trainer::{Distillation, Trainer, TrainingJob};
 use crate::verify::{Bench, Subject, verify};
 use crate::{Error, prune, quantize};
 
@@ -28,7 +29,7 @@ pub trait Observer {
     /// A step is finished already and is left as it is.
     fn skips(&mut self, step: &Step, report: &StageReport);
     /// One training step.
-    fn losses(&mut self, losses: &Losses, steps: u64);
+    fn losses(&mut self, losses: &StepLosses, steps: u64);
     /// Part of the work of a step that does not train.
     fn advances(&mut self, what: &str, done: u64, of: u64);
     /// A step is finished.
@@ -215,7 +216,7 @@ impl Run<'_> {
             let mut batches = batches.lock().expect("no thread panics while it holds this");
             batch_at(&samples, &mut batches, keys.batch_size, order, index)
         };
-        let mut metrics = Metrics::open(&step.folder)?;
+        let mut metrics = Metrics::append(&step.folder)?;
         let mut last = None;
         let mut failed = None;
         let state_folder = step.bookkeeping.join("state");
@@ -228,17 +229,20 @@ impl Run<'_> {
             fingerprint: &step.fingerprint,
         };
         let weights = workers.trainer.train(job, &mut |losses| {
-            if let Err(error) = metrics.write(losses) {
-                failed.get_or_insert(error);
-            }
             last = Some(*losses);
             workers.observer.losses(losses, keys.steps as u64);
+            match metrics.write(losses) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
         });
-        let weights = weights.map_err(Error::Trainer)?;
-        if let Some(error) = failed {
-            return Err(error);
+        match failed {
+            Some(error) => Err(error.into()),
+            None => Ok((weights.map_err(Error::Trainer)?, json!({ "last": last }))),
         }
-        Ok((weights, json!({ "last": last })))
     }
 
     /// Writes a checkpoint into the step's folder; the training state has done its work then.
@@ -444,10 +448,19 @@ impl Record {
 
 /// The record of a step that is finished, whose inputs have not changed and whose files are as they were left.
 fn finished(step: &Step) -> Result<Option<Record>, Error> {
-    let Ok(bytes) = fs_err::read(step.bookkeeping.join(RECORD)) else { return Ok(None) };
-    let Ok(record) = serde_json::from_slice::<Record>(&bytes) else { return Ok(None) };
-    let same = record.report.fingerprint == step.fingerprint && record.files == hashes(step)?;
-    Ok(same.then_some(record))
+    let redone = |why: &str| {
+        tracing::info!("{}: {why}", step.name);
+        Ok(None)
+    };
+    let Ok(bytes) = fs_err::read(step.bookkeeping.join(RECORD)) else { return redone("was never finished") };
+    let Ok(record) = serde_json::from_slice::<Record>(&bytes) else { return redone("another version finished it") };
+    if record.report.fingerprint != step.fingerprint {
+        return redone("its settings or its inputs changed since it was finished");
+    }
+    if record.files != hashes(step)? {
+        return redone("its files are not as they were left");
+    }
+    Ok(Some(record))
 }
 
 /// BLAKE3 of what a step made; a verification makes no files, and metrics grow when a run is resumed.
@@ -459,7 +472,7 @@ fn hashes(step: &Step) -> Result<BTreeMap<String, String>, Error> {
     for entry in fs_err::read_dir(&step.folder)? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if entry.file_type()?.is_file() && name != METRICS {
+        if entry.file_type()?.is_file() && name != Metrics::FILE {
             hashes.insert(name, hash_file(&entry.path())?);
         }
     }
@@ -496,22 +509,6 @@ fn lock(folder: &Path) -> Result<std::fs::File, Error> {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(Error::Busy(folder.to_owned())),
         Err(std::fs::TryLockError::Error(error)) => Err(error.into()),
-    }
-}
-
-const METRICS: &str = "metrics.jsonl";
-
-/// Losses as they happen, one JSON object a line. A resumed run repeats the steps since the last saved state.
-struct Metrics(fs_err::File);
-
-impl Metrics {
-    fn open(folder: &Path) -> Result<Self, Error> {
-        Ok(Self(fs_err::OpenOptions::new().create(true).append(true).open(folder.join(METRICS))?))
-    }
-
-    fn write(&mut self, losses: &Losses) -> Result<(), Error> {
-        let line = serde_json::to_string(losses).expect("losses are plain data");
-        Ok(std::io::Write::write_all(&mut self.0, format!("{line}\n").as_bytes())?)
     }
 }
 

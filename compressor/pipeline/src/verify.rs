@@ -116,11 +116,11 @@ pub fn verify(
     Ok(Findings { checks, perplexity: Some(perplexity), score })
 }
 
-/// Verifies an artifact that stands alone: its files, and that it loads and runs.
+/// Verifies an artifact that stands alone: its files, that it loads and runs, and its bytes where there is a limit.
 ///
 /// # Errors
 /// What keeps a check from being made.
-pub fn verify_alone(artifact: &Path) -> Result<Findings, Error> {
+pub fn verify_alone(artifact: &Path, most_bytes: Option<u64>) -> Result<Findings, Error> {
     let mut checks = vec![integrity(artifact)?];
     if checks[0].outcome == Outcome::Passed {
         let engine = Engine::open(artifact, crate::engine_options())?;
@@ -129,6 +129,9 @@ pub fn verify_alone(artifact: &Path) -> Result<Findings, Error> {
         let logits = engine.forward(&mut cache, &tokens, Logits::All)?;
         let broken = logits.iter().filter(|logit| !logit.is_finite()).count();
         checks.push(Check::new("logits not finite", broken as f64, "", Some(Threshold::AtMost(0.0)), logits.len() as u64, None));
+    }
+    if most_bytes.is_some() {
+        checks.push(artifact_bytes(artifact, most_bytes)?);
     }
     Ok(Findings { checks, perplexity: None, score: None })
 }
@@ -223,14 +226,9 @@ fn largest_checks(largest: &Path, artifact: &Artifact, subject: &Subject<'_>, se
 
 /// Bytes, memory and time against the budget.
 fn budget_checks(artifact: &Path, budget: &Budget, bench: &dyn Bench) -> Result<Vec<Check>, Error> {
-    let mut bytes = 0;
-    for entry in fs_err::read_dir(artifact)? {
-        bytes += entry?.metadata()?.len();
-    }
-    let bytes_limit = budget.artifact_bytes.map(|limit| Threshold::AtMost(limit as f64));
+    let mut checks = vec![artifact_bytes(artifact, budget.artifact_bytes)?];
     let result = bench.bench(artifact)?;
     let tokens = result.token_milliseconds.len() as u64;
-    let mut checks = vec![Check::new("artifact bytes", bytes as f64, "bytes", bytes_limit, 1, None)];
     let memory_limit = budget.peak_memory_bytes.map(|limit| Threshold::AtMost(limit as f64));
     match result.peak_memory_bytes {
         Some(memory) => checks.push(Check::new("peak memory", memory as f64, "bytes", memory_limit, 1, None)),
@@ -249,6 +247,16 @@ fn budget_checks(artifact: &Path, budget: &Budget, bench: &dyn Bench) -> Result<
         checks.push(Check::new(name, value, "ms", limit.map(Threshold::AtMost), tokens, Some(interval)));
     }
     Ok(checks)
+}
+
+/// The bytes of every file of the artifact together.
+fn artifact_bytes(artifact: &Path, limit: Option<u64>) -> Result<Check, Error> {
+    let mut bytes = 0;
+    for entry in fs_err::read_dir(artifact)? {
+        bytes += entry?.metadata()?.len();
+    }
+    let limit = limit.map(|limit| Threshold::AtMost(limit as f64));
+    Ok(Check::new("artifact bytes", bytes as f64, "bytes", limit, 1, None))
 }
 
 fn count(hits: &[bool]) -> usize {

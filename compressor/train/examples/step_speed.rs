@@ -12,8 +12,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
-use compressor_format::{Family, Weights};
-use compressor_train::{Batch, Batches, Objective, StepLosses, Training, train, tune_allocator};
+use compressor_format::{Batch, Family, StepLosses, Weights};
+use compressor_train::{Objective, Training, train, tune_allocator};
 use serde_json::json;
 
 /// Every flag with its default, those of the sizes as `torch_step.py` has them.
@@ -47,7 +47,7 @@ struct Random {
     masked: f64,
 }
 
-impl Batches for Random {
+impl Random {
     fn batch(&self, index: u64) -> Batch {
         let mut state = index.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
         let mut token = || {
@@ -103,7 +103,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let mut seen: Vec<StepLosses> = Vec::new();
     let begun = Instant::now();
-    train(student, objective, &training, &batches, &flags["device"], None, "", &mut |losses| {
+    train(student, objective, &training, &|index| batches.batch(index), &flags["device"], None, "", &mut |losses| {
         seen.push(*losses);
         ControlFlow::Continue(())
     })?;

@@ -2,55 +2,32 @@
 
 use std::sync::Arc;
 
-use compressor_format::{Architecture, Positions};
+use compressor_format::{Architecture, Batch, Positions};
 
 use crate::Error;
 
-/// Token sequences of one length, padded on the right. All three vectors are `[rows, length]`, row-major.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Batch {
-    /// What the model reads.
-    pub tokens: Vec<u32>,
-    /// What it should predict after each token: in a language model, the next token.
-    pub targets: Vec<u32>,
-    /// The loss mask: 1 where the prediction counts, 0 where it does not (prompts, padding).
-    pub weights: Vec<f32>,
-    /// Sequences.
-    pub rows: usize,
-    /// Tokens in each of them.
-    pub length: usize,
-}
-
-/// Where batches come from. Batch `k` is the same whenever it is asked for, so that a resumed training needs no replay.
-///
-/// With gradient accumulation over `n` batches, step `s` (counted from 0) uses batches `s · n` to `s · n + n − 1`.
-pub trait Batches {
-    /// The batch with this number.
-    fn batch(&self, index: u64) -> Batch;
-}
-
-impl Batch {
-    pub(crate) fn check(&self, index: u64, architecture: &Architecture) -> Result<(), Error> {
-        let refused = |what: String| Err(Error::Batch { index, what });
-        let elements = self.rows * self.length;
-        for (name, found) in [("tokens", self.tokens.len()), ("targets", self.targets.len()), ("weights", self.weights.len())] {
-            if found != elements {
-                return refused(format!("has {found} {name}, and {} rows of {} ask for {elements}", self.rows, self.length));
-            }
+/// Refuses a batch that contradicts itself or the model.
+pub(crate) fn check(batch: &Batch, index: u64, architecture: &Architecture) -> Result<(), Error> {
+    let Batch { tokens, targets, weights, rows, length } = batch;
+    let refused = |what: String| Err(Error::Batch { index, what });
+    let elements = rows * length;
+    for (name, found) in [("tokens", tokens.len()), ("targets", targets.len()), ("weights", weights.len())] {
+        if found != elements {
+            return refused(format!("has {found} {name}, and {rows} rows of {length} ask for {elements}"));
         }
-        let longest = architecture.max_position_embeddings;
-        if self.length > longest && architecture.positions == Positions::Learned {
-            return refused(format!("has rows of {} tokens, the model has {longest} learned positions", self.length));
+    }
+    let longest = architecture.max_position_embeddings;
+    if *length > longest && architecture.positions == Positions::Learned {
+        return refused(format!("has rows of {length} tokens, the model has {longest} learned positions"));
+    }
+    for (name, ids) in [("token", tokens), ("target", targets)] {
+        if let Some(id) = ids.iter().find(|id| **id as usize >= architecture.vocab_size) {
+            return refused(format!("{name} {id} is outside the vocabulary of {}", architecture.vocab_size));
         }
-        for (name, ids) in [("token", &self.tokens), ("target", &self.targets)] {
-            if let Some(id) = ids.iter().find(|id| **id as usize >= architecture.vocab_size) {
-                return refused(format!("{name} {id} is outside the vocabulary of {}", architecture.vocab_size));
-            }
-        }
-        match self.weights.iter().find(|weight| **weight != 0.0 && **weight != 1.0) {
-            Some(weight) => refused(format!("holds the weight {weight}; a loss mask is 0 or 1")),
-            None => Ok(()),
-        }
+    }
+    match weights.iter().find(|weight| **weight != 0.0 && **weight != 1.0) {
+        Some(weight) => refused(format!("holds the weight {weight}; a loss mask is 0 or 1")),
+        None => Ok(()),
     }
 }
 

@@ -16,9 +16,8 @@ mod state;
 mod train;
 mod training;
 
-pub use batch::{Batch, Batches};
 pub use device::{open_device, tune_allocator};
 pub use error::Error;
 pub use model::logits;
-pub use train::{Objective, StepLosses, train};
+pub use train::{Objective, train};
 pub use training::Training;

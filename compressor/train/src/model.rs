@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use compressor_format::{Architecture, LayerTensor, Part, Positions, RotaryScaling, TensorId, Weights};
+use compressor_format::{Architecture, Batch, LayerTensor, Part, Positions, RotaryScaling, TensorId, Weights};
 use serde_json::Value;
 
 use crate::Error;
-use crate::batch::{Batch, Packed, Sequences};
+use crate::batch::{self, Packed, Sequences};
 use crate::device::open_device;
 use crate::fused::RotaryTable;
 use crate::ops::{Heads, Ops};
@@ -215,7 +215,7 @@ pub fn logits(weights: &Weights, tokens: &[u32], rows: usize, length: usize, dev
     let device = open_device(device)?;
     let (targets, weights_of_all) = (vec![0; tokens.len()], vec![1.0; tokens.len()]);
     let batch = Batch { tokens: tokens.to_vec(), targets, weights: weights_of_all, rows, length };
-    batch.check(0, weights.architecture())?;
+    batch::check(&batch, 0, weights.architecture())?;
     let decoder = Decoder { architecture: weights.architecture().clone(), ops: Ops::of(&device) };
     let parameters = Parameters::from_weights(weights, &device);
     let packed = decoder.ops.pack(&batch);

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
-use compressor_format::{Activation, Norm, NormKind};
+use compressor_format::{Activation, Batch, Norm, NormKind};
 
-use crate::batch::{Batch, Packed, Sequences};
+use crate::batch::{Packed, Sequences};
 use crate::device::is_flex;
 use crate::fused::{self, RotaryTable};
 use crate::optimizer::Update;

@@ -4,9 +4,9 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
-use compressor_format::{Architecture, Positions, TensorId, Weights};
+use compressor_format::{Architecture, Batch, Positions, StepLosses, TensorId, Weights};
 
-use crate::batch::{Batches, Packed};
+use crate::batch::{self, Packed};
 use crate::device::open_device;
 use crate::head::{HeadInputs, Softened, TeacherHead, head_gradients};
 use crate::model::{Decoder, Parameters};
@@ -31,33 +31,15 @@ pub enum Objective<'a> {
     },
 }
 
-/// What one step did.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct StepLosses {
-    /// Steps done, this one included.
-    pub step: u64,
-    /// The objective, mean per unmasked token.
-    pub loss: f64,
-    /// Cross entropy with the targets, nats per unmasked token.
-    pub cross_entropy: f64,
-    /// KL divergence from teacher to student at the temperature, without its square, nats per unmasked token; 0 for equal logits.
-    pub kl: Option<f64>,
-    /// The learning rate of this step.
-    pub learning_rate: f64,
-    /// Euclidean norm of all gradients before clipping.
-    pub gradient_norm: f64,
-    /// Tokens that the model read: without padding and what else comes after a row's last unmasked position.
-    pub tokens: u64,
-    /// Wall time of this step.
-    pub seconds: f64,
-}
-
 /// Trains `start` towards `objective` and gives the trained weights.
 ///
-/// The teacher runs without gradients. `observe` sees every step and may stop the training. With a `state_folder`, the state is saved
-/// there every `save_every` steps and when `observe` stops, and a state with the same `fingerprint` is continued: on `cpu` the result
-/// is then the same, bit for bit, as without the interruption. The folder holds nothing else; the caller removes it when the
-/// weights are safe.
+/// The teacher runs without gradients. `batches` gives the batch with a number, the same whenever it is asked for, so that a resumed
+/// training needs no replay; with gradient accumulation over `n` batches, step `s` (counted from 0) uses batches `s · n` to
+/// `s · n + n − 1`. `observe` sees every step and may stop the training.
+///
+/// With a `state_folder`, the state is saved there every `save_every` steps and when `observe` stops, and a state with the same
+/// `fingerprint` is continued: on `cpu` the result is then the same, bit for bit, as without the interruption. The folder holds
+/// nothing else; the caller removes it when the weights are safe.
 ///
 /// # Errors
 /// [`Error::Settings`] and [`Error::Device`] before any work; [`Error::Batch`] for a batch that contradicts itself or the model;
@@ -68,7 +50,7 @@ pub fn train(
     start: Weights,
     objective: Objective<'_>,
     training: &Training,
-    batches: &dyn Batches,
+    batches: &dyn Fn(u64) -> Batch,
     device: &str,
     state_folder: Option<&Path>,
     fingerprint: &str,
@@ -178,13 +160,18 @@ struct MicroBatch {
     tokens: u64,
 }
 
-fn micro_batches(step: u64, training: &Training, batches: &dyn Batches, student: &Decoder) -> Result<Vec<MicroBatch>, Error> {
+fn micro_batches(
+    step: u64,
+    training: &Training,
+    batches: &dyn Fn(u64) -> Batch,
+    student: &Decoder,
+) -> Result<Vec<MicroBatch>, Error> {
     let first = step * training.gradient_accumulation;
     let numbers = first..first + training.gradient_accumulation;
     let micro_batches: Vec<MicroBatch> = numbers
         .map(|index| {
-            let batch = batches.batch(index);
-            batch.check(index, &student.architecture)?;
+            let batch = batches(index);
+            batch::check(&batch, index, &student.architecture)?;
             Ok(MicroBatch { packed: student.ops.pack(&batch), tokens: Packed::trimmed(&batch).tokens.len() as u64 })
         })
         .collect::<Result<_, Error>>()?;
@@ -292,7 +279,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::Batch;
     use crate::fused::tests::assert_close;
     use crate::model::values;
 

@@ -6,8 +6,8 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use compressor_format::{Family, Weights};
-use compressor_train::{Batch, Batches, Objective, StepLosses, Training, logits, open_device, train};
+use compressor_format::{Batch, Family, StepLosses, Weights};
+use compressor_train::{Objective, Training, logits, open_device, train};
 use serde_json::json;
 
 /// Bound on the relative difference of losses after up to four updates.
@@ -30,7 +30,7 @@ fn tiny(family: Family, seed: u64) -> Weights {
 
 struct Noise;
 
-impl Batches for Noise {
+impl Noise {
     fn batch(&self, index: u64) -> Batch {
         let (rows, length) = (3, 10);
         let token = |i: usize| ((index as usize * 17 + i * i * 7 + i) % 64) as u32;
@@ -49,7 +49,7 @@ fn losses(family: Family, device: &str) -> Vec<StepLosses> {
     let objective = Objective::Distill { teacher: &teacher, temperature: 2.0, kd_ratio: 0.5 };
     let training = Training { steps: 4, learning_rate: 1e-2, warmup_steps: 1, gradient_accumulation: 2, ..Training::default() };
     let mut seen = Vec::new();
-    train(tiny(family, 2), objective, &training, &Noise, device, None, "", &mut |losses| {
+    train(tiny(family, 2), objective, &training, &|index| Noise.batch(index), device, None, "", &mut |losses| {
         seen.push(*losses);
         ControlFlow::Continue(())
     })

@@ -7,8 +7,8 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use compressor_format::{Checkpoint, Weights};
-use compressor_train::{Batch, Batches, Objective, Training, train};
+use compressor_format::{Batch, Checkpoint, Weights};
+use compressor_train::{Objective, Training, train};
 use serde::Deserialize;
 
 /// Bound on the relative difference of losses, norms and rates.
@@ -60,7 +60,7 @@ struct Step {
     learning_rate: f64,
 }
 
-impl Batches for Golden {
+impl Golden {
     fn batch(&self, index: u64) -> Batch {
         let Stored { tokens, targets, weights } = &self.batches[index as usize];
         let (tokens, targets, weights) = (tokens.clone(), targets.clone(), weights.clone());
@@ -92,7 +92,7 @@ fn agrees(golden: &Golden, objective: Objective<'_>, expected: &[Step]) {
         save_every: None,
     };
     let mut found = Vec::new();
-    train(weights("adamw-student"), objective, &training, golden, "cpu", None, "", &mut |losses| {
+    train(weights("adamw-student"), objective, &training, &|index| golden.batch(index), "cpu", None, "", &mut |losses| {
         found.push(*losses);
         ControlFlow::Continue(())
     })

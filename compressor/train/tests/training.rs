@@ -5,8 +5,8 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use compressor_format::{Family, TensorId, Weights};
-use compressor_train::{Batch, Batches, Error, Objective, StepLosses, Training, logits, train};
+use compressor_format::{Batch, Family, StepLosses, TensorId, Weights};
+use compressor_train::{Error, Objective, Training, logits, train};
 use serde_json::json;
 
 const VOCAB: usize = 40;
@@ -25,7 +25,7 @@ struct Counting {
     length: usize,
 }
 
-impl Batches for Counting {
+impl Counting {
     fn batch(&self, index: u64) -> Batch {
         let elements = self.rows * self.length;
         let token = |i: usize, ahead: usize| {
@@ -52,7 +52,7 @@ fn run(
     start: Weights,
     objective: Objective<'_>,
     training: &Training,
-    batches: &dyn Batches,
+    batches: &dyn Fn(u64) -> Batch,
     state: Option<&Path>,
     stop_after: u64,
 ) -> (Result<Weights, Error>, Vec<StepLosses>) {
@@ -90,7 +90,7 @@ fn cross_entropy(weights: &Weights, batch: &Batch) -> f64 {
 
 #[test]
 fn a_model_learns_to_count_and_a_student_learns_it_from_it() {
-    let (teacher, seen) = run(tiny(1), Objective::CrossEntropy, &settings(300), &BATCHES, None, 0);
+    let (teacher, seen) = run(tiny(1), Objective::CrossEntropy, &settings(300), &|index| BATCHES.batch(index), None, 0);
     let teacher = teacher.unwrap();
     // The first loss is that of the untrained weights, worked out again from their logits.
     let expected = cross_entropy(&tiny(1), &BATCHES.batch(0));
@@ -101,7 +101,7 @@ fn a_model_learns_to_count_and_a_student_learns_it_from_it() {
     assert_eq!(seen.iter().map(|losses| losses.step).collect::<Vec<_>>(), (1..=300).collect::<Vec<_>>());
 
     let objective = Objective::Distill { teacher: &teacher, temperature: 2.0, kd_ratio: 1.0 };
-    let (_, seen) = run(tiny(2), objective, &settings(300), &BATCHES, None, 0);
+    let (_, seen) = run(tiny(2), objective, &settings(300), &|index| BATCHES.batch(index), None, 0);
     assert!(seen[0].kl.unwrap() > 0.5, "{:?}", seen[0]);
     assert!(seen[299].kl.unwrap() < 0.02, "{:?}", seen[299]);
     assert!(seen[299].cross_entropy < 0.2, "reported and learnt, although only the divergence was made small");
@@ -111,7 +111,7 @@ fn a_model_learns_to_count_and_a_student_learns_it_from_it() {
 fn a_student_that_is_its_teacher_has_no_divergence() {
     let teacher = tiny(1);
     let objective = Objective::Distill { teacher: &teacher, temperature: 2.0, kd_ratio: 1.0 };
-    let (_, seen) = run(tiny(1), objective, &settings(1), &BATCHES, None, 0);
+    let (_, seen) = run(tiny(1), objective, &settings(1), &|index| BATCHES.batch(index), None, 0);
     assert_eq!(seen[0].kl, Some(0.0));
     assert_eq!(seen[0].loss, 0.0);
     assert!(seen[0].gradient_norm < 1e-6);
@@ -123,17 +123,17 @@ fn stopped_and_continued_is_the_same_bit_for_bit_as_left_alone() {
     let objective = Objective::Distill { teacher: &teacher, temperature: 2.0, kd_ratio: 0.5 };
     let training = Training { save_every: Some(3), ..settings(12) };
     let whole_folder = tempfile::tempdir().unwrap();
-    let (whole, all_losses) = run(tiny(2), objective, &training, &BATCHES, Some(whole_folder.path()), 0);
+    let (whole, all_losses) = run(tiny(2), objective, &training, &|index| BATCHES.batch(index), Some(whole_folder.path()), 0);
 
     let folder = tempfile::tempdir().unwrap();
     let state = folder.path().join("state");
-    let (stopped, first_losses) = run(tiny(2), objective, &training, &BATCHES, Some(&state), 7);
+    let (stopped, first_losses) = run(tiny(2), objective, &training, &|index| BATCHES.batch(index), Some(&state), 7);
     assert_eq!(stopped.unwrap_err().to_string(), "stopped after step 7");
     assert_eq!(names(&state), ["state-7"]);
     // What a kill while saving leaves behind is not read, and is removed by the next save.
     std::fs::create_dir(state.join("state-9.tmp")).unwrap();
     std::fs::write(state.join("state-9.tmp/state.json"), "{").unwrap();
-    let (continued, last_losses) = run(tiny(2), objective, &training, &BATCHES, Some(&state), 0);
+    let (continued, last_losses) = run(tiny(2), objective, &training, &|index| BATCHES.batch(index), Some(&state), 0);
     assert_eq!(bits(&continued.unwrap()), bits(&whole.unwrap()));
     assert_eq!(names(&state), ["state-9"]);
 
@@ -145,7 +145,7 @@ fn stopped_and_continued_is_the_same_bit_for_bit_as_left_alone() {
 fn a_state_of_another_fingerprint_is_left_alone_until_the_next_save() {
     let folder = tempfile::tempdir().unwrap();
     let training = Training { save_every: Some(2), ..settings(4) };
-    run(tiny(2), Objective::CrossEntropy, &training, &BATCHES, Some(folder.path()), 3).0.unwrap_err();
+    run(tiny(2), Objective::CrossEntropy, &training, &|index| BATCHES.batch(index), Some(folder.path()), 3).0.unwrap_err();
     assert_eq!(names(folder.path()), ["state-3"]);
     let mut steps = Vec::new();
     let mut observe = |losses: &StepLosses| {
@@ -153,7 +153,8 @@ fn a_state_of_another_fingerprint_is_left_alone_until_the_next_save() {
         ControlFlow::Continue(())
     };
     let objective = Objective::CrossEntropy;
-    train(tiny(2), objective, &training, &BATCHES, "cpu", Some(folder.path()), "another", &mut observe).unwrap();
+    train(tiny(2), objective, &training, &|index| BATCHES.batch(index), "cpu", Some(folder.path()), "another", &mut observe)
+        .unwrap();
     assert_eq!(steps, [1, 2, 3, 4]);
     assert_eq!(names(folder.path()), ["state-2"]);
 }
@@ -161,10 +162,14 @@ fn a_state_of_another_fingerprint_is_left_alone_until_the_next_save() {
 #[test]
 fn a_damaged_state_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
-    run(tiny(2), Objective::CrossEntropy, &settings(4), &BATCHES, Some(folder.path()), 3).0.unwrap_err();
+    run(tiny(2), Objective::CrossEntropy, &settings(4), &|index| BATCHES.batch(index), Some(folder.path()), 3).0.unwrap_err();
     let state = folder.path().join("state-3");
-    let refusal =
-        || run(tiny(2), Objective::CrossEntropy, &settings(4), &BATCHES, Some(folder.path()), 0).0.unwrap_err().to_string();
+    let refusal = || {
+        run(tiny(2), Objective::CrossEntropy, &settings(4), &|index| BATCHES.batch(index), Some(folder.path()), 0)
+            .0
+            .unwrap_err()
+            .to_string()
+    };
 
     let tensors = state.join("model.safetensors");
     let whole = std::fs::read(&tensors).unwrap();
@@ -191,7 +196,7 @@ fn a_damaged_state_is_refused_by_name() {
 fn accumulated_batches_are_one_large_batch() {
     // Batch k of the large ones is batches 2k and 2k + 1 of the small ones, which mask different numbers of tokens.
     struct Small;
-    impl Batches for Small {
+    impl Small {
         fn batch(&self, index: u64) -> Batch {
             let mut batch = BATCHES.batch(index);
             if index.is_multiple_of(2) {
@@ -201,7 +206,7 @@ fn accumulated_batches_are_one_large_batch() {
         }
     }
     struct Large;
-    impl Batches for Large {
+    impl Large {
         fn batch(&self, index: u64) -> Batch {
             let (mut first, second) = (Small.batch(2 * index), Small.batch(2 * index + 1));
             first.tokens.extend(second.tokens);
@@ -211,9 +216,9 @@ fn accumulated_batches_are_one_large_batch() {
             first
         }
     }
-    let (large, large_losses) = run(tiny(3), Objective::CrossEntropy, &settings(4), &Large, None, 0);
+    let (large, large_losses) = run(tiny(3), Objective::CrossEntropy, &settings(4), &|index| Large.batch(index), None, 0);
     let training = Training { gradient_accumulation: 2, ..settings(4) };
-    let (small, small_losses) = run(tiny(3), Objective::CrossEntropy, &training, &Small, None, 0);
+    let (small, small_losses) = run(tiny(3), Objective::CrossEntropy, &training, &|index| Small.batch(index), None, 0);
     for (large, small) in large_losses.iter().zip(&small_losses) {
         assert!((large.loss - small.loss).abs() < 1e-5, "{large:?} {small:?}");
         assert!((large.gradient_norm - small.gradient_norm).abs() < 1e-5 * large.gradient_norm);
@@ -230,7 +235,7 @@ fn accumulated_batches_are_one_large_batch() {
 #[test]
 fn what_is_masked_teaches_nothing() {
     struct Padded(u32);
-    impl Batches for Padded {
+    impl Padded {
         fn batch(&self, index: u64) -> Batch {
             let mut batch = BATCHES.batch(index);
             for row in 0..batch.rows {
@@ -242,7 +247,8 @@ fn what_is_masked_teaches_nothing() {
             batch
         }
     }
-    let trained = |filler| run(tiny(4), Objective::CrossEntropy, &settings(3), &Padded(filler), None, 0).0.unwrap();
+    let trained =
+        |filler| run(tiny(4), Objective::CrossEntropy, &settings(3), &|index| Padded(filler).batch(index), None, 0).0.unwrap();
     assert_eq!(bits(&trained(0)), bits(&trained(17)));
 }
 
@@ -251,7 +257,7 @@ fn a_learning_rate_that_breaks_the_model_is_said_with_its_step() {
     let (architecture, config, mut tensors) = tiny(5).into_parts();
     tensors.get_mut(&TensorId::Embedding).unwrap()[0] = f32::INFINITY;
     let broken = Weights::new(architecture, config, tensors);
-    let (trained, seen) = run(broken, Objective::CrossEntropy, &settings(3), &BATCHES, None, 0);
+    let (trained, seen) = run(broken, Objective::CrossEntropy, &settings(3), &|index| BATCHES.batch(index), None, 0);
     let message = trained.unwrap_err().to_string();
     assert_eq!(
         message,
@@ -263,33 +269,33 @@ fn a_learning_rate_that_breaks_the_model_is_said_with_its_step() {
 #[test]
 fn what_does_not_fit_together_is_refused_before_any_step() {
     let teacher = tiny(1);
-    let refusal = |start: Weights, objective: Objective<'_>, batches: &dyn Batches| {
+    let refusal = |start: Weights, objective: Objective<'_>, batches: &dyn Fn(u64) -> Batch| {
         let (trained, seen) = run(start, objective, &settings(3), batches, None, 0);
         assert!(seen.is_empty());
         trained.unwrap_err().to_string()
     };
     let distill = |temperature, kd_ratio| Objective::Distill { teacher: &teacher, temperature, kd_ratio };
-    assert_eq!(refusal(tiny(2), distill(0.0, 0.5), &BATCHES), "temperature is 0; it must be above 0");
-    assert_eq!(refusal(tiny(2), distill(2.0, 1.5), &BATCHES), "kd_ratio is 1.5; it must be from 0 to 1");
+    assert_eq!(refusal(tiny(2), distill(0.0, 0.5), &|index| BATCHES.batch(index)), "temperature is 0; it must be above 0");
+    assert_eq!(refusal(tiny(2), distill(2.0, 1.5), &|index| BATCHES.batch(index)), "kd_ratio is 1.5; it must be from 0 to 1");
     let config = json!({
         "model_type": "llama", "vocab_size": 50, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
         "intermediate_size": 8, "max_position_embeddings": 64, "tie_word_embeddings": true
     });
     let other = Weights::random(Family::read(&config, Path::new("config.json")).unwrap(), 1);
     assert_eq!(
-        refusal(other, distill(2.0, 0.5), &BATCHES),
+        refusal(other, distill(2.0, 0.5), &|index| BATCHES.batch(index)),
         "the teacher has 40 tokens, the student 50; distilling needs one vocabulary"
     );
 
     struct Wrong(fn(&mut Batch));
-    impl Batches for Wrong {
+    impl Wrong {
         fn batch(&self, index: u64) -> Batch {
             let mut batch = BATCHES.batch(index);
             (self.0)(&mut batch);
             batch
         }
     }
-    let of = |change: fn(&mut Batch)| refusal(tiny(2), Objective::CrossEntropy, &Wrong(change));
+    let of = |change: fn(&mut Batch)| refusal(tiny(2), Objective::CrossEntropy, &|index| Wrong(change).batch(index));
     assert_eq!(of(|batch| batch.tokens[3] = 40), "batch 0: token 40 is outside the vocabulary of 40");
     assert_eq!(of(|batch| batch.targets[3] = 99), "batch 0: target 99 is outside the vocabulary of 40");
     assert_eq!(of(|batch| batch.weights[3] = 0.5), "batch 0: holds the weight 0.5; a loss mask is 0 or 1");

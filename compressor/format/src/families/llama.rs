@@ -91,7 +91,7 @@ fn rotary(config: &Config<'_>) -> Result<Positions> {
 ///
 /// Transformers refuses a Llama whose heads do not divide `hidden_size`, even with `head_dim` set, which is what cutting heads
 /// often leaves. A Mistral without a window computes the same and is not refused.
-fn family_that_can_say(architecture: &Architecture, layer: LayerShape) -> Family {
+pub(super) fn family_that_can_say(architecture: &Architecture, layer: LayerShape) -> Family {
     let refused = architecture.family == Family::Llama && !architecture.hidden_size.is_multiple_of(layer.heads);
     let is_plain = !architecture.attention.qkv_bias && !architecture.mlp.bias;
     if refused && is_plain { Family::Mistral } else { architecture.family }

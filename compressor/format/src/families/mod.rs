@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use self::config::Config;
-use crate::{Architecture, Error, Result, TensorId};
+use crate::{Architecture, Error, LayerShape, Result, TensorId};
 
 /// A model family, by the `model_type` of its `config.json`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -109,6 +109,15 @@ impl Family {
             Self::Gpt2 => gpt2::write(architecture, layer, &mut config),
         }
         Ok(Value::Object(config))
+    }
+
+    /// The family under whose name `architecture` with these layers is written: its own, or one that computes the same and whose
+    /// configuration can say these sizes where its own can't.
+    pub fn written_as(architecture: &Architecture, layer: LayerShape) -> Self {
+        match architecture.family {
+            Self::Llama | Self::Mistral | Self::Qwen2 | Self::Qwen3 => llama::family_that_can_say(architecture, layer),
+            Self::Gpt2 => Self::Gpt2,
+        }
     }
 
     /// What `architecture` is stored as, in the order of the computation.

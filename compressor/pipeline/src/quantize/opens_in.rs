@@ -47,16 +47,18 @@ fn obstacle(quantization: &Quantization, architecture: &Architecture) -> Option<
 /// Numbers of heads that other programs' configurations refuse or can't hold, quantized or not.
 fn sizes_that_no_config_says(architecture: &Architecture) -> Option<String> {
     let Architecture { hidden_size, head_dim, .. } = *architecture;
-    let heads = architecture.layers.first()?.heads;
-    let has_biases = architecture.attention.qkv_bias || architecture.mlp.bias;
+    let layer = *architecture.layers.first()?;
+    let heads = layer.heads;
     match architecture.family {
         Family::Gpt2 if heads * head_dim != hidden_size => Some(format!(
             "its GPT-2 has no head_dim, and {heads} heads of {head_dim} do not make hidden_size {hidden_size}: keep every head"
         )),
-        // Without biases it is written as a Mistral, which takes any number of heads.
-        Family::Llama if has_biases && !hidden_size.is_multiple_of(heads) => Some(format!(
-            "LlamaConfig refuses {heads} heads, which do not divide hidden_size {hidden_size}: keep a number that divides it"
-        )),
+        // A Mistral takes any number of heads.
+        Family::Llama if !hidden_size.is_multiple_of(heads) && Family::written_as(architecture, layer) == Family::Llama => {
+            Some(format!(
+                "LlamaConfig refuses {heads} heads, which do not divide hidden_size {hidden_size}: keep a number that divides it"
+            ))
+        }
         _ => None,
     }
 }
