@@ -157,6 +157,8 @@ fn unknown(key: &str, known: &[&str], line: Option<usize>) -> Mistake {
     Mistake { line, message, hint: Some(format!("known here: {}", known.join(", "))) }
 }
 
+const MOST_PARTS: usize = 16;
+
 /// Makes one `key=value` change; tables that are not there yet are made, entries of lists must be.
 pub(super) fn change(table: &mut toml::Table, change: &str) -> Result<(), Mistake> {
     let wrong = |why: String| Mistake::new(format!("--set {change}: {why}"));
@@ -165,6 +167,10 @@ pub(super) fn change(table: &mut toml::Table, change: &str) -> Result<(), Mistak
     let parsed = toml::from_str::<toml::Table>(&format!("value = {text}")).ok().and_then(|mut table| table.remove("value"));
     let value = parsed.unwrap_or_else(|| toml::Value::String(text.to_owned()));
     let parts: Vec<&str> = key.trim().split('.').collect();
+    // Tables are walked by recursion, and the deepest key of a recipe has six parts.
+    if parts.len() > MOST_PARTS {
+        return Err(Mistake::new(format!("--set: a key of {} parts; at most {MOST_PARTS} are possible", parts.len())));
+    }
     insert(table, &parts, value).map_err(wrong)
 }
 
