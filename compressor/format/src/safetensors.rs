@@ -339,3 +339,145 @@ mod tests {
         assert_eq!(safetensors_file_bytes(described), Some(written.len() as u64));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DTYPES: [Dtype; 6] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8, Dtype::I32, Dtype::I64];
+
+    type Tensor = (Dtype, Vec<usize>, Vec<u8>);
+
+    /// Up to six tensors of any type, of up to three dimensions, empty ones among them.
+    fn tensors() -> impl Strategy<Value = BTreeMap<String, Tensor>> {
+        let tensor =
+            (prop::sample::select(DTYPES.to_vec()), prop::collection::vec(0usize..5, 0..=3)).prop_flat_map(|(dtype, shape)| {
+                let bytes = shape.iter().product::<usize>() * dtype.bytes();
+                (Just(dtype), Just(shape), prop::collection::vec(any::<u8>(), bytes))
+            });
+        prop::collection::btree_map("[a-z.ü\"]{1,8}", tensor, 0..6)
+    }
+
+    fn write(folder: &Path, tensors: &BTreeMap<String, Tensor>) -> PathBuf {
+        let path = folder.join(SINGLE);
+        let new = tensors.iter().map(|(name, (dtype, shape, bytes))| {
+            let bytes = Box::new(|| Cow::Borrowed(bytes.as_slice()));
+            (name.clone(), NewTensor { dtype: *dtype, shape: shape.clone(), bytes })
+        });
+        write_safetensors(&path, new).unwrap();
+        path
+    }
+
+    /// Opens a folder whose file may be anything: every tensor has the bytes its shape asks for, or the error names the file.
+    fn check_any(folder: &Path, file: &Path) {
+        match TensorFiles::open(folder) {
+            Ok(files) => {
+                let found: usize = files.iter().map(|(_, tensor)| tensor.bytes.len()).sum();
+                assert!(found < fs_err::metadata(file).unwrap().len() as usize, "tensors share no bytes");
+                for (name, tensor) in files.iter() {
+                    assert_eq!(tensor.bytes.len(), tensor.shape.iter().product::<usize>() * tensor.dtype.bytes(), "{name}");
+                }
+            }
+            Err(error) => assert!(error.to_string().starts_with(&format!("{}: ", file.display())), "{error}"),
+        }
+    }
+
+    fn three() -> BTreeMap<String, Tensor> {
+        [
+            ("a", (Dtype::F32, vec![2, 3], vec![7; 24])),
+            ("b", (Dtype::Bf16, vec![4], vec![9; 8])),
+            ("c", (Dtype::I64, vec![], vec![1; 8])),
+        ]
+        .map(|(name, tensor)| (name.to_owned(), tensor))
+        .into()
+    }
+
+    #[test]
+    fn every_bit_of_a_file_can_flip_and_every_end_be_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = write(folder.path(), &three());
+        let whole = fs_err::read(&path).unwrap();
+        assert_eq!(TensorFiles::open(folder.path()).unwrap().iter().count(), 3);
+        for bit in 0..whole.len() * 8 {
+            let mut flipped = whole.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            fs_err::write(&path, flipped).unwrap();
+            check_any(folder.path(), &path);
+        }
+        for length in 0..whole.len() {
+            fs_err::write(&path, &whole[..length]).unwrap();
+            assert!(TensorFiles::open(folder.path()).is_err(), "cut to {length}");
+            check_any(folder.path(), &path);
+        }
+    }
+
+    fn refused(header: &str, data: &[u8]) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat();
+        fs_err::write(folder.path().join(SINGLE), bytes).unwrap();
+        let error = TensorFiles::open(folder.path()).unwrap_err().to_string();
+        error.replace(&format!("{}/", folder.path().display()), "")
+    }
+
+    #[test]
+    fn hostile_shapes_and_offsets_are_refused() {
+        let huge = r#"{"t":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,4]}}"#;
+        assert_eq!(
+            refused(huge, &[0; 4]),
+            "model.safetensors: is not a valid safetensors file: overflow computing buffer size from shape and/or element type"
+        );
+        let beyond = r#"{"t":{"dtype":"F32","shape":[1000000],"data_offsets":[0,4000000]}}"#;
+        assert_eq!(
+            refused(beyond, &[0; 4]),
+            format!(
+                "model.safetensors: its {} bytes are not what the header says: the file is cut short or has a tail",
+                8 + beyond.len() + 4
+            )
+        );
+        let shared =
+            r#"{"t":{"dtype":"I8","shape":[4],"data_offsets":[0,4]},"u":{"dtype":"I8","shape":[4],"data_offsets":[2,6]}}"#;
+        assert_eq!(refused(shared, &[0; 6]), "model.safetensors: is not a valid safetensors file: invalid offset for tensor `u`");
+        let other = r#"{"t":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#;
+        assert_eq!(refused(other, &[0; 4]), "model.safetensors: tensor `t` is U8; known are F32, F16, BF16, I8, I32, I64");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(tensors in tensors()) {
+            let folder = tempfile::tempdir().unwrap();
+            let path = write(folder.path(), &tensors);
+            let files = TensorFiles::open(folder.path()).unwrap();
+            let read: BTreeMap<String, Tensor> = files
+                .iter()
+                .map(|(name, tensor)| (name.to_owned(), (tensor.dtype, tensor.shape.clone(), tensor.bytes.to_vec())))
+                .collect();
+            prop_assert_eq!(&read, &tensors);
+            let sizes = tensors.into_iter().map(|(name, (dtype, shape, _))| (name, dtype, shape)).collect();
+            prop_assert_eq!(safetensors_file_bytes(sizes), Some(fs_err::metadata(path).unwrap().len()));
+        }
+
+        #[test]
+        fn changed_files_open_within_their_bounds_or_are_refused_by_path(
+            tensors in tensors(),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            cut in any::<Option<prop::sample::Index>>(),
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let path = write(folder.path(), &tensors);
+            let mut bytes = fs_err::read(&path).unwrap();
+            for (at, byte) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            if let Some(cut) = cut {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+            fs_err::write(&path, bytes).unwrap();
+            check_any(folder.path(), &path);
+        }
+    }
+}

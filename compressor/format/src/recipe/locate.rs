@@ -188,6 +188,8 @@ pub(super) fn parse(text: &str) -> Result<toml::Table, Vec<Mistake>> {
     Err(if mistakes.is_empty() { vec![mistake(&error)] } else { mistakes })
 }
 
+const MOST_PARTS: usize = 16;
+
 /// Makes one `key=value` change and tells where; tables that are not there yet are made, entries of lists must be.
 pub(super) fn change(table: &mut toml::Table, change: &str) -> Result<Place, Mistake> {
     let wrong = |why: String| Mistake::new(format!("--set {change}: {why}"));
@@ -196,6 +198,10 @@ pub(super) fn change(table: &mut toml::Table, change: &str) -> Result<Place, Mis
     let parsed = toml::from_str::<toml::Table>(&format!("value = {text}")).ok().and_then(|mut table| table.remove("value"));
     let value = parsed.unwrap_or_else(|| toml::Value::String(text.to_owned()));
     let parts: Vec<&str> = key.trim().split('.').collect();
+    // Tables are walked by recursion, and the deepest key of a recipe has six parts.
+    if parts.len() > MOST_PARTS {
+        return Err(Mistake::new(format!("--set: a key of {} parts; at most {MOST_PARTS} are possible", parts.len())));
+    }
     insert(table, &parts, value, Place::default()).map_err(wrong)
 }
 

@@ -252,6 +252,8 @@ fn keys_are_changed_without_editing_the_file() {
         refused("stage.9.distill.steps=1"),
         "--set stage.9.distill.steps=1: `9` is not one of the 3 stages, counted from 1"
     );
+    let deep = format!("{}=1", ["a"; 60_000].join("."));
+    assert_eq!(refused(&deep), "--set: a key of 60000 parts; at most 16 are possible");
     assert_eq!(refused("steps"), "--set steps: a key, `=` and a value are needed");
     assert_eq!(refused("name.more=1"), "--set name.more=1: `name` is a string, not a table");
     assert_eq!(refused("stage.2.distill.stepz=1"), "--set stage.2.distill.stepz=1: unknown key `stepz`, did you mean `steps`?");
