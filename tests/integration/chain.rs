@@ -27,7 +27,15 @@ fn every_stage_runs_and_a_second_run_skips_what_is_finished() {
     let bytes = fs_err::metadata(bench.path("runs/tiny/5-quantize/model.safetensors")).unwrap().len();
     assert!(planned.contains(&format!(" {bytes} ")), "the plan names the artifact's {bytes} bytes:\n{planned}");
 
+    assert!(ran.stderr().contains("report: runs/tiny/report.html\n        runs/tiny/report.json\n"), "{}", ran.stderr());
+    let page = fs_err::read_to_string(bench.path("runs/tiny/report.html")).unwrap();
+    for name in names.into_iter().chain(report.checks.iter().map(|check| check.name.as_str())) {
+        assert!(page.contains(&format!(">{name}<")), "the page has {name}");
+    }
+    assert_eq!(page.matches("Tokens per second</b>").count(), 3, "one training and two distillations");
+
     let again = bench.run(&["run", "tiny.toml"]).expect(0);
+    assert_eq!(page, fs_err::read_to_string(bench.path("runs/tiny/report.html")).unwrap(), "skipped steps keep their curves");
     assert_eq!(again.stderr().matches("finished before, inputs unchanged").count(), 6, "{}", again.stderr());
 
     // A changed setting redoes its step and those after it.
@@ -64,6 +72,19 @@ fn a_broken_budget_fails_with_exit_code_1_and_keeps_the_artifact() {
     assert!(line.contains("FAILED"), "{line}");
     assert!(bench.path("runs/tiny/5-quantize/manifest.json").exists());
     assert_eq!(Report::read(&bench.path("runs/tiny")).unwrap().passed, Some(false));
+}
+
+#[test]
+fn a_run_that_stops_leaves_a_page_of_what_it_did() {
+    let bench = Bench::new();
+    // The second step's rows are too short for the examples, which only their tokens tell.
+    let stopping = TINY.replace("sequence_length = 256\nsave_every = 3", "sequence_length = 4\nsave_every = 3");
+    assert_ne!(stopping, TINY);
+    bench.write("tiny.toml", &stopping);
+    bench.run(&["run", "tiny.toml"]).expect(2);
+    let page = fs_err::read_to_string(bench.path("runs/tiny/report.html")).unwrap();
+    assert!(page.contains("1 of 6 steps are finished"), "{page}");
+    assert!(page.contains("Loss by step of 1-train"), "{page}");
 }
 
 /// Long enough that an interruption falls between two steps of the distillation.
@@ -133,6 +154,8 @@ fn a_run_that_is_interrupted_saves_its_state_and_repeats_no_step() {
     let done = steps_done(&stopped);
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.ends_with(&format!("stopped after step {done}; the same command goes on from there\n")), "{said}");
+    let page = fs_err::read_to_string(stopped.path("runs/tiny/report.html")).unwrap();
+    assert!(page.contains("2-distill <span class=\"unfinished\">(unfinished)</span>"), "its losses so far are drawn");
     stopped.run(&["run", "tiny.toml"]).expect(0);
     assert_eq!(steps_done(&stopped), 60, "every step once");
     assert_same_files(&whole, &stopped);

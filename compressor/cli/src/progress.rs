@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use compressor_format::{StageReport, StepLosses};
-use compressor_pipeline::{Observer, Step};
+use compressor_pipeline::{Observer, Step, figures};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::show;
@@ -65,7 +65,7 @@ impl Observer for Progress {
         self.seconds += losses.seconds;
         let kl = losses.kl.map(|kl| format!("  KL {kl:.4}")).unwrap_or_default();
         let speed = self.tokens as f64 / self.seconds;
-        self.advance(losses.step, steps, format!("loss {:.4}{kl}  {} tokens/s", losses.loss, show::count(speed)));
+        self.advance(losses.step, steps, format!("loss {:.4}{kl}  {} tokens/s", losses.loss, figures::count(speed)));
     }
 
     fn advances(&mut self, what: &str, done: u64, of: u64) {

@@ -3,8 +3,9 @@
 use std::io::Write;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use compressor_format::{ArtifactTensor, Check, Limit, Manifest, Model, Outcome, Report, StageReport};
+use compressor_format::{ArtifactTensor, Check, Manifest, Model, Outcome, Report, StageReport};
 use compressor_pipeline::Plan;
+use compressor_pipeline::figures::{self, bytes, count, figure, percent, perplexity, seconds};
 use serde_json::{Value, json};
 
 /// A table without colours that fits 80 columns.
@@ -29,34 +30,11 @@ fn align(table: &mut Table) {
     }
 }
 
-/// `1234567` as `1.23 M`.
-pub(crate) fn count(value: f64) -> String {
-    match value {
-        value if value >= 1e9 => format!("{:.2} G", value / 1e9),
-        value if value >= 1e6 => format!("{:.2} M", value / 1e6),
-        value if value >= 1e4 => format!("{:.1} k", value / 1e3),
-        value => format!("{value:.0}"),
-    }
-}
-
-/// Bytes in decimal units.
-pub(crate) fn bytes(value: u64) -> String {
-    match value {
-        0..1_000_000 => format!("{:.1} kB", value as f64 / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.2} MB", value as f64 / 1e6),
-        _ => format!("{:.2} GB", value as f64 / 1e9),
-    }
-}
-
-fn seconds(value: f64) -> String {
-    if value < 100.0 { format!("{value:.1}") } else { format!("{value:.0}") }
-}
-
 /// One line on what a step made.
 pub(crate) fn step_line(step: &StageReport) -> String {
     let mut parts = vec![format!("{} parameters", count(step.parameters as f64)), bytes(step.bytes)];
-    parts.extend(step.perplexity.map(|perplexity| format!("perplexity {:.3}", perplexity.value)));
-    parts.extend(step.score.map(|score| format!("score {:.1} %", 100.0 * score.value)));
+    parts.extend(step.perplexity.map(|measured| format!("perplexity {}", perplexity(measured.value))));
+    parts.extend(step.score.map(|score| format!("score {}", percent(score.value))));
     parts.push(format!("{} s", seconds(step.seconds)));
     parts.join(", ")
 }
@@ -100,11 +78,11 @@ pub(crate) fn report(report: &Report) {
             count(step.parameters as f64),
             step.stored_as.clone(),
             bytes(step.bytes),
-            format!("{:.2}×", step.compression_ratio),
-            step.perplexity.map(|perplexity| format!("{:.3}", perplexity.value)).unwrap_or_default(),
+            figures::ratio(step.compression_ratio),
+            step.perplexity.map(|measured| perplexity(measured.value)).unwrap_or_default(),
         ];
         if has_score {
-            row.push(step.score.map(|score| format!("{:.1} %", 100.0 * score.value)).unwrap_or_default());
+            row.push(step.score.map(|score| percent(score.value)).unwrap_or_default());
         }
         row.push(seconds(step.seconds));
         shown.add_row(row);
@@ -130,11 +108,7 @@ pub(crate) fn checks(checks: &[Check]) {
         shown.add_row([
             check.name.clone(),
             figure(check.value, &check.unit),
-            match (check.limit, check.threshold) {
-                (Some(Limit::AtMost), Some(threshold)) => format!("≤ {}", figure(threshold, &check.unit)),
-                (Some(Limit::AtLeast), Some(threshold)) => format!("≥ {}", figure(threshold, &check.unit)),
-                _ => String::new(),
-            },
+            figures::limit(check),
             check.sample_size.to_string(),
             match check.outcome {
                 Outcome::Passed => "passed",
@@ -155,17 +129,6 @@ pub(crate) fn checks(checks: &[Check]) {
             let end = |end: Option<f64>| end.map_or_else(|| "unknown".to_owned(), |end| format!("{end:.4}"));
             println!("{}: 95 % interval {} to {}; a larger sample would decide", check.name, end(low), end(high));
         }
-    }
-}
-
-fn figure(value: f64, unit: &str) -> String {
-    match unit {
-        "bytes" => bytes(value as u64),
-        "×" => format!("{value:.2}×"),
-        "ms" => format!("{value:.2} ms"),
-        _ if value == 0.0 || value == 1.0 => format!("{value}"),
-        _ if value.abs() < 1e-3 => format!("{value:.2e}"),
-        _ => format!("{value:.4}"),
     }
 }
 

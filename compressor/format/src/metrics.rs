@@ -47,15 +47,54 @@ impl Metrics {
     /// # Errors
     /// [`crate::Error::Io`] where the file can't be made.
     pub fn append(folder: &Path) -> Result<Self> {
-        Ok(Self(fs_err::OpenOptions::new().create(true).append(true).open(Self::path(folder))?))
+        let path = Self::path(folder);
+        let is_torn = std::fs::read(&path).is_ok_and(|lines| lines.last().is_some_and(|last| *last != b'\n'));
+        let mut file = fs_err::OpenOptions::new().create(true).append(true).open(path)?;
+        if is_torn {
+            // A line that was left half written may not take the next one with it.
+            file.write_all(b"\n")?;
+        }
+        Ok(Self(file))
     }
 
     /// Writes one line.
     ///
     /// # Errors
-    /// [`crate::Error::Io`], such as a full disk.
+    /// [`crate::Error::NoRoom`] on a full disk, [`crate::Error::Io`] otherwise.
     pub fn write(&mut self, losses: &StepLosses) -> Result<()> {
         let line = serde_json::to_string(losses).expect("losses are plain data");
-        Ok(self.0.write_all(format!("{line}\n").as_bytes())?)
+        let written = self.0.write_all(format!("{line}\n").as_bytes());
+        written.map_err(|error| crate::Error::not_written(self.0.path(), error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_line_that_a_kill_left_half_written_does_not_take_the_next_one_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let losses = |step| StepLosses {
+            step,
+            loss: 1.0,
+            cross_entropy: 1.0,
+            kl: None,
+            learning_rate: 0.1,
+            gradient_norm: 1.0,
+            tokens: 8,
+            seconds: 0.5,
+        };
+        Metrics::append(folder.path()).unwrap().write(&losses(1)).unwrap();
+        let path = Metrics::path(folder.path());
+        let whole = fs_err::read_to_string(&path).unwrap();
+        fs_err::write(&path, format!("{whole}{{\"step\":2,\"lo")).unwrap();
+        Metrics::append(folder.path()).unwrap().write(&losses(2)).unwrap();
+        let lines = fs_err::read_to_string(&path).unwrap();
+        let steps: Vec<Option<u64>> =
+            lines.lines().map(|line| serde_json::from_str::<StepLosses>(line).ok().map(|losses| losses.step)).collect();
+        assert_eq!(steps, [Some(1), None, Some(2)]);
     }
 }

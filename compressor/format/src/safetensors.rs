@@ -3,14 +3,16 @@
 //! Format: <https://github.com/huggingface/safetensors>. The `safetensors` crate checks every bound of the header.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, MappedBytes, Result, map_file};
+use crate::{Error, MappedBytes, Result, map_file, write_beside};
 
 /// The tensors of a folder, by name.
 #[derive(Clone, Debug)]
@@ -158,13 +160,20 @@ fn describe(error: &::safetensors::SafeTensorError, file_bytes: usize) -> String
 /// Writes a safetensors file beside its place and renames it; tensors lie by element size, then by name.
 ///
 /// # Errors
-/// [`Error::Io`] with the path, on a full or read-only disk for example.
+/// Those of [`write_beside`], [`Error::NoRoom`] on a full disk among them.
 pub fn write_safetensors<'a>(path: &Path, tensors: impl IntoIterator<Item = (String, NewTensor<'a>)>) -> Result<()> {
-    ::safetensors::serialize_to_file(tensors, Some(layout_metadata()), path).map_err(|error| match error {
-        ::safetensors::SafeTensorError::IoError(error) => {
-            Error::Io(std::io::Error::new(error.kind(), format!("could not write {}: {error}", path.display())))
+    let mut tensors: Vec<(String, NewTensor<'a>)> = tensors.into_iter().collect();
+    tensors.sort_by(|(left_name, left), (right_name, right)| order((left.dtype, left_name), (right.dtype, right_name)));
+    let described = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dtype, tensor.shape.clone()));
+    let (head, _) = head(described).ok_or_else(|| Error::malformed(path, "would be larger than a file can be"))?;
+    write_beside(path, |file| {
+        file.write_all(&head)?;
+        for (name, tensor) in &tensors {
+            let bytes = (tensor.bytes)();
+            assert_eq!(bytes.len(), tensor.shape.iter().product::<usize>() * tensor.dtype.bytes(), "bytes of tensor `{name}`");
+            file.write_all(&bytes)?;
         }
-        other => Error::malformed(path, other.to_string()),
+        Ok(())
     })
 }
 
@@ -172,11 +181,20 @@ pub fn write_safetensors<'a>(path: &Path, tensors: impl IntoIterator<Item = (Str
 /// what a file's offsets can say.
 pub fn safetensors_file_bytes(mut tensors: Vec<(String, Dtype, Vec<usize>)>) -> Option<u64> {
     // The order decides how many digits the offsets in the header have.
-    tensors.sort_by(|(left_name, left, _), (right_name, right, _)| {
-        right.stored().cmp(&left.stored()).then_with(|| left_name.cmp(right_name))
-    });
+    tensors.sort_by(|(left_name, left, _), (right_name, right, _)| order((*left, left_name), (*right, right_name)));
+    let (head, data) = head(tensors.into_iter())?;
+    u64::try_from(head.len()).ok()?.checked_add(u64::try_from(data).ok()?)
+}
+
+/// Large elements first, so that every tensor lies at a multiple of its element's size.
+fn order((left, left_name): (Dtype, &str), (right, right_name): (Dtype, &str)) -> Ordering {
+    right.stored().cmp(&left.stored()).then_with(|| left_name.cmp(right_name))
+}
+
+/// What stands before the tensors, its length first, and the bytes of all of them; `None` past what a file's offsets can say.
+fn head(tensors: impl Iterator<Item = (String, Dtype, Vec<usize>)>) -> Option<(Vec<u8>, usize)> {
     let mut end = 0usize;
-    let mut described = Vec::with_capacity(tensors.len());
+    let mut described = Vec::new();
     for (name, dtype, shape) in tensors {
         let start = end;
         let bytes = shape.iter().try_fold(dtype.bytes(), |bytes, size| bytes.checked_mul(*size))?;
@@ -184,8 +202,11 @@ pub fn safetensors_file_bytes(mut tensors: Vec<(String, Dtype, Vec<usize>)>) -> 
         described.push((name, ::safetensors::tensor::TensorInfo { dtype: dtype.stored(), shape, data_offsets: (start, end) }));
     }
     let metadata = ::safetensors::tensor::Metadata::new(Some(layout_metadata()), described).ok()?;
-    let header = serde_json::to_string(&metadata).ok()?.len().next_multiple_of(size_of::<u64>());
-    u64::try_from(size_of::<u64>() + header).ok()?.checked_add(u64::try_from(end).ok()?)
+    let mut json = serde_json::to_vec(&metadata).ok()?;
+    json.resize(json.len().next_multiple_of(size_of::<u64>()), b' ');
+    let mut head = u64::try_from(json.len()).ok()?.to_le_bytes().to_vec();
+    head.extend(json);
+    Some((head, end))
 }
 
 /// Transformers refuses a file that does not say which framework's layout it has.
@@ -278,21 +299,44 @@ impl fmt::Display for Dtype {
     }
 }
 
-impl ::safetensors::View for NewTensor<'_> {
-    fn dtype(&self) -> ::safetensors::Dtype {
-        self.dtype.stored()
-    }
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
 
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
+    use super::*;
 
-    fn data(&self) -> Cow<'_, [u8]> {
-        (self.bytes)()
-    }
-
-    fn data_len(&self) -> usize {
-        self.shape.iter().product::<usize>() * self.dtype.bytes()
+    #[test]
+    fn the_file_is_the_one_that_the_safetensors_crate_makes() {
+        let tensor = |dtype: Dtype, shape: &[usize], fill: u8| {
+            let bytes = vec![fill; shape.iter().product::<usize>() * dtype.bytes()];
+            (dtype, shape.to_vec(), bytes)
+        };
+        let tensors = [
+            ("model.norm.weight", tensor(Dtype::Bf16, &[5], 1)),
+            ("model.b", tensor(Dtype::F32, &[3, 4], 2)),
+            ("model.a", tensor(Dtype::F32, &[1], 3)),
+            ("packed", tensor(Dtype::I32, &[7], 4)),
+            ("shape", tensor(Dtype::I64, &[2], 5)),
+            ("bytes", tensor(Dtype::I8, &[3], 6)),
+            ("empty", tensor(Dtype::F16, &[0, 8], 7)),
+        ];
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let new = |(name, (dtype, shape, bytes)): &(&str, (Dtype, Vec<usize>, Vec<u8>))| {
+            let bytes = bytes.clone();
+            let tensor = NewTensor { dtype: *dtype, shape: shape.clone(), bytes: Box::new(move || Cow::Owned(bytes.clone())) };
+            ((*name).to_owned(), tensor)
+        };
+        write_safetensors(&path, tensors.iter().map(new)).unwrap();
+        let view = |(name, (dtype, shape, bytes)): &'static (&str, (Dtype, Vec<usize>, Vec<u8>))| {
+            (*name, ::safetensors::tensor::TensorView::new(dtype.stored(), shape.clone(), bytes).unwrap())
+        };
+        let tensors: &'static _ = Box::leak(Box::new(tensors));
+        let expected = ::safetensors::serialize(tensors.iter().map(view), Some(layout_metadata())).unwrap();
+        let written = fs_err::read(&path).unwrap();
+        assert_eq!(written, expected);
+        let described = tensors.iter().map(|(name, (dtype, shape, _))| ((*name).to_owned(), *dtype, shape.clone())).collect();
+        assert_eq!(safetensors_file_bytes(described), Some(written.len() as u64));
     }
 }
 

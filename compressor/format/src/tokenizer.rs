@@ -81,6 +81,11 @@ impl Tokenizer {
         self.tokenizer.get_vocab_size(true)
     }
 
+    /// The largest number that a token has; numbers can leave gaps.
+    pub fn largest_id(&self) -> u32 {
+        self.tokenizer.get_vocab(true).into_values().max().unwrap_or(0)
+    }
+
     /// The number of a token that is written like this, if there is one.
     pub fn id(&self, token: &str) -> Option<u32> {
         self.tokenizer.token_to_id(token)

@@ -47,6 +47,9 @@ pub enum Error {
     /// A folder that this program did not make.
     #[error("{0}: is not empty, and no record says that this run filled it; move it away or choose another folder")]
     NotOurs(PathBuf),
+    /// The report's page.
+    #[error("report.html can't be made: {0}")]
+    Page(String),
     /// The measuring program.
     #[error("could not measure {path}: {what}")]
     Bench {

@@ -1,14 +1,19 @@
 //! Recipe, plan, stages, report: pruning, quantizers, verification. Never Burn: training is asked of a [`Trainer`].
 
 mod artifact;
+mod disk;
 mod error;
+pub mod figures;
 mod fingerprint;
 mod machine;
 mod measure;
 mod memory;
+mod page;
 mod plan;
+mod planner;
 pub mod prune;
 pub mod quantize;
+mod rows;
 mod run;
 mod statistics;
 mod trainer;
@@ -18,6 +23,7 @@ pub use artifact::{open_tokenizer, write_manifest};
 pub use error::Error;
 pub use machine::{describe as describe_machine, peak_memory_bytes};
 pub use measure::{Comparison, HeldOut, Prompt, Sequence};
+pub use page::path as page_path;
 pub use plan::{ModelSize, Origin, Plan, Step};
 pub use run::{Observer, Workers, run};
 pub use trainer::{Distillation, Trainer, TrainingJob};

@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use compressor_engine::{Engine, Logits, Place};
 use compressor_format::{
-    Batches, Checkpoint, Dataset, Distill, Dtype, Importance, LayerTensor, Measured, Metrics, Model, Prune, Quantize,
-    REPORT_VERSION, Reference, Report, SampleOrder, Samples, Sizes, Split, Stage, StageReport, StepLosses, Student, TensorId,
-    Tokenizer, Train, TrainingKeys, Verify, Weights, write_beside,
+    Architecture, Batches, Checkpoint, Dataset, Distill, Dtype, Importance, LayerTensor, Measured, Metrics, Model, Prune,
+    Quantize, REPORT_VERSION, Reference, Report, SampleOrder, Samples, Sizes, Split, Stage, StageReport, StepLosses, Student,
+    TensorId, Tokenizer, Train, TrainingKeys, Verify, Weights, write_beside,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -20,7 +20,7 @@ use crate::measure::HeldOut;
 use crate::plan::{Origin, Plan, Step, architecture, evenly_spaced};
 use crate::trainer::{Distillation, Trainer, TrainingJob};
 use crate::verify::{Bench, Subject, verify};
-use crate::{Error, prune, quantize};
+use crate::{Error, page, prune, quantize};
 
 /// What a run tells while it works.
 pub trait Observer {
@@ -58,33 +58,21 @@ pub fn run(plan: &Plan, workers: &mut Workers<'_>) -> Result<Report, Error> {
         if let Some(record) = finished(step)? {
             workers.observer.skips(step, &record.report);
             run.take(record);
-            run.report.save(&plan.run_folder)?;
+            run.save()?;
             continue;
         }
         workers.observer.begins(step, index + 1, plan.steps().len());
-        prepare_folder(step)?;
-        let started = Instant::now();
-        let mut checks = Vec::new();
-        let mut made = match &step.stage {
-            Stage::Train(train) => run.train(step, train, workers)?,
-            Stage::Distill(distill) => run.distill(step, distill, workers)?,
-            Stage::Prune(settings) => run.prune(step, settings, workers)?,
-            Stage::Quantize(settings) => run.quantize(step, settings, workers)?,
-            Stage::Verify(settings) => {
-                let (made, found) = run.verify(step, settings, workers)?;
-                checks = found;
-                made
+        let record = match run.carry_out(step, workers) {
+            Ok(record) => record,
+            Err(error) => {
+                // Losses until the stop are on the page too. The stop itself is what to report, whatever becomes of the page.
+                let _ = run.save();
+                return Err(error);
             }
         };
-        made.seconds = started.elapsed().as_secs_f64();
-        if !matches!(step.stage, Stage::Verify(_)) {
-            run.measure(step, &mut made)?;
-        }
-        let record = Record { report: made, checks, files: hashes(step)? };
-        record.write(step)?;
         workers.observer.ends(step, &record.report);
         run.take(record);
-        run.report.save(&plan.run_folder)?;
+        run.save()?;
     }
     Ok(run.report)
 }
@@ -97,26 +85,56 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
+    /// Does one step and leaves its record.
+    fn carry_out(&mut self, step: &Step, workers: &mut Workers<'_>) -> Result<Record, Error> {
+        prepare_folder(step)?;
+        let started = Instant::now();
+        let mut checks = Vec::new();
+        let mut made = match &step.stage {
+            Stage::Train(train) => self.train(step, train, workers)?,
+            Stage::Distill(distill) => self.distill(step, distill, workers)?,
+            Stage::Prune(settings) => self.prune(step, settings, workers)?,
+            Stage::Quantize(settings) => self.quantize(step, settings, workers)?,
+            Stage::Verify(settings) => {
+                let (made, found) = self.verify(step, settings, workers)?;
+                checks = found;
+                made
+            }
+        };
+        made.seconds = started.elapsed().as_secs_f64();
+        if !matches!(step.stage, Stage::Verify(_)) {
+            self.measure(step, &mut made)?;
+        }
+        let record = Record { report: made, checks, files: hashes(step)? };
+        record.write(step)?;
+        Ok(record)
+    }
+
+    /// Writes `report.json`, and `report.html` with the curves of every step that this run has begun.
+    fn save(&self) -> Result<(), Error> {
+        self.report.save(&self.plan.run_folder)?;
+        let begun = self.plan.steps().iter().filter(|step| is_begun(step));
+        let folders: Vec<page::Folder> = begun
+            .map(|step| page::Folder {
+                step: step.name.clone(),
+                metrics: Metrics::path(&step.folder),
+                folder: step.folder.clone(),
+            })
+            .collect();
+        page::save(&self.report, &folders, &self.plan.run_folder)
+    }
+
     fn take(&mut self, record: Record) {
         let step = &self.plan.steps()[self.report.stages.len()];
         let first = || Reference { name: step.name.clone(), dtype: step.output.dtype, bytes: record.report.bytes };
         self.report.reference.get_or_insert_with(first);
         self.report.stages.push(record.report);
         if !record.checks.is_empty() {
-            let allow_undecided = self.verify_settings().allow_undecided;
+            let allow_undecided = self.plan.measured_by().allow_undecided;
             self.report.checks.extend(record.checks);
             let findings = crate::Findings { checks: self.report.checks.clone(), perplexity: None, score: None };
             self.report.passed = Some(findings.passed(allow_undecided));
         }
-    }
-
-    /// How models are measured: as the recipe's verification does it.
-    fn verify_settings(&self) -> Verify {
-        let stages = self.plan.recipe.stages.iter();
-        stages
-            .filter_map(|stage| if let Stage::Verify(verify) = stage { Some(verify.clone()) } else { None })
-            .next_back()
-            .unwrap_or_default()
     }
 
     fn dataset(&self) -> &Dataset {
@@ -291,8 +309,7 @@ impl Run<'_> {
         let tokens = settings.calibration_tokens;
         let tokenizer = Tokenizer::open(step.folder.join("tokenizer.json"))?;
         let examples = self.dataset().split(Split::Train, self.plan.recipe.seed)?;
-        let length = weights.architecture().max_position_embeddings.min(CALIBRATION_WINDOW);
-        let samples = Samples::new(&examples, &tokenizer, length)?;
+        let samples = Samples::new(&examples, &tokenizer, calibration_window(weights.architecture()))?;
         let engine = Engine::from_weights(weights, crate::engine_options())?;
         let mut scores = Calibration(prune::ActivationScores::new(weights.architecture(), settings));
         let mut seen = 0;
@@ -332,7 +349,7 @@ impl Run<'_> {
         }
         let tokenizer = crate::open_tokenizer(model)?;
         let examples = self.dataset().split(Split::Test, self.plan.recipe.seed)?;
-        self.held_out = Some(HeldOut::new(&examples, &tokenizer, &self.verify_settings())?);
+        self.held_out = Some(HeldOut::new(&examples, &tokenizer, &self.plan.measured_by())?);
         self.tokenizer = Some(tokenizer);
         Ok(())
     }
@@ -385,8 +402,13 @@ impl compressor_engine::Observer for Calibration {
     }
 }
 
-/// Tokens of one calibration window.
+/// Tokens of one calibration window, where the model holds as many.
 const CALIBRATION_WINDOW: usize = 512;
+
+/// Tokens that calibration reads at once.
+pub(crate) fn calibration_window(architecture: &Architecture) -> usize {
+    architecture.max_position_embeddings.min(CALIBRATION_WINDOW)
+}
 
 /// Micro-batch `index`, cheap where they are asked for one after the other.
 fn batch_at<'s>(
@@ -435,9 +457,9 @@ struct Record {
     files: BTreeMap<String, String>,
 }
 
-const RECORD: &str = "step.json";
+pub(crate) const RECORD: &str = "step.json";
 /// Says from a step's first moment that its folder is ours, and what for.
-const MARK: &str = "fingerprint";
+pub(crate) const MARK: &str = "fingerprint";
 
 impl Record {
     fn write(&self, step: &Step) -> Result<(), Error> {
@@ -479,19 +501,25 @@ fn hashes(step: &Step) -> Result<BTreeMap<String, String>, Error> {
     Ok(hashes)
 }
 
+/// Whether what lies in a step's folder was made with the settings and inputs of this run.
+fn is_begun(step: &Step) -> bool {
+    std::fs::read_to_string(step.bookkeeping.join(MARK)).is_ok_and(|fingerprint| fingerprint == step.fingerprint)
+}
+
 /// Makes the step's folder, or empties one that this run made for something else; a training state of the same step stays.
 fn prepare_folder(step: &Step) -> Result<(), Error> {
     let mark = step.bookkeeping.join(MARK);
-    let is_used = step.folder.exists() && fs_err::read_dir(&step.folder)?.next().is_some();
+    if step.holds_foreign_files() {
+        return Err(Error::NotOurs(step.folder.clone()));
+    }
     match fs_err::read_to_string(&mark) {
         Ok(fingerprint) if fingerprint == step.fingerprint => {}
         Ok(_) => {
             fs_err::remove_dir_all(&step.bookkeeping)?;
-            if is_used {
+            if step.folder.exists() {
                 fs_err::remove_dir_all(&step.folder)?;
             }
         }
-        Err(_) if is_used => return Err(Error::NotOurs(step.folder.clone())),
         Err(_) => {}
     }
     fs_err::create_dir_all(&step.bookkeeping)?;

@@ -17,12 +17,12 @@ use compressor_format::{
     QuantizedMatrix, Scheme, Storage, StoredTensor, Values, WeightBytes, pack,
 };
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use self::round_to_nearest::Grid;
 
 pub use self::opens_in::opens_in;
-pub use self::sizes::{QuantizedSize, QuantizedSizes, Refusal, Width, resolve};
+pub use self::sizes::{QuantizedSize, QuantizedSizes, Refusal, Width, refusals, resolve};
 
 /// What to make of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,7 +90,7 @@ impl Default for Quantization {
 }
 
 /// What was written, and how far it is from the checkpoint.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct QuantizationReport {
     /// Bytes of `model.safetensors`.
     pub artifact_bytes: u64,
@@ -105,7 +105,7 @@ pub struct QuantizationReport {
 }
 
 /// How far a quantized tensor is from the dense one.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TensorReport {
     /// Its name as stored.
     pub name: String,
