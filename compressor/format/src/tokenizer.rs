@@ -32,8 +32,8 @@ impl Tokenizer {
     /// Reads a `tokenizer.json` of Hugging Face's `tokenizers`.
     ///
     /// # Errors
-    /// [`Error::Io`] when it can't be read, [`Error::Malformed`] when it is no tokenizer, [`Error::Unsupported`] for another kind than
-    /// byte-pair encoding.
+    /// [`Error::Io`] when it can't be read, [`Error::Malformed`] when it is no tokenizer, [`Error::Unsupported`] for a kind of
+    /// tokenizer that no family here has.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let json = fs::read(path)?;
@@ -137,8 +137,11 @@ impl Tokenizer {
 /// Refuses what the library takes on trust, and would panic or answer differently each time with.
 fn check(path: &Path, json: &Value) -> Result<()> {
     let model = &json["model"];
-    if let Some(kind) = model["type"].as_str().filter(|kind| *kind != "BPE") {
-        return Err(Error::unsupported(path, format!("its model is {kind}; known is BPE, which every family here has")));
+    if let Some(kind) = model["type"].as_str().filter(|kind| !["BPE", "WordLevel"].contains(kind)) {
+        return Err(Error::unsupported(
+            path,
+            format!("its model is {kind}; known are BPE, which every family here has, and WordLevel"),
+        ));
     }
     for key in ["continuing_subword_prefix", "dropout"] {
         let value = &model[key];
@@ -293,7 +296,7 @@ mod tests {
         assert_eq!(refused(&|json| json["model"]["dropout"] = 0.1.into()), "`model.dropout` is 0.1, which no family here has");
         assert_eq!(
             refused(&|json| json["model"] = serde_json::json!({"type": "Unigram", "unk_id": 0, "vocab": [["a", 0.0]]})),
-            "its model is Unigram; known is BPE, which every family here has"
+            "its model is Unigram; known are BPE, which every family here has, and WordLevel"
         );
         let precompiled = serde_json::json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"});
         assert_eq!(
