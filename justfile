@@ -25,6 +25,11 @@ interop:
 bench:
     benches/run.sh
 
+# changes the files that one reader is given until it breaks, `just fuzz gguf 600` for example; needs nightly and cargo-fuzz
+fuzz TARGET SECONDS="60":
+    cargo run --release --quiet --manifest-path fuzz/Cargo.toml --no-default-features --example seeds -- fuzz/corpus {{TARGET}}
+    cargo +nightly fuzz run {{TARGET}} -- -max_total_time={{SECONDS}} -rss_limit_mb=2048 -timeout=20
+
 # everything that must hold before a change lands
 ci:
     .ci/run

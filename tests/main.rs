@@ -6,6 +6,9 @@
 mod chain;
 #[path = "integration/command.rs"]
 mod command;
+#[cfg(any(feature = "ndarray", feature = "wgpu"))]
+#[path = "integration/devices.rs"]
+mod devices;
 #[path = "integration/documents.rs"]
 mod documents;
 #[path = "integration/layers.rs"]

@@ -36,6 +36,15 @@ impl Bench {
         command
     }
 
+    /// Runs with files limited to so many blocks of 512 bytes: writes beyond fail as they do on a full disk.
+    #[cfg(unix)]
+    pub(crate) fn run_with_small_files(&self, blocks: usize, arguments: &[&str]) -> Ran {
+        let limited = format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" \"$@\"");
+        let mut command = Command::new("sh");
+        command.args(["-c", &limited, env!("CARGO_BIN_EXE_compressor")]).args(arguments).current_dir(self.folder.path());
+        Ran(command.output().unwrap())
+    }
+
     pub(crate) fn run(&self, arguments: &[&str]) -> Ran {
         Ran(self.command(arguments).output().unwrap())
     }

@@ -29,7 +29,7 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest_one() {
 
 #[test]
 fn a_wrong_type_is_named_with_its_line() {
-    let expected = "error: invalid type: string \"four\", expected u8 (tiny.toml:43)\n";
+    let expected = "error: bits is \"four\"; it must be a whole number from 0 to 255 (tiny.toml:43)\n";
     assert_eq!(refused("bits = 4", "bits = \"four\""), expected);
 }
 
@@ -41,8 +41,8 @@ fn a_value_out_of_range_is_named_with_its_range() {
 
 #[test]
 fn a_missing_file_is_named() {
-    let text = refused("datasets/home-commands.toml", "datasets/nothing.toml");
-    assert!(text.starts_with("error: ") && text.contains("datasets/nothing.toml") && text.contains("(tiny.toml:3)"), "{text}");
+    let expected = "error: failed to open file `datasets/nothing.toml`: No such file or directory (os error 2) (tiny.toml:3)\n";
+    assert_eq!(refused("datasets/home-commands.toml", "datasets/nothing.toml"), expected);
 }
 
 #[test]
@@ -93,7 +93,8 @@ fn a_ratio_that_leaves_no_head_is_refused() {
 
 #[test]
 fn vocabularies_that_differ_are_refused_with_both_sizes() {
-    let new = "student.new = { vocab_size = 300, hidden_size = 16, layers = 1, heads = 2, intermediate_size = 32 }";
+    let new =
+        "student.new = { vocab_size = 300, hidden_size = 64, layers = 2, heads = 4, kv_heads = 2, intermediate_size = 128 }";
     let text = refused("student.layers = 2", new);
     let expected = "error: the student's vocabulary of 300 tokens differs from the teacher's 320 (tiny.toml:27)\n\
                     hint: both must predict the same tokens; give the student the teacher's vocab_size\n";
@@ -106,10 +107,10 @@ fn a_dataset_that_is_empty_or_not_utf_8_is_refused() {
     bench.write("datasets/mine.toml", "[text]\ntrain = \"train.txt\"\ntest = \"train.txt\"\n");
     bench.write("datasets/train.txt", "");
     let text = refused_in(&bench, "datasets/home-commands.toml", "datasets/mine.toml");
-    assert!(text.contains("datasets/train.txt") && text.contains("empty"), "{text}");
+    assert_eq!(text, "error: datasets/train.txt: the file is empty (0 bytes); a dataset needs text (tiny.toml:3)\n");
     fs_err::write(bench.path("datasets/train.txt"), b"good text \xff\xfe").unwrap();
     let text = refused_in(&bench, "datasets/home-commands.toml", "datasets/mine.toml");
-    assert!(text.contains("datasets/train.txt") && text.contains("UTF-8") && text.contains("10"), "{text}");
+    assert_eq!(text, "error: datasets/train.txt: byte 10 (0xff) is not UTF-8; convert the file to UTF-8 (tiny.toml:3)\n");
 }
 
 #[test]
@@ -118,20 +119,150 @@ fn a_folder_that_cannot_be_written_is_refused_before_any_work() {
     bench.write("occupied", "a file where the folder should be");
     let recipe = TINY.replacen("seed = 3", "seed = 3\noutput = \"occupied/run\"", 1);
     bench.write("tiny.toml", &recipe);
+    let way_out = "hint: set `output` to a folder on a disk that can be written\n";
     let text = bench.run(&["plan", "tiny.toml"]).expect(2).stderr();
-    assert!(
-        text.starts_with("error: the run folder occupied/run can't be written: occupied is not a folder (tiny.toml:3)"),
-        "{text}"
+    assert_eq!(
+        text,
+        format!("error: the run folder occupied/run can't be written: occupied is not a folder (tiny.toml:3)\n{way_out}")
+    );
+    // No one can make files in there.
+    #[cfg(target_os = "linux")]
+    {
+        let text = bench.run(&["plan", "tiny.toml", "--out", "/proc/sys/run"]).expect(2).stderr();
+        assert!(text.starts_with("error: the run folder /proc/sys/run can't be written: /proc/sys: "), "{text}");
+        assert!(text.ends_with(&format!("(tiny.toml:3)\n{way_out}")), "{text}");
+    }
+}
+
+/// What a recipe for the model in `model` is refused with.
+fn refused_model(bench: &Bench, model: &str) -> String {
+    let recipe =
+        format!("name = \"q\"\n[model]\npath = \"{model}\"\n[[stage]]\n[stage.quantize]\nbits = 8\nembedding = \"dense\"\n");
+    bench.write("q.toml", &recipe);
+    bench.run(&["plan", "q.toml"]).expect(2).stderr()
+}
+
+#[test]
+fn a_model_folder_whose_tensors_and_config_disagree_is_refused_by_tensor() {
+    let bench = Bench::new();
+    fs_err::create_dir(bench.path("model")).unwrap();
+    let source = crate::command::root().join("tests/golden/models/llama");
+    fs_err::copy(source.join("model.safetensors"), bench.path("model/model.safetensors")).unwrap();
+    let config = fs_err::read_to_string(source.join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    let (vocab_size, hidden_size) = (config["vocab_size"].as_u64().unwrap(), config["hidden_size"].as_u64().unwrap());
+    config["vocab_size"] = (vocab_size + 1).into();
+    bench.write("model/config.json", &config.to_string());
+    let expected = format!(
+        "error: model: tensor `model.embed_tokens.weight` has shape [{vocab_size}, {hidden_size}], config.json asks for [{}, \
+         {hidden_size}] (q.toml:3)\n",
+        vocab_size + 1
+    );
+    assert_eq!(refused_model(&bench, "model"), expected);
+    config["model_type"] = "mamba".into();
+    bench.write("model/config.json", &config.to_string());
+    assert_eq!(
+        refused_model(&bench, "model"),
+        "error: model/config.json: model_type \"mamba\" is not a known family; known are llama, mistral, qwen2, qwen3, gpt2 (q.toml:3)\n"
     );
 }
 
 #[test]
-fn several_refusals_come_in_one_go() {
-    let recipe = TINY.replace("head_ratio = 0.5", "head_ratio = 0.1").replace("channel_ratio = 0.5", "channel_ratio = 0.1");
+fn a_truncated_or_hostile_model_file_is_refused_at_the_line_that_names_it() {
     let bench = Bench::new();
+    fs_err::create_dir(bench.path("model")).unwrap();
+    let source = crate::command::root().join("tests/golden/models/llama");
+    fs_err::copy(source.join("config.json"), bench.path("model/config.json")).unwrap();
+    let whole = fs_err::read(source.join("model.safetensors")).unwrap();
+    let safetensors = |bytes: &[u8]| {
+        fs_err::write(bench.path("model/model.safetensors"), bytes).unwrap();
+        refused_model(&bench, "model")
+    };
+    let half = whole.len() / 2;
+    assert_eq!(
+        safetensors(&whole[..half]),
+        format!(
+            "error: model/model.safetensors: its {half} bytes are not what the header says: the file is cut short or has a tail \
+             (q.toml:3)\n"
+        )
+    );
+    assert_eq!(
+        safetensors(&[0xff; 64]),
+        "error: model/model.safetensors: is not a safetensors file, or its header is damaged: the header's length is impossible \
+         (q.toml:3)\n"
+    );
+    let gguf = |bytes: &[u8]| {
+        fs_err::write(bench.path("model.gguf"), bytes).unwrap();
+        refused_model(&bench, "model.gguf")
+    };
+    let real = fs_err::read(crate::command::root().join("tests/golden/gguf/blocks.gguf")).unwrap();
+    let cut = gguf(&real[..real.len() / 2]);
+    assert!(cut.starts_with("error: model.gguf: ") && cut.ends_with(" (q.toml:3)\n"), "{cut}");
+    // Version 3, and 2⁶⁴ − 1 tensors.
+    let hostile = gguf(&[&b"GGUF\x03\0\0\0"[..], &[0xff; 16]].concat());
+    assert!(hostile.starts_with("error: model.gguf: ") && hostile.ends_with(" (q.toml:3)\n"), "{hostile}");
+}
+
+/// Something wrong in every part: all of it is told in one go, in the order of the lines.
+#[test]
+fn all_refusals_come_in_one_go_in_the_order_of_the_lines() {
+    let bench = Bench::new();
+    let recipe = TINY
+        .replace("heads = 4\n", "heads = \"4\"\n")
+        .replace("warmup_steps = 2", "warmup_stpes = 2")
+        .replace("save_every = 3", "save_every = 0")
+        .replace("channel_ratio = 0.5", "importance = \"weight\"")
+        .replace("bits = 4\n", "")
+        .replace("datasets/home-commands.toml", "datasets/nothing.toml")
+        .replace("artifact_bytes = 1_000_000", "artifact_bytes = -1");
     bench.write("tiny.toml", &recipe);
     let text = bench.run(&["plan", "tiny.toml"]).expect(2).stderr();
-    assert_eq!(text.lines().filter(|line| line.starts_with("error")).count(), 2, "{text}");
+    let errors: Vec<&str> = text.lines().filter(|line| line.starts_with("error")).collect();
+    assert_eq!(
+        errors,
+        [
+            "error: failed to open file `datasets/nothing.toml`: No such file or directory (os error 2) (tiny.toml:3)",
+            "error: heads is \"4\"; it must be a whole number, 0 or more (tiny.toml:9)",
+            "error: unknown key `warmup_stpes`, did you mean `warmup_steps`? (tiny.toml:19)",
+            "error: save_every is 0; it must lie from 1 to 1000000000 (tiny.toml:26)",
+            "error: importance is \"weight\" (tiny.toml:32)",
+            "error: missing key `bits` (tiny.toml:42)",
+            "error: artifact_bytes is -1; it must be a whole number, 0 or more (tiny.toml:51)",
+        ]
+    );
+    // And what only the files tell, of a recipe whose text is right.
+    let recipe = TINY
+        .replace("sequence_length = 256\nwarmup_steps", "sequence_length = 64\nwarmup_steps")
+        .replace("student.layers = 2", "student.layers = 3")
+        .replace("group_size = 32", "group_size = 0");
+    bench.write("tiny.toml", &recipe);
+    let text = bench.run(&["plan", "tiny.toml"]).expect(2).stderr();
+    let errors: Vec<&str> = text.lines().filter(|line| line.starts_with("error")).collect();
+    assert_eq!(errors.len(), 3, "{text}");
+    assert!(
+        errors[0].contains(" of 40000 examples predict more tokens than sequence_length 64, the longest ")
+            && errors[0].ends_with("(tiny.toml:18)"),
+        "{text}"
+    );
+    assert_eq!(errors[1], "error: layers 3 is not fewer than the teacher's 3 (tiny.toml:27)");
+    assert_eq!(errors[2], "error: group_size 0 makes no groups; usual are 32, 64 and 128 (tiny.toml:44)");
+}
+
+/// The teacher's checkpoint fits, the state of the student's training, three numbers for each weight, does not.
+#[cfg(unix)]
+#[test]
+fn a_file_without_room_is_told_with_the_way_out_and_what_was_finished_stays() {
+    let bench = Bench::new();
+    bench.write("tiny.toml", TINY);
+    let text = bench.run_with_small_files(1600, &["run", "tiny.toml"]).expect(2).stderr();
+    let expected = "error: runs/tiny/.steps/2-distill/state/state-3.tmp/model.safetensors: it would be larger than a file may be \
+                    here; raise the limit (`ulimit -f`) or write to another disk";
+    assert_eq!(text.lines().last(), Some(expected), "{text}");
+    assert!(!bench.path("runs/tiny/.steps/2-distill/state/state-3.tmp/model.safetensors.tmp").exists());
+    let teacher = fs_err::read(bench.path("runs/tiny/1-train/model.safetensors")).unwrap();
+    let again = bench.run(&["run", "tiny.toml"]).expect(0).stderr();
+    assert_eq!(again.matches("finished before, inputs unchanged").count(), 1, "{again}");
+    assert_eq!(fs_err::read(bench.path("runs/tiny/1-train/model.safetensors")).unwrap(), teacher);
 }
 
 #[test]

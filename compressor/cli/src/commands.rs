@@ -5,7 +5,7 @@ use std::path::Path;
 
 use compressor_engine::Engine;
 use compressor_format::{
-    Budget, Checkpoint, Dataset, Dtype, Examples, Model, Recipe, Report, Split, Tokenizer, Verify, check_finite,
+    Budget, Checkpoint, Dataset, Draft, Dtype, Examples, Model, Report, Split, Tokenizer, Verify, check_finite,
 };
 use compressor_pipeline::{Findings, HeldOut, Plan, Subject, Workers, open_tokenizer};
 use serde_json::json;
@@ -20,15 +20,12 @@ use crate::trainer::Burn;
 
 /// Reads a recipe, makes the changes asked for, and checks it against the files.
 fn planned(path: &Path, changes: &arguments::Changes) -> Result<Plan, Failure> {
-    let refused = |mistakes| Failure::Refused(Some(path.to_owned()), mistakes);
-    let (mut recipe, text) = Recipe::load(path).map_err(refused)?;
-    if !changes.set.is_empty() {
-        recipe = text.with(&changes.set).map_err(|mistakes| Failure::Refused(None, mistakes))?;
-    }
-    if let Some(out) = &changes.out {
-        recipe.output = Some(out.clone());
-    }
-    Plan::new(recipe, Some(&text)).map_err(refused)
+    let draft = Draft::load(path, &changes.set);
+    let draft = match &changes.out {
+        Some(out) => draft.with_output(out.clone()),
+        None => draft,
+    };
+    Plan::of(draft).map_err(|mistakes| Failure::Refused(Some(path.to_owned()), mistakes))
 }
 
 pub(crate) fn plan(arguments: &arguments::Plan, output: Output) -> Result<Ending, Failure> {

@@ -1,5 +1,7 @@
 //! Greedy generation: always the most likely token.
 
+use compressor_format::Positions;
+
 use crate::engine::Engine;
 use crate::forward::{Logits, Sequence};
 use crate::{Cache, Result};
@@ -10,10 +12,10 @@ const SEQUENCES_TOGETHER: usize = 64;
 
 /// Continues `prompt` with the most likely token, again and again, the lowest id where two are equally likely.
 ///
-/// Ends after `max_new` tokens or with a token of `stop`, which is not returned.
+/// Ends after `max_new` tokens, with a token of `stop`, which is not returned, or where the model's learned positions end.
 ///
 /// # Errors
-/// As [`Engine::forward`]: an empty prompt, an unknown token, more tokens than learned positions.
+/// As [`Engine::forward`]: an empty prompt, an unknown token, a prompt of more tokens than learned positions.
 pub fn greedy(engine: &Engine, prompt: &[u32], max_new: usize, stop: &[u32]) -> Result<Vec<u32>> {
     let mut cache = engine.cache(prompt.len().saturating_add(max_new));
     let mut generated = Vec::new();
@@ -24,6 +26,9 @@ pub fn greedy(engine: &Engine, prompt: &[u32], max_new: usize, stop: &[u32]) -> 
             break;
         }
         generated.push(token);
+        if cache.tokens >= positions(engine) {
+            break;
+        }
         if generated.len() < max_new {
             logits = engine.forward(&mut cache, &[token], Logits::Last)?;
         }
@@ -73,10 +78,18 @@ fn continue_together(engine: &Engine, prompts: &[Vec<u32>], max_new: usize, stop
                 generated[running.index].push(token);
                 running.tokens = vec![token];
             }
-            goes_on
+            goes_on && running.cache.tokens < positions(engine)
         });
     }
     Ok(generated)
+}
+
+/// Tokens that a sequence can have: rotary positions do not end.
+fn positions(engine: &Engine) -> usize {
+    match engine.architecture().positions {
+        Positions::Learned => engine.architecture().max_position_embeddings,
+        Positions::Rotary { .. } => usize::MAX,
+    }
 }
 
 /// The first of the largest logits.

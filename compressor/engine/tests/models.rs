@@ -154,6 +154,18 @@ fn a_batch_of_prompts_continues_each_as_if_alone() {
     }
 }
 
+#[test]
+fn a_continuation_ends_where_the_learned_positions_do() {
+    let engine = open(&golden_folder("gpt2"));
+    let positions = engine.architecture().max_position_embeddings;
+    let prompt = vec![3; positions - 4];
+    // Positions for four more tokens, and one that is predicted and never read.
+    let expected = greedy(&engine, &prompt, 1000, &[]).unwrap();
+    assert_eq!(expected.len(), 5);
+    assert_eq!(generate_batch(&engine, &[prompt, vec![3; 2]], 6, &[]).unwrap()[0], expected);
+    assert_eq!(greedy(&engine, &vec![3; positions], 9, &[]).unwrap().len(), 1);
+}
+
 /// A model large enough that its work is shared out among threads.
 fn larger() -> Architecture {
     let tiny = Checkpoint::open(&golden_folder("llama")).unwrap();

@@ -1,7 +1,7 @@
 //! Artifacts: a Hugging Face folder whose weights are quantized as compressed-tensors stores them.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -86,7 +86,7 @@ impl Artifact {
         let architecture = Family::read(&config, &config_path)?;
         let files = TensorFiles::open(path)?;
         let declared = declared_schemes(quantization, &config_path)?;
-        let mut reader = Reader { path, files: &files, architecture: &architecture, declared, used: Vec::new() };
+        let mut reader = Reader { path, files: &files, architecture: &architecture, declared, used: BTreeSet::new() };
         let mut tensors = BTreeMap::new();
         let mut parts = BTreeMap::new();
         for stored in Family::stored(&architecture) {
@@ -99,7 +99,7 @@ impl Artifact {
             tensors.insert(stored.name, tensor);
         }
         let used = reader.used;
-        let unread = |name: &str| !used.iter().any(|used| used == name) && !Family::is_ignored(&architecture, name);
+        let unread = |name: &str| !used.contains(name) && !Family::is_ignored(&architecture, name);
         if let Some((name, _)) = files.iter().find(|(name, _)| unread(name)) {
             return Err(Error::malformed(path, format!("tensor `{name}` has no place in the model that config.json describes")));
         }
@@ -175,7 +175,7 @@ struct Reader<'a> {
     files: &'a TensorFiles,
     architecture: &'a Architecture,
     declared: Vec<Declared>,
-    used: Vec<String>,
+    used: BTreeSet<String>,
 }
 
 /// One of `quantization_config.config_groups`.
@@ -191,6 +191,7 @@ impl Reader<'_> {
     fn read(&mut self, stored: &StoredTensor) -> Result<ArtifactTensor> {
         let mut shape = stored.shape(self.architecture);
         if let Some(packed) = self.take(&format!("{}_packed", stored.name)) {
+            self.refuse_integers_of_a_vector(stored, &shape)?;
             shape_of_rows(&mut shape, stored);
             return self.packed(stored, &packed, &shape).map(ArtifactTensor::Quantized);
         }
@@ -198,6 +199,7 @@ impl Reader<'_> {
             return Err(Error::MissingTensor { path: self.path.to_owned(), name: stored.name.clone() });
         };
         if slice.dtype == Dtype::I8 {
+            self.refuse_integers_of_a_vector(stored, &shape)?;
             shape_of_rows(&mut shape, stored);
             return self.signed(stored, slice, &shape).map(ArtifactTensor::Quantized);
         }
@@ -212,9 +214,16 @@ impl Reader<'_> {
         Ok(ArtifactTensor::Dense(slice))
     }
 
+    fn refuse_integers_of_a_vector(&self, stored: &StoredTensor, shape: &[usize]) -> Result<()> {
+        match shape {
+            [_, _] => Ok(()),
+            _ => Err(Error::unsupported(self.path, format!("tensor `{}` is quantized, only matrices can be", stored.name))),
+        }
+    }
+
     fn take(&mut self, name: &str) -> Option<TensorSlice> {
         let slice = self.files.get(name)?.clone();
-        self.used.push(name.to_owned());
+        self.used.insert(name.to_owned());
         Some(slice)
     }
 
@@ -235,7 +244,11 @@ impl Reader<'_> {
         let bits = declared.and_then(|declared| u8::try_from(declared.bits).ok()).or_else(|| (1..=8).find(|bits| fits(*bits)));
         let per_channel = declared.is_none_or(|declared| declared.per_channel);
         let bits = match bits {
-            Some(bits @ (4 | 8)) if packed.dtype == Dtype::I32 && packed.shape == [rows, words] => bits,
+            _ if packed.dtype != Dtype::I32 => {
+                let what = format!("tensor `{name}_packed` is {}, packed i32 is needed", packed.dtype);
+                return Err(Error::unsupported(self.path, what));
+            }
+            Some(bits @ (4 | 8)) if packed.shape == [rows, words] => bits,
             Some(bits) if packed.shape == [rows, words] => {
                 return Err(Error::unsupported(self.path, format!("tensor `{name}` has {bits} bits; the engine runs 4 and 8")));
             }
@@ -544,4 +557,216 @@ fn packed_zero_points(matrix: &QuantizedMatrix) -> Vec<u8> {
     let columns: Vec<Vec<u8>> = (0..groups).map(|group| pack(&column(group), matrix.scheme.bits)).collect();
     let words = matrix.scheme.row_bytes(rows) / 4;
     (0..words).flat_map(|word| columns.iter().flat_map(move |column| column[word * 4..][..4].iter().copied())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// One layer whose widths are all different: hidden 8, two heads of 4 on one key/value head, 16 channels, 5 tokens.
+    fn architecture(family: Family) -> Architecture {
+        let config = match family {
+            Family::Gpt2 => json!({
+                "model_type": "gpt2", "vocab_size": 5, "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 16, "n_inner": 16
+            }),
+            _ => json!({
+                "model_type": family.model_type(), "vocab_size": 5, "hidden_size": 8, "num_hidden_layers": 1, "head_dim": 4,
+                "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 16, "max_position_embeddings": 16
+            }),
+        };
+        Family::read(&config, Path::new("config.json")).unwrap()
+    }
+
+    /// How the matrices of a model are quantized; groups divide every width of [`architecture`].
+    #[derive(Clone, Copy, Debug)]
+    struct Quantized {
+        projections: (Scheme, bool),
+        ends: Option<Scheme>,
+    }
+
+    fn quantized() -> impl Strategy<Value = (Family, Quantized)> {
+        let packed =
+            (prop::sample::select(vec![4u8, 8]), prop::sample::select(vec![None, Some(1), Some(2), Some(8)]), any::<bool>());
+        let packed = packed.prop_map(|(bits, group_size, symmetric)| Scheme { bits, group_size, symmetric });
+        let signed = Just((Scheme { bits: 8, group_size: None, symmetric: true }, false));
+        let projections = prop_oneof![4 => packed.clone().prop_map(|scheme| (scheme, true)), 1 => signed];
+        let quantized = (projections, prop::option::of(packed)).prop_map(|(projections, ends)| Quantized { projections, ends });
+        (prop::sample::select(Family::ALL.to_vec()), quantized)
+    }
+
+    /// Values that follow from a seed: every integer of the scheme, scales of both signs, zeros among the dense ones.
+    fn tensors(architecture: &Architecture, quantized: Quantized, seed: u8) -> Vec<(StoredTensor, NewArtifactTensor)> {
+        let mut state = u32::from(seed);
+        let mut next = move || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as i8
+        };
+        let mut tensor = |stored: StoredTensor| {
+            let mut shape = stored.shape(architecture);
+            shape_of_rows(&mut shape, &stored);
+            let scheme = match stored.parts[0] {
+                TensorId::Embedding | TensorId::Head => quantized.ends.map(|scheme| (scheme, true)),
+                part => part.is_projection().then_some(quantized.projections),
+            };
+            let Some((scheme, packed)) = scheme else {
+                let values = (0..shape.iter().product()).map(|_| f32::from(next()) / 16.0).collect();
+                return (stored, NewArtifactTensor::Dense(values));
+            };
+            let (rows, columns) = (shape[0], shape[1]);
+            let shift = 8 - scheme.bits;
+            let mut integers = |count: usize| (0..count).map(|_| next() >> shift).collect::<Vec<i8>>();
+            let values = match packed {
+                true => Values::Packed(WeightBytes::Owned(
+                    (0..rows).flat_map(|_| pack(&integers(columns), scheme.bits)).collect::<Vec<u8>>().into(),
+                )),
+                false => Values::Signed(WeightBytes::Owned(integers(rows * columns).into_iter().map(|q| q as u8).collect())),
+            };
+            let groups = rows * scheme.groups(columns);
+            let zero_points = (!scheme.symmetric).then(|| integers(groups));
+            let scales = (0..groups).map(|_| f32::from(next()) / 1024.0).collect();
+            (stored, NewArtifactTensor::Quantized(QuantizedMatrix { rows, columns, scheme, values, scales, zero_points }))
+        };
+        Family::stored(architecture).into_iter().map(&mut tensor).collect()
+    }
+
+    fn written(family: Family, quantized: Quantized, seed: u8) -> (tempfile::TempDir, Vec<(StoredTensor, NewArtifactTensor)>) {
+        let folder = tempfile::tempdir().unwrap();
+        let architecture = architecture(family);
+        let new = NewArtifact {
+            architecture: &architecture,
+            config: &json!({}),
+            dense_dtype: Dtype::F32,
+            tensors: tensors(&architecture, quantized, seed),
+            activation_bits: (!quantized.projections.1).then_some(8),
+        };
+        new.write(folder.path()).unwrap();
+        (folder, new.tensors)
+    }
+
+    fn int4() -> Quantized {
+        Quantized { projections: (Scheme { bits: 4, group_size: Some(2), symmetric: false }, true), ends: None }
+    }
+
+    /// Opens a folder whose files may be anything, and reads every tensor: either all is in bounds, or the error names the folder.
+    fn check_any(folder: &Path) {
+        let named = |error: Error| assert!(error.to_string().contains(&folder.display().to_string()), "{error}");
+        let artifact = match Artifact::open(folder) {
+            Ok(artifact) => artifact,
+            Err(error) => return named(error),
+        };
+        for id in artifact.architecture().tensors() {
+            let expected: usize = artifact.architecture().shape(id).iter().product();
+            match artifact.values(id) {
+                Ok(values) => assert_eq!(values.len(), expected, "{id}"),
+                Err(error) => named(error),
+            }
+        }
+    }
+
+    fn refused(change: impl FnOnce(&mut Vec<(String, Dtype, Vec<usize>, Vec<u8>)>)) -> String {
+        let (folder, _) = written(Family::Llama, int4(), 1);
+        let files = TensorFiles::open(folder.path()).unwrap();
+        let mut tensors: Vec<_> = files
+            .iter()
+            .map(|(name, tensor)| (name.to_owned(), tensor.dtype, tensor.shape.clone(), tensor.bytes.to_vec()))
+            .collect();
+        drop(files);
+        change(&mut tensors);
+        let new = tensors.iter().map(|(name, dtype, shape, bytes)| {
+            (name.clone(), NewTensor { dtype: *dtype, shape: shape.clone(), bytes: Box::new(|| Cow::Borrowed(bytes.as_slice())) })
+        });
+        write_safetensors(&folder.path().join("model.safetensors"), new).unwrap();
+        let error = Artifact::open(folder.path()).unwrap_err().to_string();
+        error.strip_prefix(&format!("{}: ", folder.path().display())).unwrap().to_owned()
+    }
+
+    /// The tensor with this name.
+    fn named<'a>(
+        tensors: &'a mut [(String, Dtype, Vec<usize>, Vec<u8>)],
+        name: &str,
+    ) -> &'a mut (String, Dtype, Vec<usize>, Vec<u8>) {
+        tensors.iter_mut().find(|(found, ..)| found == name).unwrap()
+    }
+
+    #[test]
+    fn a_quantized_vector_is_refused_by_name() {
+        let expected = "tensor `model.norm.weight` is quantized, only matrices can be";
+        let signed = refused(|tensors| {
+            let norm = named(tensors, "model.norm.weight");
+            (norm.1, norm.3) = (Dtype::I8, vec![1; 8]);
+        });
+        assert_eq!(signed, expected);
+        let packed = refused(|tensors| {
+            let norm = named(tensors, "model.norm.weight");
+            *norm = ("model.norm.weight_packed".to_owned(), Dtype::I32, vec![2], vec![1; 8]);
+        });
+        assert_eq!(packed, expected);
+    }
+
+    #[test]
+    fn parts_of_a_matrix_that_contradict_each_other_are_refused_by_name() {
+        const QUERY: &str = "model.layers.0.self_attn.q_proj.weight";
+        let scale = refused(|tensors| {
+            let scale = named(tensors, &format!("{QUERY}_scale"));
+            (scale.2, scale.3) = (vec![8, 3], vec![0; 96]);
+        });
+        assert_eq!(scale, format!("tensor `{QUERY}_scale` has shape [8, 3], which fits no [8, 8] matrix"));
+        let shape = refused(|tensors| named(tensors, &format!("{QUERY}_shape")).3 = vec![0xff; 16]);
+        assert!(shape.starts_with(&format!("tensor `{QUERY}` has shape [18446744073709551615, ")), "{shape}");
+        let words = refused(|tensors| named(tensors, &format!("{QUERY}_packed")).1 = Dtype::F32);
+        assert_eq!(words, format!("tensor `{QUERY}_packed` is f32, packed i32 is needed"));
+        let points = refused(|tensors| {
+            let points = named(tensors, &format!("{QUERY}_zero_point"));
+            (points.2, points.3) = (vec![1, 1], vec![0; 4]);
+        });
+        assert_eq!(points, format!("tensor `{QUERY}_zero_point` has shape [1, 1], config.json asks for [1, 4]"));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back((family, quantized) in quantized(), seed in any::<u8>()) {
+            let (folder, tensors) = written(family, quantized, seed);
+            let artifact = Artifact::open(folder.path()).unwrap();
+            prop_assert_eq!(artifact.stored().count(), tensors.len());
+            for (stored, new) in &tensors {
+                let (_, read) = artifact.stored().find(|(name, _)| *name == stored.name).unwrap();
+                match (new, read) {
+                    (NewArtifactTensor::Dense(new), ArtifactTensor::Dense(read)) => prop_assert_eq!(&read.to_f32().unwrap(), new),
+                    (NewArtifactTensor::Quantized(new), ArtifactTensor::Quantized(read)) => {
+                        prop_assert_eq!((read.rows, read.columns, read.scheme), (new.rows, new.columns, new.scheme));
+                        prop_assert_eq!((&read.scales, &read.zero_points), (&new.scales, &new.zero_points));
+                        for row in 0..new.rows {
+                            prop_assert_eq!(read.row_integers(row), new.row_integers(row));
+                        }
+                    }
+                    _ => prop_assert!(false, "{} changed its storage", stored.name),
+                }
+            }
+        }
+
+        #[test]
+        fn changed_files_are_in_bounds_or_refused_by_path(
+            (family, quantized) in quantized(),
+            in_config in any::<bool>(),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            cut in prop::option::weighted(0.2, any::<prop::sample::Index>()),
+        ) {
+            let (folder, _) = written(family, quantized, 3);
+            let path = folder.path().join(if in_config { "config.json" } else { "model.safetensors" });
+            let mut bytes = fs_err::read(&path).unwrap();
+            for (at, byte) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            if let Some(cut) = cut {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+            fs_err::write(&path, bytes).unwrap();
+            check_any(folder.path());
+        }
+    }
 }

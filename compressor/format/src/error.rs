@@ -1,5 +1,6 @@
 //! What can be wrong with a file.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// A file that can't be read, written or believed.
@@ -8,6 +9,16 @@ pub enum Error {
     /// The operating system refused; every call goes through `fs_err`, so the message names the path.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+    /// There is no room for a file.
+    #[error("{path}: {why}; {way_out}")]
+    NoRoom {
+        /// The file that was to be written.
+        path: PathBuf,
+        /// What is full.
+        why: &'static str,
+        /// What to do.
+        way_out: &'static str,
+    },
     /// The file is there, but its contents contradict its format.
     #[error("{path}: {what}")]
     Malformed {
@@ -64,10 +75,26 @@ pub enum Error {
 /// Shorthand for this crate's results.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+const FREE_SPACE: &str = "free some space or write to another disk, and start the same command again";
+
 impl Error {
     /// `path` contradicts its format: `what` says how.
     pub fn malformed(path: impl AsRef<Path>, what: impl Into<String>) -> Self {
         Self::Malformed { path: path.as_ref().to_owned(), what: what.into() }
+    }
+
+    /// The operating system's refusal to write `path`; with the way out where the disk is full or can't be written.
+    pub fn not_written(path: impl AsRef<Path>, error: io::Error) -> Self {
+        let (why, way_out) = match error.kind() {
+            io::ErrorKind::StorageFull => ("there is no space left on its disk", FREE_SPACE),
+            io::ErrorKind::QuotaExceeded => ("the quota of its disk is used up", FREE_SPACE),
+            io::ErrorKind::FileTooLarge => {
+                ("it would be larger than a file may be here", "raise the limit (`ulimit -f`) or write to another disk")
+            }
+            io::ErrorKind::ReadOnlyFilesystem => ("its disk can only be read", "write to another disk"),
+            _ => return Self::Io(error),
+        };
+        Self::NoRoom { path: path.as_ref().to_owned(), why, way_out }
     }
 
     /// `path` asks for something that is not there: `what` names it and the way out.

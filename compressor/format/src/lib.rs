@@ -37,8 +37,8 @@ pub use metrics::{Metrics, StepLosses};
 pub use model::Model;
 pub use quantized::{QuantizedMatrix, Scheme, Values, WeightBytes, pack, unpack};
 pub use recipe::{
-    Activations, Budget, Clipping, Distill, EmbeddingScheme, HeadUnit, Importance, MagnitudeNorm, Mistake, ModelSource, Place,
-    Prune, Quantize, Recipe, RecipeText, Sizes, Stage, Student, Train, TrainingKeys, Verify, out_of_range,
+    Activations, Budget, Clipping, Distill, Draft, EmbeddingScheme, HeadUnit, Importance, MagnitudeNorm, Mistake, ModelSource,
+    Place, Prune, Quantize, Recipe, RecipeText, Sizes, Stage, Student, Train, TrainingKeys, Verify, by_line,
 };
 pub use report::{Check, Limit, Machine, Measured, Outcome, REPORT_VERSION, Report, StageReport, Threshold};
 pub use safetensors::{Dtype, NewTensor, TensorFiles, TensorSlice, safetensors_file_bytes, write_safetensors};

@@ -425,5 +425,31 @@ mod tests {
             fs_err::write(folder.path().join(NAME), text).unwrap();
             prop_assert!(Manifest::read(folder.path()).is_err());
         }
+
+        #[test]
+        fn a_changed_manifest_is_sound_or_refused_by_path(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+            cut in prop::option::weighted(0.2, any::<prop::sample::Index>()),
+        ) {
+            let folder = folder();
+            manifest().write(folder.path()).unwrap();
+            let path = folder.path().join(NAME);
+            let mut bytes = fs_err::read(&path).unwrap();
+            for (at, byte) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            if let Some(cut) = cut {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+            fs_err::write(&path, bytes).unwrap();
+            match Manifest::read(folder.path()) {
+                Ok(manifest) => {
+                    prop_assert!(manifest.files.iter().all(|file| is_plain(&file.name)));
+                    prop_assert!(manifest.check(folder.path()).is_ok());
+                }
+                Err(error) => prop_assert!(error.to_string().starts_with(&format!("{}: ", path.display())), "{}", error),
+            }
+        }
     }
 }

@@ -60,10 +60,11 @@ impl Metrics {
     /// Writes one line.
     ///
     /// # Errors
-    /// [`crate::Error::Io`], such as a full disk.
+    /// [`crate::Error::NoRoom`] on a full disk, [`crate::Error::Io`] otherwise.
     pub fn write(&mut self, losses: &StepLosses) -> Result<()> {
         let line = serde_json::to_string(losses).expect("losses are plain data");
-        Ok(self.0.write_all(format!("{line}\n").as_bytes())?)
+        let written = self.0.write_all(format!("{line}\n").as_bytes());
+        written.map_err(|error| crate::Error::not_written(self.0.path(), error))
     }
 }
 

@@ -212,10 +212,18 @@ impl Report {
     /// Reads the report of a run folder.
     ///
     /// # Errors
-    /// [`Error::Io`] where there is none, [`Error::Malformed`] where it is damaged or of another version.
+    /// [`Error::Io`] where there is none, [`Error::Malformed`] where it is damaged, [`Error::Unsupported`] for another version.
     pub fn read(run_folder: &Path) -> Result<Self> {
         let path = Self::path(run_folder);
-        serde_json::from_slice(&fs_err::read(&path)?).map_err(|error| Error::malformed(&path, error.to_string()))
+        let report: Self =
+            serde_json::from_slice(&fs_err::read(&path)?).map_err(|error| Error::malformed(&path, error.to_string()))?;
+        match report.format_version {
+            REPORT_VERSION => Ok(report),
+            version => {
+                let what = format!("has format version {version}, this program reads {REPORT_VERSION}");
+                Err(Error::unsupported(&path, what))
+            }
+        }
     }
 }
 
@@ -241,6 +249,27 @@ mod tests {
         let read: Check = serde_json::from_str(&serde_json::to_string(&check).expect("plain data")).expect("what was written");
         assert!(read.value.is_nan());
         assert_eq!((read.outcome, read.interval), (Outcome::Failed, Some([Some(0.5), None])));
+    }
+
+    #[test]
+    fn a_report_of_another_version_is_refused() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let report = Report {
+            format_version: REPORT_VERSION,
+            tool_version: "0.1.0".to_owned(),
+            name: "small".to_owned(),
+            recipe: Value::Null,
+            reference: None,
+            machine: Machine { processor: "one".to_owned(), threads: 2, platform: "linux".to_owned() },
+            stages: Vec::new(),
+            checks: Vec::new(),
+            passed: None,
+        };
+        report.save(folder.path()).expect("a folder that can be written");
+        assert_eq!(Report::read(folder.path()).expect("what was written"), report);
+        Report { format_version: 9, ..report }.save(folder.path()).expect("a folder that can be written");
+        let expected = format!("{}: has format version 9, this program reads 1", Report::path(folder.path()).display());
+        assert_eq!(Report::read(folder.path()).expect_err("another version").to_string(), expected);
     }
 
     #[test]

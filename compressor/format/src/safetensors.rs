@@ -3,14 +3,16 @@
 //! Format: <https://github.com/huggingface/safetensors>. The `safetensors` crate checks every bound of the header.
 
 use std::borrow::Cow;
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, MappedBytes, Result, map_file};
+use crate::{Error, MappedBytes, Result, map_file, write_beside};
 
 /// The tensors of a folder, by name.
 #[derive(Clone, Debug)]
@@ -158,13 +160,20 @@ fn describe(error: &::safetensors::SafeTensorError, file_bytes: usize) -> String
 /// Writes a safetensors file beside its place and renames it; tensors lie by element size, then by name.
 ///
 /// # Errors
-/// [`Error::Io`] with the path, on a full or read-only disk for example.
+/// Those of [`write_beside`], [`Error::NoRoom`] on a full disk among them.
 pub fn write_safetensors<'a>(path: &Path, tensors: impl IntoIterator<Item = (String, NewTensor<'a>)>) -> Result<()> {
-    ::safetensors::serialize_to_file(tensors, Some(layout_metadata()), path).map_err(|error| match error {
-        ::safetensors::SafeTensorError::IoError(error) => {
-            Error::Io(std::io::Error::new(error.kind(), format!("could not write {}: {error}", path.display())))
+    let mut tensors: Vec<(String, NewTensor<'a>)> = tensors.into_iter().collect();
+    tensors.sort_by(|(left_name, left), (right_name, right)| order((left.dtype, left_name), (right.dtype, right_name)));
+    let described = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dtype, tensor.shape.clone()));
+    let (head, _) = head(described).ok_or_else(|| Error::malformed(path, "would be larger than a file can be"))?;
+    write_beside(path, |file| {
+        file.write_all(&head)?;
+        for (name, tensor) in &tensors {
+            let bytes = (tensor.bytes)();
+            assert_eq!(bytes.len(), tensor.shape.iter().product::<usize>() * tensor.dtype.bytes(), "bytes of tensor `{name}`");
+            file.write_all(&bytes)?;
         }
-        other => Error::malformed(path, other.to_string()),
+        Ok(())
     })
 }
 
@@ -172,11 +181,20 @@ pub fn write_safetensors<'a>(path: &Path, tensors: impl IntoIterator<Item = (Str
 /// what a file's offsets can say.
 pub fn safetensors_file_bytes(mut tensors: Vec<(String, Dtype, Vec<usize>)>) -> Option<u64> {
     // The order decides how many digits the offsets in the header have.
-    tensors.sort_by(|(left_name, left, _), (right_name, right, _)| {
-        right.stored().cmp(&left.stored()).then_with(|| left_name.cmp(right_name))
-    });
+    tensors.sort_by(|(left_name, left, _), (right_name, right, _)| order((*left, left_name), (*right, right_name)));
+    let (head, data) = head(tensors.into_iter())?;
+    u64::try_from(head.len()).ok()?.checked_add(u64::try_from(data).ok()?)
+}
+
+/// Large elements first, so that every tensor lies at a multiple of its element's size.
+fn order((left, left_name): (Dtype, &str), (right, right_name): (Dtype, &str)) -> Ordering {
+    right.stored().cmp(&left.stored()).then_with(|| left_name.cmp(right_name))
+}
+
+/// What stands before the tensors, its length first, and the bytes of all of them; `None` past what a file's offsets can say.
+fn head(tensors: impl Iterator<Item = (String, Dtype, Vec<usize>)>) -> Option<(Vec<u8>, usize)> {
     let mut end = 0usize;
-    let mut described = Vec::with_capacity(tensors.len());
+    let mut described = Vec::new();
     for (name, dtype, shape) in tensors {
         let start = end;
         let bytes = shape.iter().try_fold(dtype.bytes(), |bytes, size| bytes.checked_mul(*size))?;
@@ -184,8 +202,11 @@ pub fn safetensors_file_bytes(mut tensors: Vec<(String, Dtype, Vec<usize>)>) -> 
         described.push((name, ::safetensors::tensor::TensorInfo { dtype: dtype.stored(), shape, data_offsets: (start, end) }));
     }
     let metadata = ::safetensors::tensor::Metadata::new(Some(layout_metadata()), described).ok()?;
-    let header = serde_json::to_string(&metadata).ok()?.len().next_multiple_of(size_of::<u64>());
-    u64::try_from(size_of::<u64>() + header).ok()?.checked_add(u64::try_from(end).ok()?)
+    let mut json = serde_json::to_vec(&metadata).ok()?;
+    json.resize(json.len().next_multiple_of(size_of::<u64>()), b' ');
+    let mut head = u64::try_from(json.len()).ok()?.to_le_bytes().to_vec();
+    head.extend(json);
+    Some((head, end))
 }
 
 /// Transformers refuses a file that does not say which framework's layout it has.
@@ -278,20 +299,156 @@ impl fmt::Display for Dtype {
     }
 }
 
-impl ::safetensors::View for NewTensor<'_> {
-    fn dtype(&self) -> ::safetensors::Dtype {
-        self.dtype.stored()
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const DTYPES: [Dtype; 6] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8, Dtype::I32, Dtype::I64];
+
+    type Tensor = (Dtype, Vec<usize>, Vec<u8>);
+
+    /// Up to six tensors of any type, of up to three dimensions, empty ones among them.
+    fn tensors() -> impl Strategy<Value = BTreeMap<String, Tensor>> {
+        let tensor =
+            (prop::sample::select(DTYPES.to_vec()), prop::collection::vec(0usize..5, 0..=3)).prop_flat_map(|(dtype, shape)| {
+                let bytes = shape.iter().product::<usize>() * dtype.bytes();
+                (Just(dtype), Just(shape), prop::collection::vec(any::<u8>(), bytes))
+            });
+        prop::collection::btree_map("[a-z.ü\"]{1,8}", tensor, 0..6)
     }
 
-    fn shape(&self) -> &[usize] {
-        &self.shape
+    fn write(folder: &Path, tensors: &BTreeMap<String, Tensor>) -> PathBuf {
+        let path = folder.join(SINGLE);
+        let new = tensors.iter().map(|(name, (dtype, shape, bytes))| {
+            let bytes = Box::new(|| Cow::Borrowed(bytes.as_slice()));
+            (name.clone(), NewTensor { dtype: *dtype, shape: shape.clone(), bytes })
+        });
+        write_safetensors(&path, new).unwrap();
+        path
     }
 
-    fn data(&self) -> Cow<'_, [u8]> {
-        (self.bytes)()
+    /// Opens a folder whose file may be anything: every tensor has the bytes its shape asks for, or the error names the file.
+    fn check_any(folder: &Path, file: &Path) {
+        match TensorFiles::open(folder) {
+            Ok(files) => {
+                let found: usize = files.iter().map(|(_, tensor)| tensor.bytes.len()).sum();
+                assert!(found < fs_err::metadata(file).unwrap().len() as usize, "tensors share no bytes");
+                for (name, tensor) in files.iter() {
+                    assert_eq!(tensor.bytes.len(), tensor.shape.iter().product::<usize>() * tensor.dtype.bytes(), "{name}");
+                }
+            }
+            Err(error) => assert!(error.to_string().starts_with(&format!("{}: ", file.display())), "{error}"),
+        }
     }
 
-    fn data_len(&self) -> usize {
-        self.shape.iter().product::<usize>() * self.dtype.bytes()
+    fn three() -> BTreeMap<String, Tensor> {
+        [
+            ("a", (Dtype::F32, vec![2, 3], vec![7; 24])),
+            ("b", (Dtype::Bf16, vec![4], vec![9; 8])),
+            ("c", (Dtype::I64, vec![], vec![1; 8])),
+        ]
+        .map(|(name, tensor)| (name.to_owned(), tensor))
+        .into()
+    }
+
+    #[test]
+    fn every_bit_of_a_file_can_flip_and_every_end_be_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = write(folder.path(), &three());
+        let whole = fs_err::read(&path).unwrap();
+        assert_eq!(TensorFiles::open(folder.path()).unwrap().iter().count(), 3);
+        for bit in 0..whole.len() * 8 {
+            let mut flipped = whole.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            fs_err::write(&path, flipped).unwrap();
+            check_any(folder.path(), &path);
+        }
+        for length in 0..whole.len() {
+            fs_err::write(&path, &whole[..length]).unwrap();
+            assert!(TensorFiles::open(folder.path()).is_err(), "cut to {length}");
+            check_any(folder.path(), &path);
+        }
+    }
+
+    fn refused(header: &str, data: &[u8]) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat();
+        fs_err::write(folder.path().join(SINGLE), bytes).unwrap();
+        let error = TensorFiles::open(folder.path()).unwrap_err().to_string();
+        error.replace(&format!("{}/", folder.path().display()), "")
+    }
+
+    #[test]
+    fn hostile_shapes_and_offsets_are_refused() {
+        let huge = r#"{"t":{"dtype":"F32","shape":[4611686018427387904,4],"data_offsets":[0,4]}}"#;
+        assert_eq!(
+            refused(huge, &[0; 4]),
+            "model.safetensors: is not a valid safetensors file: overflow computing buffer size from shape and/or element type"
+        );
+        let beyond = r#"{"t":{"dtype":"F32","shape":[1000000],"data_offsets":[0,4000000]}}"#;
+        assert_eq!(
+            refused(beyond, &[0; 4]),
+            format!(
+                "model.safetensors: its {} bytes are not what the header says: the file is cut short or has a tail",
+                8 + beyond.len() + 4
+            )
+        );
+        let shared =
+            r#"{"t":{"dtype":"I8","shape":[4],"data_offsets":[0,4]},"u":{"dtype":"I8","shape":[4],"data_offsets":[2,6]}}"#;
+        assert_eq!(refused(shared, &[0; 6]), "model.safetensors: is not a valid safetensors file: invalid offset for tensor `u`");
+        let other = r#"{"t":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#;
+        assert_eq!(refused(other, &[0; 4]), "model.safetensors: tensor `t` is U8; known are F32, F16, BF16, I8, I32, I64");
+    }
+
+    proptest! {
+        #[test]
+        fn the_file_is_the_one_that_the_safetensors_crate_makes(tensors in tensors()) {
+            let folder = tempfile::tempdir().unwrap();
+            let written = fs_err::read(write(folder.path(), &tensors)).unwrap();
+            let views = tensors.iter().map(|(name, (dtype, shape, bytes))| {
+                (name, ::safetensors::tensor::TensorView::new(dtype.stored(), shape.clone(), bytes).unwrap())
+            });
+            prop_assert_eq!(&written, &::safetensors::serialize(views, Some(layout_metadata())).unwrap());
+            let described = tensors.iter().map(|(name, (dtype, shape, _))| (name.clone(), *dtype, shape.clone())).collect();
+            prop_assert_eq!(safetensors_file_bytes(described), Some(written.len() as u64));
+        }
+
+        #[test]
+        fn what_is_written_is_read_back(tensors in tensors()) {
+            let folder = tempfile::tempdir().unwrap();
+            let path = write(folder.path(), &tensors);
+            let files = TensorFiles::open(folder.path()).unwrap();
+            let read: BTreeMap<String, Tensor> = files
+                .iter()
+                .map(|(name, tensor)| (name.to_owned(), (tensor.dtype, tensor.shape.clone(), tensor.bytes.to_vec())))
+                .collect();
+            prop_assert_eq!(&read, &tensors);
+            let sizes = tensors.into_iter().map(|(name, (dtype, shape, _))| (name, dtype, shape)).collect();
+            prop_assert_eq!(safetensors_file_bytes(sizes), Some(fs_err::metadata(path).unwrap().len()));
+        }
+
+        #[test]
+        fn changed_files_open_within_their_bounds_or_are_refused_by_path(
+            tensors in tensors(),
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            cut in any::<Option<prop::sample::Index>>(),
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let path = write(folder.path(), &tensors);
+            let mut bytes = fs_err::read(&path).unwrap();
+            for (at, byte) in changes {
+                let at = at.index(bytes.len());
+                bytes[at] = byte;
+            }
+            if let Some(cut) = cut {
+                bytes.truncate(cut.index(bytes.len()));
+            }
+            fs_err::write(&path, bytes).unwrap();
+            check_any(folder.path(), &path);
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::Path;
 
 use fs_err as fs;
+use serde_json::Value;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, NormalizerWrapper, TokenizerBuilder, TokenizerImpl};
@@ -31,10 +32,15 @@ impl Tokenizer {
     /// Reads a `tokenizer.json` of Hugging Face's `tokenizers`.
     ///
     /// # Errors
-    /// [`Error::Io`] when it can't be read, [`Error::Malformed`] when it is no tokenizer.
+    /// [`Error::Io`] when it can't be read, [`Error::Malformed`] when it is no tokenizer, [`Error::Unsupported`] for a kind of
+    /// tokenizer that no family here has.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        Self::from_json(fs::read(path)?).map_err(|error| Error::malformed(path, format!("this is no tokenizer.json: {error}")))
+        let json = fs::read(path)?;
+        let malformed = |error: &dyn std::fmt::Display| Error::malformed(path, format!("this is no tokenizer.json: {error}"));
+        // The library panics inside of its own readers where the JSON breaks off, so the whole is read as JSON first.
+        check(path, &serde_json::from_slice(&json).map_err(|error| malformed(&error))?)?;
+        Self::from_json(json).map_err(|error| malformed(&error))
     }
 
     /// Writes the `tokenizer.json` that was read or trained, byte for byte.
@@ -73,6 +79,11 @@ impl Tokenizer {
     /// Number of tokens, special ones included.
     pub fn vocab_size(&self) -> usize {
         self.tokenizer.get_vocab_size(true)
+    }
+
+    /// The largest number that a token has; numbers can leave gaps.
+    pub fn largest_id(&self) -> u32 {
+        self.tokenizer.get_vocab(true).into_values().max().unwrap_or(0)
     }
 
     /// The number of a token that is written like this, if there is one.
@@ -121,6 +132,44 @@ impl Tokenizer {
         }
         train(texts, vocab_size).map_err(|error| Error::Tokenizer(error.to_string()))
     }
+}
+
+/// Refuses what the library takes on trust, and would panic or answer differently each time with.
+fn check(path: &Path, json: &Value) -> Result<()> {
+    let model = &json["model"];
+    if let Some(kind) = model["type"].as_str().filter(|kind| !["BPE", "WordLevel"].contains(kind)) {
+        return Err(Error::unsupported(
+            path,
+            format!("its model is {kind}; known are BPE, which every family here has, and WordLevel"),
+        ));
+    }
+    for key in ["continuing_subword_prefix", "dropout"] {
+        let value = &model[key];
+        if !value.is_null() && *value != "" && value.as_f64() != Some(0.0) {
+            return Err(Error::unsupported(path, format!("`model.{key}` is {value}, which no family here has")));
+        }
+    }
+    if has_precompiled(&json["normalizer"]) {
+        return Err(Error::unsupported(path, "its normalizer is Precompiled, which no family here has"));
+    }
+    for (rank, merge) in model["merges"].as_array().into_iter().flatten().enumerate() {
+        let parts = match merge {
+            Value::String(line) if line.starts_with("#version") => continue,
+            Value::String(line) => line.split_once(' '),
+            pair => pair[0].as_str().zip(pair[1].as_str()),
+        };
+        let is_token = |token: &str| model["vocab"].get(token).is_some();
+        if !parts.is_some_and(|(left, right)| is_token(left) && is_token(right) && is_token(&format!("{left}{right}"))) {
+            return Err(Error::malformed(path, format!("merge {rank}, {merge}, is not two tokens that make a third")));
+        }
+    }
+    Ok(())
+}
+
+/// Normalizers are one or, under this name, a list of them.
+fn has_precompiled(normalizer: &Value) -> bool {
+    let inner = normalizer["normalizers"].as_array();
+    normalizer["type"] == "Precompiled" || inner.is_some_and(|inner| inner.iter().any(has_precompiled))
 }
 
 fn train(texts: impl Iterator<Item = String> + Send, vocab_size: usize) -> tokenizers::Result<Tokenizer> {
@@ -198,8 +247,67 @@ mod tests {
     }
 
     #[test]
+    fn a_file_cut_anywhere_is_refused_without_a_panic() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        let tokenizer = Tokenizer::train_bpe(std::iter::empty(), 258).unwrap();
+        let text = String::from_utf8(tokenizer.json().to_vec()).unwrap();
+        // The vocabulary is most of the file and all alike; the library's own readers stand before it.
+        let head = text.find("\"vocab\"").unwrap();
+        for length in (0..text.len()).filter(|length| *length < head || length % 97 == 0) {
+            fs::write(&path, &text.as_bytes()[..length]).unwrap();
+            let refused = Tokenizer::open(&path).unwrap_err().to_string();
+            assert!(refused.starts_with(&format!("{}: this is no tokenizer.json: ", path.display())), "{refused}");
+        }
+        fs::write(&path, text.replace("\"decoder\": {", "\"decoder\": {3")).unwrap();
+        let refused = Tokenizer::open(&path).unwrap_err().to_string();
+        assert!(refused.contains("this is no tokenizer.json: key must be a string at line "), "{refused}");
+    }
+
+    #[test]
+    fn what_the_library_takes_on_trust_is_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokenizer.json");
+        let refused = |change: &dyn Fn(&mut Value)| {
+            let mut json: Value = serde_json::from_slice(small().json()).unwrap();
+            change(&mut json);
+            fs::write(&path, json.to_string()).unwrap();
+            let refused = Tokenizer::open(&path).unwrap_err().to_string();
+            refused.strip_prefix(&format!("{}: ", path.display())).unwrap().to_owned()
+        };
+        let merges = |merges: Value| refused(&move |json| json["model"]["merges"] = merges.clone());
+        let long = "n".repeat(40);
+        assert_eq!(
+            refused(&|json| {
+                json["model"]["vocab"] = serde_json::json!({"a": 0, "b": 1});
+                json["model"]["merges"] = serde_json::json!([["a", "b"]]);
+            }),
+            "merge 0, [\"a\",\"b\"], is not two tokens that make a third"
+        );
+        assert_eq!(merges(serde_json::json!(["l o", "lo"])), "merge 1, \"lo\", is not two tokens that make a third");
+        assert_eq!(
+            merges(serde_json::json!([["l", long]])),
+            format!("merge 0, [\"l\",\"{long}\"], is not two tokens that make a third")
+        );
+        assert_eq!(
+            refused(&|json| json["model"]["continuing_subword_prefix"] = "##".into()),
+            "`model.continuing_subword_prefix` is \"##\", which no family here has"
+        );
+        assert_eq!(refused(&|json| json["model"]["dropout"] = 0.1.into()), "`model.dropout` is 0.1, which no family here has");
+        assert_eq!(
+            refused(&|json| json["model"] = serde_json::json!({"type": "Unigram", "unk_id": 0, "vocab": [["a", 0.0]]})),
+            "its model is Unigram; known are BPE, which every family here has, and WordLevel"
+        );
+        let precompiled = serde_json::json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"});
+        assert_eq!(
+            refused(&|json| json["normalizer"] = serde_json::json!({"type": "Sequence", "normalizers": [precompiled.clone()]})),
+            "its normalizer is Precompiled, which no family here has"
+        );
+    }
+
+    #[test]
     fn settings_for_batches_do_not_cut_or_pad_a_text() {
-        let mut json: serde_json::Value = serde_json::from_slice(small().json()).unwrap();
+        let mut json: Value = serde_json::from_slice(small().json()).unwrap();
         json["truncation"] = serde_json::json!({
             "max_length": 1, "strategy": "LongestFirst", "stride": 0, "direction": "Right"
         });

@@ -15,8 +15,8 @@ use crate::{Error, Result};
 /// `path` is as it was.
 ///
 /// # Errors
-/// What `fill` returned, or [`Error::Io`] with the path when the file can't be made, written, synced or renamed:
-/// a full disk and a read-only folder end here.
+/// What `fill` returned; [`Error::NoRoom`] with the way out where the disk is full or read-only; [`Error::Io`] with the path when the
+/// file can't be made, written, synced or renamed for another reason.
 pub fn write_beside(path: impl AsRef<Path>, fill: impl FnOnce(&mut BufWriter<fs::File>) -> Result<()>) -> Result<()> {
     let path = path.as_ref();
     let beside = name_beside(path)?;
@@ -24,7 +24,10 @@ pub fn write_beside(path: impl AsRef<Path>, fill: impl FnOnce(&mut BufWriter<fs:
     if written.is_err() {
         // The first error is the one to report; a temporary file that can't be removed is only left behind.
         let _ = std::fs::remove_file(&beside);
-        return written;
+        return written.map_err(|error| match error {
+            Error::Io(error) => Error::not_written(path, error),
+            other => other,
+        });
     }
     sync_folder(path);
     Ok(())
@@ -111,6 +114,24 @@ mod tests {
         let path = folder.path().join("missing").join("report.json");
         let refused = write_beside(&path, |_| Ok(())).unwrap_err().to_string();
         assert!(refused.contains("missing/report.json.tmp"), "{refused}");
+    }
+
+    /// `/dev/full` answers every write as a full disk does.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_leaves_the_old_file_and_is_told_with_the_way_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        fs::write(&path, "old").unwrap();
+        std::os::unix::fs::symlink("/dev/full", folder.path().join("model.safetensors.tmp")).unwrap();
+        let refused = write_beside(&path, |file| Ok(file.write_all(&[b'x'; 3_000_000])?)).unwrap_err().to_string();
+        let expected = format!(
+            "{}: there is no space left on its disk; free some space or write to another disk, and start the same command again",
+            path.display()
+        );
+        assert_eq!(refused, expected);
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        assert_eq!(names(folder.path()), ["model.safetensors"]);
     }
 
     #[test]

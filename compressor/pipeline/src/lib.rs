@@ -1,6 +1,7 @@
 //! Recipe, plan, stages, report: pruning, quantizers, verification. Never Burn: training is asked of a [`Trainer`].
 
 mod artifact;
+mod disk;
 mod error;
 pub mod figures;
 mod fingerprint;
@@ -9,8 +10,10 @@ mod measure;
 mod memory;
 mod page;
 mod plan;
+mod planner;
 pub mod prune;
 pub mod quantize;
+mod rows;
 mod run;
 mod statistics;
 mod trainer;

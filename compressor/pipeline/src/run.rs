@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use compressor_engine::{Engine, Logits, Place};
 use compressor_format::{
-    Batches, Checkpoint, Dataset, Distill, Dtype, Importance, LayerTensor, Measured, Metrics, Model, Prune, Quantize,
-    REPORT_VERSION, Reference, Report, SampleOrder, Samples, Sizes, Split, Stage, StageReport, StepLosses, Student, TensorId,
-    Tokenizer, Train, TrainingKeys, Verify, Weights, write_beside,
+    Architecture, Batches, Checkpoint, Dataset, Distill, Dtype, Importance, LayerTensor, Measured, Metrics, Model, Prune,
+    Quantize, REPORT_VERSION, Reference, Report, SampleOrder, Samples, Sizes, Split, Stage, StageReport, StepLosses, Student,
+    TensorId, Tokenizer, Train, TrainingKeys, Verify, Weights, write_beside,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -130,20 +130,11 @@ impl Run<'_> {
         self.report.reference.get_or_insert_with(first);
         self.report.stages.push(record.report);
         if !record.checks.is_empty() {
-            let allow_undecided = self.verify_settings().allow_undecided;
+            let allow_undecided = self.plan.measured_by().allow_undecided;
             self.report.checks.extend(record.checks);
             let findings = crate::Findings { checks: self.report.checks.clone(), perplexity: None, score: None };
             self.report.passed = Some(findings.passed(allow_undecided));
         }
-    }
-
-    /// How models are measured: as the recipe's verification does it.
-    fn verify_settings(&self) -> Verify {
-        let stages = self.plan.recipe.stages.iter();
-        stages
-            .filter_map(|stage| if let Stage::Verify(verify) = stage { Some(verify.clone()) } else { None })
-            .next_back()
-            .unwrap_or_default()
     }
 
     fn dataset(&self) -> &Dataset {
@@ -318,8 +309,7 @@ impl Run<'_> {
         let tokens = settings.calibration_tokens;
         let tokenizer = Tokenizer::open(step.folder.join("tokenizer.json"))?;
         let examples = self.dataset().split(Split::Train, self.plan.recipe.seed)?;
-        let length = weights.architecture().max_position_embeddings.min(CALIBRATION_WINDOW);
-        let samples = Samples::new(&examples, &tokenizer, length)?;
+        let samples = Samples::new(&examples, &tokenizer, calibration_window(weights.architecture()))?;
         let engine = Engine::from_weights(weights, crate::engine_options())?;
         let mut scores = Calibration(prune::ActivationScores::new(weights.architecture(), settings));
         let mut seen = 0;
@@ -359,7 +349,7 @@ impl Run<'_> {
         }
         let tokenizer = crate::open_tokenizer(model)?;
         let examples = self.dataset().split(Split::Test, self.plan.recipe.seed)?;
-        self.held_out = Some(HeldOut::new(&examples, &tokenizer, &self.verify_settings())?);
+        self.held_out = Some(HeldOut::new(&examples, &tokenizer, &self.plan.measured_by())?);
         self.tokenizer = Some(tokenizer);
         Ok(())
     }
@@ -412,8 +402,13 @@ impl compressor_engine::Observer for Calibration {
     }
 }
 
-/// Tokens of one calibration window.
+/// Tokens of one calibration window, where the model holds as many.
 const CALIBRATION_WINDOW: usize = 512;
+
+/// Tokens that calibration reads at once.
+pub(crate) fn calibration_window(architecture: &Architecture) -> usize {
+    architecture.max_position_embeddings.min(CALIBRATION_WINDOW)
+}
 
 /// Micro-batch `index`, cheap where they are asked for one after the other.
 fn batch_at<'s>(
@@ -462,9 +457,9 @@ struct Record {
     files: BTreeMap<String, String>,
 }
 
-const RECORD: &str = "step.json";
+pub(crate) const RECORD: &str = "step.json";
 /// Says from a step's first moment that its folder is ours, and what for.
-const MARK: &str = "fingerprint";
+pub(crate) const MARK: &str = "fingerprint";
 
 impl Record {
     fn write(&self, step: &Step) -> Result<(), Error> {
@@ -514,16 +509,17 @@ fn is_begun(step: &Step) -> bool {
 /// Makes the step's folder, or empties one that this run made for something else; a training state of the same step stays.
 fn prepare_folder(step: &Step) -> Result<(), Error> {
     let mark = step.bookkeeping.join(MARK);
-    let is_used = step.folder.exists() && fs_err::read_dir(&step.folder)?.next().is_some();
+    if step.holds_foreign_files() {
+        return Err(Error::NotOurs(step.folder.clone()));
+    }
     match fs_err::read_to_string(&mark) {
         Ok(fingerprint) if fingerprint == step.fingerprint => {}
         Ok(_) => {
             fs_err::remove_dir_all(&step.bookkeeping)?;
-            if is_used {
+            if step.folder.exists() {
                 fs_err::remove_dir_all(&step.folder)?;
             }
         }
-        Err(_) if is_used => return Err(Error::NotOurs(step.folder.clone())),
         Err(_) => {}
     }
     fs_err::create_dir_all(&step.bookkeeping)?;

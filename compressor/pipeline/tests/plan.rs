@@ -2,45 +2,396 @@
 
 #![allow(clippy::unwrap_used)]
 
-use compressor_format::Recipe;
+use std::path::Path;
+
+use compressor_format::{Draft, Mistake, Tokenizer, Weights};
 use compressor_pipeline::Plan;
 
-const RECIPE: &str = r#"name = "small"
-dataset = "DATASET"
-output = "OUTPUT"
+/// A folder with a recipe in it, `~` standing for the folder.
+struct Bench(tempfile::TempDir);
 
-[model.new]
-vocab_size = 258
-hidden_size = 16
-layers = 1
-heads = 2
-intermediate_size = 32
+impl Bench {
+    /// With three examples to learn from and one to measure on.
+    fn new() -> Self {
+        let bench = Self(tempfile::tempdir().unwrap());
+        bench.write("set.toml", "[jsonl]\ntrain = \"train.jsonl\"\ntest = \"test.jsonl\"\n");
+        bench.write("train.jsonl", &"{\"prompt\": \"a\", \"completion\": \"b\"}\n".repeat(3));
+        bench.write("test.jsonl", "{\"prompt\": \"a\", \"completion\": \"b\"}\n");
+        bench
+    }
 
-[[stage]]
-[stage.train]
-steps = 10
-batch_size = 4
-sequence_length = 64
-"#;
+    /// With texts.
+    fn with_text(train: &str, test: &str) -> Self {
+        let bench = Self::new();
+        bench.write("set.toml", "[text]\ntrain = \"train.txt\"\ntest = \"test.txt\"\n");
+        bench.write("train.txt", train);
+        bench.write("test.txt", test);
+        bench
+    }
 
-/// Plans [`RECIPE`] for three examples to learn from, with one replacement: each mistake with its line and the way out.
-fn mistakes(from: &str, to: &str) -> Vec<(Option<usize>, String, Option<String>)> {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str| folder.path().join(name).display().to_string();
-    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
-    write("set.toml", "[jsonl]\ntrain = \"train.jsonl\"\n");
-    write("train.jsonl", &"{\"prompt\": \"a\", \"completion\": \"b\"}\n".repeat(3));
-    let text = RECIPE.replace("DATASET", &path("set.toml")).replace("OUTPUT", &path("out")).replace(from, to);
-    write("small.toml", &text);
-    let (recipe, text) = Recipe::load(&folder.path().join("small.toml")).unwrap();
-    let mistakes = Plan::new(recipe, Some(&text)).err().unwrap_or_default();
-    mistakes.into_iter().map(|mistake| (mistake.line, mistake.message, mistake.hint)).collect()
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs_err::write(self.path(name), text).unwrap();
+    }
+
+    /// A checkpoint of random weights, without a tokenizer.
+    fn checkpoint(&self, name: &str, config: serde_json::Value) {
+        let folder = self.path(name);
+        fs_err::create_dir(&folder).unwrap();
+        let architecture = compressor_format::Family::read(&config, Path::new("config.json")).unwrap();
+        Weights::random(architecture, 1).write(&folder, compressor_format::Dtype::F32).unwrap();
+    }
+
+    /// Mistakes as a person reads them, the folder called `~`.
+    fn refused(&self, recipe: &str) -> Vec<String> {
+        let folder = self.0.path().display().to_string();
+        self.write("small.toml", &recipe.replace('~', &folder));
+        let mistakes = Plan::of(Draft::load(&self.path("small.toml"), &[])).err().unwrap_or_default();
+        let told = |Mistake { line, message, hint }: Mistake| {
+            let line = line.map_or("-".to_owned(), |line| line.to_string());
+            let hint = hint.map(|hint| format!(" | {hint}")).unwrap_or_default();
+            format!("{line}: {message}{hint}").replace(&folder, "~")
+        };
+        mistakes.into_iter().map(told).collect()
+    }
+}
+
+const NEW: &str = "name = \"small\"\noutput = \"~/out\"\ndataset = \"~/set.toml\"\n\n[model.new]\nvocab_size = 258\nhidden_size = 16\n\
+                   layers = 1\nheads = 2\nintermediate_size = 64\n";
+const OLD: &str = "name = \"small\"\noutput = \"~/out\"\ndataset = \"~/set.toml\"\n[model]\npath = \"~/model\"\n";
+const TRAIN: &str = "[[stage]]\n[stage.train]\nsteps = 10\nbatch_size = 3\nsequence_length = 64\n";
+const PRUNE: &str = "[[stage]]\n[stage.prune]\nchannel_ratio = 0.5\n";
+
+fn llama() -> serde_json::Value {
+    serde_json::json!({
+        "model_type": "llama", "vocab_size": 258, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "num_key_value_heads": 2, "head_dim": 8, "intermediate_size": 64, "max_position_embeddings": 512, "rms_norm_eps": 1e-5,
+        "rope_theta": 1e4, "tie_word_embeddings": true, "hidden_act": "silu",
+    })
+}
+
+fn bytes() -> Tokenizer {
+    Tokenizer::train_bpe(std::iter::empty(), 258).unwrap()
+}
+
+/// A tokenizer of three words, none of which ends a text; `z` has the number given.
+fn words(z: u32) -> String {
+    let model = serde_json::json!({ "type": "WordLevel", "vocab": { "a": 0, "b": 1, "z": z }, "unk_token": "a" });
+    serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": { "type": "Whitespace" }, "post_processor": null, "decoder": null, "model": model,
+    })
+    .to_string()
 }
 
 #[test]
 fn a_batch_of_more_examples_than_there_are_is_refused_at_its_line() {
-    let hint = "lower it; gradient_accumulation puts several batches into one step".to_owned();
-    let expected = (Some(15), "batch_size 4 is more than the train split's 3 examples".to_owned(), Some(hint));
-    assert_eq!(mistakes("", ""), [expected]);
-    assert_eq!(mistakes("batch_size = 4", "batch_size = 3"), []);
+    let recipe = |rows: &str| format!("{NEW}{TRAIN}").replace("batch_size = 3", rows);
+    assert_eq!(
+        Bench::new().refused(&recipe("batch_size = 4")),
+        [
+            "14: batch_size 4 is more than the train split's 3 examples | lower it; gradient_accumulation puts several batches into one step"
+        ]
+    );
+    assert_eq!(Bench::new().refused(&recipe("batch_size = 3")), [""; 0]);
+}
+
+#[test]
+fn examples_longer_than_sequence_length_are_counted_and_the_way_out_is_named() {
+    let bench = Bench::new();
+    // A byte a token: 10 + 2 letters with two special tokens, the first not predicted.
+    bench.write(
+        "train.jsonl",
+        "{\"prompt\": \"a\", \"completion\": \"b\"}\n{\"prompt\": \"0123456789\", \"completion\": \"on\"}\n{\"prompt\": \"a\", \"completion\": \"b\"}\n",
+    );
+    let recipe = |length: usize, most: usize| {
+        format!("{NEW}max_position_embeddings = {most}\n{TRAIN}")
+            .replace("sequence_length = 64", &format!("sequence_length = {length}"))
+    };
+    let what = "16: 1 of 3 examples predict more tokens than sequence_length 12, the longest 13; the first is \"0123456789\"";
+    assert_eq!(bench.refused(&recipe(13, 64)), [""; 0]);
+    assert_eq!(
+        bench.refused(&recipe(12, 64)),
+        [format!("{what} | raise sequence_length to 13, or shorten or leave out those examples")]
+    );
+    assert_eq!(
+        bench.refused(&recipe(12, 12)),
+        [format!("{what} | shorten or leave out those examples; the model holds 12 tokens")]
+    );
+    // Calibration reads as much as the model holds.
+    let calibrated = format!("{NEW}max_position_embeddings = 12\n{PRUNE}");
+    assert_eq!(
+        bench.refused(&calibrated),
+        [
+            "13: 1 of 3 examples have more than the 12 tokens that calibration reads at once, the longest 13; the first is \"0123456789\" | \
+          shorten or leave out those examples, or set importance to \"magnitude\""
+        ]
+    );
+    assert_eq!(bench.refused(&format!("{calibrated}importance = \"magnitude\"\n")), [""; 0]);
+}
+
+#[test]
+fn a_text_without_one_batch_or_one_window_is_refused_with_its_tokens() {
+    let refused = |train: &str, test: &str, stages: &str| Bench::with_text(train, test).refused(&format!("{NEW}{stages}"));
+    let long = "word ".repeat(600);
+    // Three windows of 64 and the token that the last of them predicts.
+    let short = "x".repeat(192);
+    assert_eq!(
+        refused(&short, &long, TRAIN),
+        ["15: the train split has 192 tokens, a batch of 3 windows of sequence_length 64 takes 193 | lower sequence_length or \
+          batch_size, or give more text"]
+    );
+    assert_eq!(refused(&"x".repeat(193), &long, TRAIN), [""; 0]);
+    assert_eq!(
+        refused("few words", &long, PRUNE),
+        [
+            "12: the train split has 9 tokens, calibration reads windows of 513 | give more text, or set importance to \"magnitude\""
+        ]
+    );
+    assert_eq!(
+        refused(&long, "few words", TRAIN),
+        [
+            "3: the test split has 9 tokens, one window takes 512 | give it more text, or leave the test split out: every model is \
+          measured on it"
+        ]
+    );
+    let verified = format!(
+        "{TRAIN}[[stage]]\n[stage.quantize]\nbits = 4\nembedding = \"dense\"\ngroup_size = 16\n[[stage]]\n[stage.verify]\n"
+    );
+    assert_eq!(
+        refused(&long, "few words", &format!("{verified}window = 64\nfirst_scored = 1\n")),
+        ["23: the test split has 9 tokens, one window takes 64 | set `window` lower, or give more text"]
+    );
+    assert_eq!(
+        refused(&long, &long, &format!("{verified}window = 600\n")),
+        ["23: window 600 is longer than the model's max_position_embeddings 512"]
+    );
+    assert_eq!(
+        refused(&long, &long, &format!("{verified}score = 0.5\n")),
+        ["23: score needs a dataset with answers (prompt and completion); this one is running text"]
+    );
+}
+
+#[test]
+fn a_model_whose_tokenizer_can_not_read_the_dataset_is_refused_where_it_is_named() {
+    let bench = Bench::new();
+    bench.checkpoint("model", llama());
+    let refused = bench.refused(&format!("{OLD}{TRAIN}"));
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert!(
+        refused[0].starts_with("5: failed to open file `~/model/tokenizer.json`: No such file")
+            && refused[0].ends_with(" | the dataset is read with the model's tokenizer"),
+        "{refused:?}"
+    );
+    // Quantizing alone reads no text.
+    let quantize =
+        format!("{OLD}[[stage]]\n[stage.quantize]\nbits = 8\nembedding = \"dense\"\n").replace("dataset = \"~/set.toml\"\n", "");
+    assert_eq!(bench.refused(&quantize), [""; 0]);
+
+    bench.write("model/tokenizer.json", &words(2));
+    assert_eq!(
+        bench.refused(&format!("{OLD}{TRAIN}")),
+        ["5: tokenizer: no token is known to end a text, so separate examples can't be learnt; use a [text] dataset"]
+    );
+    bench.write("set.toml", "[text]\ntrain = \"train.txt\"\n");
+    bench.write("train.txt", &"a b ".repeat(200));
+    assert_eq!(bench.refused(&format!("{OLD}{TRAIN}")), [""; 0]);
+
+    // A token that the model does not know, behind everything that would be enough.
+    bench.write("model/tokenizer.json", &words(300));
+    bench.write("train.txt", &format!("{}z", "a b ".repeat(9000)));
+    assert_eq!(
+        bench.refused(&format!("{OLD}{TRAIN}")),
+        [
+            "5: the tokenizer gives token 300, and the model's vocabulary has 258 | the tokenizer belongs to another model; put the \
+          model's own beside its weights"
+        ]
+    );
+}
+
+#[test]
+fn teacher_and_student_need_one_tokenizer() {
+    let bench = Bench::new();
+    bench.checkpoint("model", llama());
+    bench.checkpoint("teacher", llama());
+    bytes().save(bench.path("model/tokenizer.json")).unwrap();
+    bytes().save(bench.path("teacher/tokenizer.json")).unwrap();
+    let recipe = format!("{OLD}{TRAIN}").replace("[stage.train]", "[stage.distill]\nteacher = \"~/teacher\"");
+    assert_eq!(bench.refused(&recipe), [""; 0]);
+    let other = Tokenizer::train_bpe(std::iter::repeat_n("aa".to_owned(), 9), 259).unwrap();
+    other.save(bench.path("teacher/tokenizer.json")).unwrap();
+    assert_eq!(
+        bench.refused(&recipe),
+        [
+            "8: student ~/model and teacher ~/teacher have different tokenizers | both must predict the same tokens; choose a teacher \
+          with the student's tokenizer"
+        ]
+    );
+    // New weights with the same number of tokens, which will stand for others.
+    let new = format!("{NEW}{TRAIN}").replace("[stage.train]", "[stage.distill]\nteacher = \"~/teacher\"");
+    assert_eq!(
+        bench.refused(&new),
+        [
+            "13: student (new) and teacher ~/teacher have different tokenizers | both must predict the same tokens; choose a teacher \
+          with the student's tokenizer"
+        ]
+    );
+}
+
+#[test]
+fn learned_positions_must_hold_what_is_measured() {
+    let bench = Bench::new();
+    bench.write("test.jsonl", "{\"prompt\": \"0123456789\", \"completion\": \"on\"}\n");
+    let recipe = |family: &str| {
+        format!("{NEW}family = \"{family}\"\nmax_position_embeddings = 8\n{TRAIN}")
+            .replace("sequence_length = 64", "sequence_length = 8")
+    };
+    assert_eq!(
+        bench.refused(&recipe("gpt2")),
+        [
+            "3: 1 of 1 examples of the test split have more tokens than the model's 8 learned positions, the longest 13; the first is \
+          \"0123456789\" | shorten or leave out those examples"
+        ]
+    );
+    assert_eq!(bench.refused(&recipe("llama")), [""; 0]);
+}
+
+#[test]
+fn rotary_heads_need_two_halves() {
+    let odd = |key: &str| format!("{NEW}{key}\n{TRAIN}");
+    assert_eq!(
+        Bench::new().refused(&odd("head_dim = 5")),
+        ["11: head_dim 5 is odd; rotary positions turn its elements in pairs"]
+    );
+    assert_eq!(
+        Bench::new().refused(&odd("").replace("hidden_size = 16", "hidden_size = 10")),
+        ["9: hidden_size 10 / heads 2 is odd; rotary positions turn the elements of a head in pairs | set head_dim"]
+    );
+    assert_eq!(Bench::new().refused(&odd("head_dim = 5\nfamily = \"gpt2\"")), [""; 0]);
+}
+
+#[test]
+fn a_folder_that_another_made_is_refused() {
+    let bench = Bench::new();
+    fs_err::create_dir_all(bench.path("out/1-train")).unwrap();
+    bench.write("out/1-train/thesis.txt", "");
+    assert_eq!(
+        bench.refused(&format!("{NEW}{TRAIN}")),
+        ["12: ~/out/1-train: is not empty, and no record says that this run filled it; move it away or choose another folder"]
+    );
+    fs_err::create_dir_all(bench.path("out/.steps/1-train")).unwrap();
+    bench.write("out/.steps/1-train/fingerprint", "of the run before");
+    assert_eq!(bench.refused(&format!("{NEW}{TRAIN}")), [""; 0]);
+}
+
+#[test]
+fn a_refused_stage_hides_no_mistake_of_another_and_makes_none() {
+    let stages = format!(
+        "{}{PRUNE}head_ratio = 0.1\n{}[[stage]]\n[stage.quantize]\nbits = 3\ngroup_size = 48\nembedding_group_size = 0\n",
+        TRAIN.replace("batch_size = 3", "batch_size = 5"),
+        TRAIN.replace("[stage.train]", "[stage.distill]\nteacher = \"~/nobody\""),
+    );
+    let refused = Bench::new().refused(&format!("{NEW}{stages}"));
+    let lines: Vec<&str> = refused.iter().map(|told| told.split(" | ").next().unwrap()).collect();
+    assert_eq!(
+        lines,
+        [
+            "14: batch_size 5 is more than the train split's 3 examples",
+            "19: head_ratio 0.1 of 2 GQA groups cuts nothing; the smallest that does is 0.5",
+            "22: failed to open file `~/nobody/config.json`: No such file or directory (os error 2)",
+            // 48 does not divide the uncut width, but what is left of it is not known.
+            "28: bits 3 is not there; 4 and 8 are",
+            "30: embedding_group_size 0 makes no groups; usual are 32, 64 and 128",
+        ]
+    );
+}
+
+#[test]
+fn every_width_that_a_group_size_does_not_divide_is_named() {
+    let stages = format!("{TRAIN}[[stage]]\n[stage.quantize]\nbits = 4\ngroup_size = 12\nembedding_group_size = 5\n");
+    let refused = Bench::new().refused(&format!("{NEW}{stages}"));
+    let starts = |at: usize, start: &str| assert!(refused[at].starts_with(start), "{refused:?}");
+    assert_eq!(refused.len(), 4, "{refused:?}");
+    starts(0, "19: group_size 12 does not divide hidden_size 16 (`model.layers.0.self_attn.q_proj.weight`)");
+    starts(1, "19: group_size 12 does not divide heads · head_dim 16 (`model.layers.0.self_attn.o_proj.weight`)");
+    starts(2, "19: group_size 12 does not divide intermediate_size 64 (`model.layers.0.mlp.down_proj.weight`)");
+    starts(3, "20: embedding_group_size 5 does not divide hidden_size 16 (`model.embed_tokens.weight`)");
+}
+
+#[test]
+fn a_text_with_mistakes_still_has_its_files_and_its_order_checked() {
+    let bench = Bench::new();
+    bench.write("train.jsonl", "");
+    let recipe = format!("{OLD}{TRAIN}[[stage]]\n[stage.verify]\n").replace("batch_size = 3", "batch_sise = 3");
+    assert_eq!(
+        bench.refused(&recipe),
+        [
+            "3: ~/train.jsonl: the file is empty (0 bytes); a dataset needs text",
+            "5: failed to open file `~/model/config.json`: No such file or directory (os error 2)",
+            "9: unknown key `batch_sise`, did you mean `batch_size`? | known here: steps, batch_size, sequence_length, learning_rate, \
+             min_learning_rate_ratio, warmup_steps, weight_decay, beta_1, beta_2, epsilon, gradient_clip, gradient_accumulation, save_every",
+            "12: verify needs an artifact, and no quantize stage comes before it | add [stage.quantize] before [stage.verify], or remove \
+             this stage",
+        ]
+    );
+    // What could not be read is not judged.
+    let unread = recipe.replace("path = ", "paht = ").replace("[stage.verify]", "[stage.verfy]");
+    let lines: Vec<String> = bench.refused(&unread).iter().map(|told| told.split(':').next().unwrap().to_owned()).collect();
+    assert_eq!(lines, ["3", "5", "9", "12"]);
+}
+
+#[test]
+fn a_split_that_is_broken_does_not_hide_the_other() {
+    let bench = Bench::new();
+    bench.write("train.jsonl", "{\"txt\": 1}\n");
+    bench.write("test.jsonl", "");
+    let refused = bench.refused(&format!("{NEW}{TRAIN}"));
+    assert_eq!(
+        refused,
+        [
+            "3: ~/train.jsonl:1: column 6: unknown field `txt`, expected one of `text`, `prompt`, `completion`",
+            "3: ~/test.jsonl: the file is empty (0 bytes); a dataset needs text",
+        ]
+    );
+}
+
+#[test]
+fn new_weights_are_not_quantized() {
+    let stages = "[[stage]]\n[stage.quantize]\nbits = 8\nembedding = \"dense\"\n[[stage]]\n[stage.verify]\n";
+    assert_eq!(
+        Bench::new().refused(&format!("{NEW}{stages}")),
+        [
+            "12: quantize has no checkpoint: the chain starts with new weights and nothing is trained before | add [stage.train] before it"
+        ]
+    );
+}
+
+#[test]
+fn a_teacher_must_hold_what_its_student_reads() {
+    let bench = Bench::new();
+    let mut config = llama();
+    config["max_position_embeddings"] = 32.into();
+    bench.checkpoint("teacher", config);
+    bytes().save(bench.path("teacher/tokenizer.json")).unwrap();
+    let recipe = format!("{NEW}{TRAIN}").replace("[stage.train]", "[stage.distill]\nteacher = \"~/teacher\"");
+    assert_eq!(
+        bench.refused(&recipe),
+        [
+            "16: sequence_length 64 is longer than the teacher's max_position_embeddings 32",
+            "13: student (new) and teacher ~/teacher have different tokenizers",
+        ][..1]
+    );
+}
+
+#[test]
+fn a_gguf_file_without_a_tokenizer_can_not_become_a_folder() {
+    let bench = Bench::new();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/gguf/blocks.gguf");
+    fs_err::copy(golden, bench.path("model.gguf")).unwrap();
+    let refused = bench.refused(&format!("{OLD}{TRAIN}").replace("~/model", "~/model.gguf"));
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert!(refused[0].starts_with("5: ~/model.gguf: "), "{refused:?}");
 }

@@ -160,6 +160,9 @@ pub(super) enum Part {
     Slot(usize),
 }
 
+/// All rows are in memory at once: these are some gigabytes of short sentences.
+const MOST_ROWS: usize = 10_000_000;
+
 impl GrammarSet {
     pub(super) fn new(description: Description, source: &Source) -> Result<Self> {
         let Description { train_rows, valid_rows, test_rows, valid_share, test_share, noise, .. } = &description;
@@ -171,6 +174,12 @@ impl GrammarSet {
         for (name, rows, share) in [("valid_rows", valid_rows, valid_share), ("test_rows", test_rows, test_share)] {
             if *rows.get_ref() > 0 && *share.get_ref() == 0.0 {
                 let what = format!("{name} is {} and the split's share of the templates is 0", rows.get_ref());
+                return Err(source.mistake(rows.span(), what));
+            }
+        }
+        for (name, rows) in [("train_rows", train_rows), ("valid_rows", valid_rows), ("test_rows", test_rows)] {
+            if *rows.get_ref() > MOST_ROWS {
+                let what = format!("{name} is {}; at most {MOST_ROWS} rows are made", rows.get_ref());
                 return Err(source.mistake(rows.span(), what));
             }
         }
@@ -489,6 +498,19 @@ phrases = ["light the {light} in the {room}", "i need [some|] light from the {ro
             mistake("on {room}", "on {romo}"),
             "home.toml:27: \"on {romo} {light}\" names slot `romo`, which does not exist; the nearest is `room`"
         );
+    }
+
+    #[test]
+    fn rows_and_names_that_no_memory_holds_are_refused() {
+        assert_eq!(
+            mistake("train_rows  = 20", "train_rows  = 9000000000000000000"),
+            "home.toml:2: train_rows is 9000000000000000000; at most 10000000 rows are made"
+        );
+        // Comparing two names takes memory in proportion to the product of their lengths.
+        let (long, longer) = ("a".repeat(200_000), "b".repeat(200_000));
+        let toml = SMALL.replace("[grammar.slots.light]", &format!("[grammar.slots.{long}]\nx = [\"x\"]\n[grammar.slots.light]"));
+        let refused = load(&toml.replace("light the {light}", &format!("light the {{{longer}}}"))).unwrap_err();
+        assert!(refused.ends_with(&format!("names slot `{longer}`, which does not exist")), "{}", &refused[refused.len() - 80..]);
     }
 
     #[test]

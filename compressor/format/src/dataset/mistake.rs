@@ -40,7 +40,13 @@ impl Source<'_> {
     }
 }
 
-/// The name that takes the fewest edits to reach, the first of several.
+/// Finding the nearest name takes time and memory in proportion to the product of both lengths; a longer name is no slip of a key.
+const LONGEST_NAME_BYTES: usize = 256;
+
+/// The name that takes the fewest edits to reach, the first of several; `None` for names beyond [`LONGEST_NAME_BYTES`].
 pub(super) fn nearest<'n>(name: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
-    names.min_by_key(|known| strsim::damerau_levenshtein(name, known))
+    if name.len() > LONGEST_NAME_BYTES {
+        return None;
+    }
+    names.filter(|known| known.len() <= LONGEST_NAME_BYTES).min_by_key(|known| strsim::damerau_levenshtein(name, known))
 }

@@ -144,24 +144,6 @@ impl Dataset {
             }
         }
     }
-
-    /// Reads every split once and forgets it, so that a plan can refuse what a run would stumble over. Returns the number of
-    /// pairs to learn from; `None` where the train split is a text or is not there.
-    ///
-    /// # Errors
-    /// Those of [`Dataset::split`].
-    pub fn check(&self, seed: u64) -> Result<Option<usize>> {
-        let mut to_learn = None;
-        for split in Split::ALL {
-            if !self.has(split) {
-                continue;
-            }
-            if let (Split::Train, Examples::Pairs(pairs)) = (split, self.split(split, seed)?) {
-                to_learn = Some(pairs.len());
-            }
-        }
-        Ok(to_learn)
-    }
 }
 
 impl Split {

@@ -100,7 +100,7 @@ impl Samples {
                             samples.rows.len() + 1,
                             tokens.ids.len() - 1,
                             tokens.ids.len() - 1,
-                            beginning(pair)
+                            pair.beginning()
                         );
                         return Err(Error::Tokenizer(what));
                     }
@@ -250,21 +250,23 @@ impl Pair {
         loss.resize(ids.len(), true);
         Ok(Tokens { ids, loss })
     }
+
+    /// How it begins, on one line, for a message.
+    pub fn beginning(&self) -> String {
+        let text = if self.prompt.is_empty() { &self.completion } else { &self.prompt };
+        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+        let mut beginning: String = text.chars().take(40).collect();
+        if beginning.len() < text.len() {
+            beginning.push('…');
+        }
+        beginning
+    }
 }
 
 fn end_of_text(tokenizer: &Tokenizer) -> Result<u32> {
     tokenizer.eos().ok_or_else(|| {
         Error::Tokenizer("no token is known to end a text, so separate examples can't be learnt; use a [text] dataset".to_owned())
     })
-}
-
-fn beginning(pair: &Pair) -> String {
-    let text = if pair.prompt.is_empty() { &pair.completion } else { &pair.prompt };
-    let mut beginning: String = text.chars().take(40).collect();
-    if beginning.len() < text.len() {
-        beginning.push('…');
-    }
-    beginning
 }
 
 #[cfg(test)]

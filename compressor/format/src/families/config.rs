@@ -6,8 +6,10 @@ use serde_json::{Map, Value};
 
 use crate::{Activation, Architecture, Error, Result};
 
-/// Sizes above this are taken for damage: no model is this wide, and products of three of them must fit 64 bits.
+/// Sizes above this are taken for damage: no model is this wide, and the bytes of a matrix of two of them fit 64 bits.
 const LARGEST_SIZE: u64 = 1 << 24;
+/// More layers are taken for damage: no model is this deep, and a name for each of their tensors must fit memory.
+const MOST_LAYERS: u64 = 4096;
 
 pub(super) struct Config<'a> {
     keys: &'a Map<String, Value>,
@@ -34,7 +36,7 @@ impl<'a> Config<'a> {
     }
 
     pub(super) fn text(&self, key: &str) -> Result<&'a str> {
-        self.text_or_none(key)?.ok_or_else(|| self.malformed(format!("`{key}` is missing")))
+        self.text_or_none(key)?.ok_or_else(|| self.missing(key))
     }
 
     fn text_or_none(&self, key: &str) -> Result<Option<&'a str>> {
@@ -43,15 +45,33 @@ impl<'a> Config<'a> {
     }
 
     pub(super) fn size(&self, key: &str) -> Result<usize> {
-        self.size_or_none(key)?.ok_or_else(|| self.malformed(format!("`{key}` is missing")))
+        self.size_or_none(key)?.ok_or_else(|| self.missing(key))
     }
 
     pub(super) fn size_or_none(&self, key: &str) -> Result<Option<usize>> {
-        let wrong = |value| self.malformed(format!("`{key}` is {value}, a whole number from 1 to {LARGEST_SIZE} is needed"));
-        let in_range = |size: &u64| (1..=LARGEST_SIZE).contains(size);
-        self.get(key)
-            .map(|value| value.as_u64().filter(in_range).map(|size| size as usize).ok_or_else(|| wrong(value)))
-            .transpose()
+        self.whole_number(key, LARGEST_SIZE)
+    }
+
+    /// The number of layers.
+    pub(super) fn layers(&self, key: &str) -> Result<usize> {
+        self.whole_number(key, MOST_LAYERS)?.ok_or_else(|| self.missing(key))
+    }
+
+    /// A size inside an object that stands under `key`.
+    pub(super) fn inner_size(&self, key: &str, object: &Map<String, Value>, inner: &str) -> Result<usize> {
+        let key = format!("{key}.{inner}");
+        let value = object.get(inner).filter(|value| !value.is_null()).ok_or_else(|| self.missing(&key))?;
+        self.in_range(&key, value, LARGEST_SIZE)
+    }
+
+    fn whole_number(&self, key: &str, most: u64) -> Result<Option<usize>> {
+        self.get(key).map(|value| self.in_range(key, value, most)).transpose()
+    }
+
+    fn in_range(&self, key: &str, value: &Value, most: u64) -> Result<usize> {
+        let whole = value.as_u64().filter(|number| (1..=most).contains(number));
+        let wrong = || self.malformed(format!("`{key}` is {value}, a whole number from 1 to {most} is needed"));
+        whole.map(|number| number as usize).ok_or_else(wrong)
     }
 
     pub(super) fn number_or(&self, key: &str, default: f64) -> Result<f64> {
@@ -105,7 +125,17 @@ impl<'a> Config<'a> {
 
     /// What must hold between the sizes, whatever the family.
     pub(super) fn check(&self, architecture: &Architecture) -> Result<()> {
+        if architecture.head_dim == 0 {
+            let what =
+                format!("head_dim is missing, and a width of {} is less than one element a head", architecture.hidden_size);
+            return Err(self.malformed(what));
+        }
         for layer in &architecture.layers {
+            let (heads, head_dim) = (layer.heads, architecture.head_dim);
+            if (heads * head_dim) as u64 > LARGEST_SIZE {
+                let what = format!("{heads} attention heads of {head_dim} elements are together wider than {LARGEST_SIZE}");
+                return Err(self.malformed(what));
+            }
             if layer.heads % layer.kv_heads != 0 {
                 let (heads, kv_heads) = (layer.heads, layer.kv_heads);
                 return Err(

@@ -26,7 +26,7 @@ pub(super) fn read(config: &Config<'_>) -> Result<Architecture> {
         // Transformers has no such key for GPT-2: ours, written after heads were cut.
         head_dim: config.size_or_none("head_dim")?.unwrap_or(hidden_size / heads),
         max_position_embeddings: config.size("n_positions")?,
-        layers: vec![layer; config.size("n_layer")?],
+        layers: vec![layer; config.layers("n_layer")?],
         norm: Norm { kind: NormKind::Layer, epsilon: config.number_or("layer_norm_epsilon", 1e-5)? },
         positions: Positions::Learned,
         attention: Attention { qkv_bias: true, output_bias: true, qk_norm: false },

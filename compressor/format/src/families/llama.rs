@@ -37,7 +37,7 @@ pub(super) fn read(family: Family, config: &Config<'_>) -> Result<Architecture> 
         hidden_size,
         head_dim,
         max_position_embeddings,
-        layers: vec![layer; config.size("num_hidden_layers")?],
+        layers: vec![layer; config.layers("num_hidden_layers")?],
         norm: Norm { kind: NormKind::Rms, epsilon: config.number_or("rms_norm_eps", 1e-6)? },
         positions: rotary(config)?,
         attention: Attention {
@@ -75,7 +75,7 @@ fn rotary(config: &Config<'_>) -> Result<Positions> {
             factor: needed("factor")?,
             low_freq_factor: needed("low_freq_factor")?,
             high_freq_factor: needed("high_freq_factor")?,
-            original_max_position_embeddings: needed("original_max_position_embeddings")? as usize,
+            original_max_position_embeddings: config.inner_size(key, parameters, "original_max_position_embeddings")?,
         },
         other => {
             return Err(config.unsupported(format!("`{key}.rope_type` is \"{other}\"; known are default, linear, llama3")));

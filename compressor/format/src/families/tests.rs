@@ -113,3 +113,38 @@ fn a_llama_whose_heads_do_not_divide_its_width_is_written_as_a_mistral_which_com
     architecture.family = Family::Mistral;
     assert_eq!(read(&written).unwrap(), architecture);
 }
+
+#[test]
+fn sizes_that_no_model_has_are_refused_before_they_cost_memory() {
+    let refused = |key: &str, value: Value| {
+        let mut config = smollm2();
+        config[key] = value;
+        read(&config).unwrap_err().to_string()
+    };
+    assert_eq!(
+        refused("num_hidden_layers", json!(16_777_216)),
+        "config.json: `num_hidden_layers` is 16777216, a whole number from 1 to 4096 is needed"
+    );
+    assert_eq!(
+        refused("head_dim", json!(16_777_216)),
+        "config.json: 9 attention heads of 16777216 elements are together wider than 16777216"
+    );
+    assert_eq!(
+        refused("hidden_size", json!(8)),
+        "config.json: head_dim is missing, and a width of 8 is less than one element a head"
+    );
+    let scaling = |context: Value| {
+        json!({
+            "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": context
+        })
+    };
+    assert_eq!(
+        refused("rope_scaling", scaling(json!(0.5))),
+        "config.json: `rope_scaling.original_max_position_embeddings` is 0.5, a whole number from 1 to 16777216 is needed"
+    );
+    assert_eq!(
+        refused("rope_scaling", scaling(Value::Null)),
+        "config.json: `rope_scaling.original_max_position_embeddings` is missing"
+    );
+}

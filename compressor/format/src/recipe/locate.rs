@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use serde::de::DeserializeOwned;
 use toml::de::{DeTable, DeValue};
 
 /// Something wrong in a recipe.
@@ -17,7 +16,7 @@ pub struct Mistake {
 }
 
 /// Where a key stands: the names and indices that lead to it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Place(Vec<PlacePart>);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +43,50 @@ impl Place {
         parts.push(PlacePart::Key(key.to_owned()));
         Self(parts)
     }
+
+    /// An entry of this list, from 0.
+    pub(super) fn entry(&self, index: usize) -> Self {
+        let mut parts = self.0.clone();
+        parts.push(PlacePart::Index(index));
+        Self(parts)
+    }
+
+    /// The name of the key, or of the list that the entry is in.
+    pub(super) fn key(&self) -> &str {
+        let mut keys = self.0.iter().rev().filter_map(|part| match part {
+            PlacePart::Key(key) => Some(key.as_str()),
+            PlacePart::Index(_) => None,
+        });
+        keys.next().unwrap_or_default()
+    }
+
+    /// Whether this is `other` or leads through it.
+    pub(super) fn is_inside(&self, other: &Self) -> bool {
+        self.0.starts_with(&other.0)
+    }
+
+    /// Whether this is a key of the table `other`.
+    pub(super) fn is_in(&self, other: &Self) -> bool {
+        self.table() == Some(&other.0)
+    }
+
+    /// Whether both are keys of one table.
+    pub(super) fn is_beside(&self, other: &Self) -> bool {
+        self.table() == other.table()
+    }
+
+    fn table(&self) -> Option<&[PlacePart]> {
+        self.0.split_last().map(|(_, table)| table)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.last() {
+            Some(PlacePart::Index(index)) => write!(f, "entry {} of {}", index + 1, self.key()),
+            _ => f.write_str(self.key()),
+        }
+    }
 }
 
 impl Mistake {
@@ -57,6 +100,31 @@ impl Mistake {
     pub fn hint(self, hint: impl Into<String>) -> Self {
         Self { hint: Some(hint.into()), ..self }
     }
+
+    /// A key that nothing reads, with the known one that was probably meant.
+    pub(super) fn unknown_key(key: &str, known: &[&str]) -> Self {
+        let message = match nearest(key, known) {
+            Some(name) => format!("unknown key `{key}`{}", meant(name)),
+            None => format!("unknown key `{key}`"),
+        };
+        Self::new(message).hint(format!("known here: {}", known.join(", ")))
+    }
+
+    /// Whether it says that `key` was probably meant.
+    pub(super) fn suggests(&self, key: &str) -> bool {
+        self.message.ends_with(&meant(key))
+    }
+}
+
+fn meant(key: &str) -> String {
+    format!(", did you mean `{key}`?")
+}
+
+/// The known name that is most like this one, where one is.
+pub(super) fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
+    let likeness = |known: &str| strsim::jaro_winkler(name, known);
+    let nearest = known.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    nearest.filter(|known| likeness(known) > 0.8)
 }
 
 impl fmt::Display for Mistake {
@@ -96,96 +164,66 @@ fn line_at(text: &str, byte: usize) -> usize {
     text.as_bytes()[..byte.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
 }
 
-/// Reads TOML; several unknown keys are reported together, each with the nearest known one.
-pub(crate) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Vec<Mistake>> {
-    let mut rest = text.to_owned();
-    let mut mistakes = Vec::new();
-    loop {
-        let error = match toml::from_str::<T>(&rest) {
-            Ok(recipe) if mistakes.is_empty() => return Ok(recipe),
-            Ok(_) => return Err(mistakes),
-            Err(error) => error,
-        };
-        let span = error.span();
-        let line = span.as_ref().map(|span| line_at(text, span.start));
-        match unknown_key(error.message()) {
-            Some((key, known)) => {
-                mistakes.push(unknown(key, &known, line));
-                // Blank the key and look for the next mistake, so that a person sees them all at once.
-                let blanked = span.and_then(|span| blank_line(&rest, span.start));
-                match blanked {
-                    Some(blanked) if mistakes.len() < MOST_MISTAKES => rest = blanked,
-                    _ => return Err(mistakes),
-                }
-            }
-            None => {
-                // What was blanked before may be what is missing now.
-                if mistakes.is_empty() {
-                    mistakes.push(Mistake { line, message: error.message().to_owned(), hint: None });
-                }
-                return Err(mistakes);
-            }
-        }
-    }
-}
-
-const MOST_MISTAKES: usize = 20;
-
-/// Turns a `key = value` line into blanks; `None` for anything else, a table's head for example.
-fn blank_line(text: &str, byte: usize) -> Option<String> {
-    let start = text[..byte].rfind('\n').map_or(0, |end| end + 1);
-    let end = text[byte..].find('\n').map_or(text.len(), |length| byte + length);
-    let line = &text[start..end];
-    let is_pair = line.contains('=') && !line.trim_start().starts_with('[');
-    is_pair.then(|| format!("{}{}{}", &text[..start], " ".repeat(line.len()), &text[end..]))
-}
-
-/// Takes serde's "unknown field `a`, expected one of `b`, `c`" apart.
-fn unknown_key(message: &str) -> Option<(&str, Vec<&str>)> {
-    let rest = message.strip_prefix("unknown field ").or_else(|| message.strip_prefix("unknown variant "))?;
-    let mut quoted = rest.split('`').skip(1).step_by(2);
-    Some((quoted.next()?, quoted.collect()))
-}
-
-fn unknown(key: &str, known: &[&str], line: Option<usize>) -> Mistake {
-    let nearest = known.iter().max_by(|a, b| strsim::jaro_winkler(key, a).total_cmp(&strsim::jaro_winkler(key, b)));
-    let near = nearest.filter(|name| strsim::jaro_winkler(key, name) > 0.8);
-    let message = match near {
-        Some(name) => format!("unknown key `{key}`, did you mean `{name}`?"),
-        None => format!("unknown key `{key}`"),
+/// Reads TOML into a table.
+///
+/// # Errors
+/// Every line that is no TOML.
+pub(super) fn parse(text: &str) -> Result<toml::Table, Vec<Mistake>> {
+    let error = match text.parse() {
+        Ok(table) => return Ok(table),
+        Err(error) => error,
     };
-    Mistake { line, message, hint: Some(format!("known here: {}", known.join(", "))) }
+    let mistake = |error: &toml::de::Error| Mistake {
+        line: error.span().map(|span| line_at(text, span.start)),
+        message: error.message().trim().replace('\n', ", "),
+        hint: None,
+    };
+    // The parser goes on after a mistake; what it then says of the same line, or of keys whose table it lost, only follows from it.
+    let mut mistakes: Vec<Mistake> = DeTable::parse_recoverable(text).1.iter().map(mistake).collect();
+    let is_doubled = |mistake: &Mistake| mistake.message == "duplicate key";
+    if !mistakes.iter().all(is_doubled) {
+        mistakes.retain(|mistake| !is_doubled(mistake));
+    }
+    mistakes.dedup_by_key(|mistake| mistake.line);
+    Err(if mistakes.is_empty() { vec![mistake(&error)] } else { mistakes })
 }
 
-/// Makes one `key=value` change; tables that are not there yet are made, entries of lists must be.
-pub(super) fn change(table: &mut toml::Table, change: &str) -> Result<(), Mistake> {
+const MOST_PARTS: usize = 16;
+
+/// Makes one `key=value` change and tells where; tables that are not there yet are made, entries of lists must be.
+pub(super) fn change(table: &mut toml::Table, change: &str) -> Result<Place, Mistake> {
     let wrong = |why: String| Mistake::new(format!("--set {change}: {why}"));
     let (key, text) = change.split_once('=').ok_or_else(|| wrong("a key, `=` and a value are needed".to_owned()))?;
     // A value that is no TOML is a text that was written without its quotes.
     let parsed = toml::from_str::<toml::Table>(&format!("value = {text}")).ok().and_then(|mut table| table.remove("value"));
     let value = parsed.unwrap_or_else(|| toml::Value::String(text.to_owned()));
     let parts: Vec<&str> = key.trim().split('.').collect();
-    insert(table, &parts, value).map_err(wrong)
+    // Tables are walked by recursion, and the deepest key of a recipe has six parts.
+    if parts.len() > MOST_PARTS {
+        return Err(Mistake::new(format!("--set: a key of {} parts; at most {MOST_PARTS} are possible", parts.len())));
+    }
+    insert(table, &parts, value, Place::default()).map_err(wrong)
 }
 
 /// Puts a value where the parts of a key lead.
-fn insert(table: &mut toml::Table, parts: &[&str], value: toml::Value) -> Result<(), String> {
+fn insert(table: &mut toml::Table, parts: &[&str], value: toml::Value, place: Place) -> Result<Place, String> {
     let (first, rest) = match parts {
         [] | [""] => return Err("the key is empty".to_owned()),
         [last] => {
             table.insert((*last).to_owned(), value);
-            return Ok(());
+            return Ok(place.then(last));
         }
         [first, rest @ ..] => (*first, rest),
     };
+    let place = place.then(first);
     let entry = table.entry(first).or_insert_with(|| toml::Value::Table(toml::Table::new()));
     match (entry, rest) {
-        (toml::Value::Table(inner), rest) => insert(inner, rest, value),
+        (toml::Value::Table(inner), rest) => insert(inner, rest, value, place),
         (toml::Value::Array(entries), [number, rest @ ..]) => {
             let count = entries.len();
             let index = number.parse::<usize>().ok().and_then(|number| number.checked_sub(1));
-            match index.and_then(|index| entries.get_mut(index)) {
-                Some(toml::Value::Table(inner)) => insert(inner, rest, value),
+            match index.and_then(|index| Some((index, entries.get_mut(index)?))) {
+                Some((index, toml::Value::Table(inner))) => insert(inner, rest, value, place.entry(index)),
                 _ => Err(format!("`{number}` is not one of the {count} stages, counted from 1")),
             }
         }

@@ -4,6 +4,7 @@
 //! for people. Reading stops at what the file alone can tell; what needs the model or the disk is checked by the plan.
 
 mod locate;
+mod read;
 mod stages;
 
 use std::path::{Path, PathBuf};
@@ -119,15 +120,9 @@ impl Recipe {
     /// Reads a recipe.
     ///
     /// # Errors
-    /// Every mistake the text alone can tell: no TOML, unknown keys, wrong types, values out of range.
+    /// Every mistake the text alone can tell: no TOML, unknown and missing keys, wrong types, values out of range.
     pub fn load(path: &Path) -> Result<(Self, RecipeText), Vec<Mistake>> {
-        let text = match fs_err::read_to_string(path) {
-            Ok(text) => text,
-            Err(error) => return Err(vec![Mistake { line: None, message: error.to_string(), hint: None }]),
-        };
-        let text = RecipeText { path: path.to_owned(), text };
-        let recipe = text.parse()?;
-        Ok((recipe, text))
+        Draft::load(path, &[]).finish()
     }
 
     /// Reads a recipe from text that is in no file.
@@ -135,7 +130,7 @@ impl Recipe {
     /// # Errors
     /// As [`Self::load`]; the lines are those of the text.
     pub fn from_toml(text: &str) -> Result<Self, Vec<Mistake>> {
-        RecipeText { path: PathBuf::new(), text: text.to_owned() }.parse()
+        Draft::new(PathBuf::new(), text.to_owned(), &[]).finish().map(|(recipe, _)| recipe)
     }
 
     /// The run folder.
@@ -144,14 +139,126 @@ impl Recipe {
     }
 }
 
+/// A recipe as far as it could be read, with everything that is wrong in its text.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// With stand-ins where something could not be read; `None` where the text is no TOML.
+    recipe: Option<Recipe>,
+    text: RecipeText,
+    mistakes: Vec<(Place, Mistake)>,
+}
+
+impl Draft {
+    /// Reads a recipe with keys changed, each `key=value`; stages are counted from 1: `stage.2.distill.steps=50`.
+    pub fn load(path: &Path, changes: &[String]) -> Self {
+        match fs_err::read_to_string(path) {
+            Ok(text) => Self::new(path.to_owned(), text, changes),
+            Err(error) => {
+                let mistakes = vec![(Place::default(), Mistake::new(error.to_string()))];
+                Self { recipe: None, text: RecipeText::new(path.to_owned(), String::new()), mistakes }
+            }
+        }
+    }
+
+    fn new(path: PathBuf, text: String, changes: &[String]) -> Self {
+        let mut text = RecipeText::new(path, text);
+        let mut table = match locate::parse(&text.text) {
+            Ok(table) => table,
+            Err(mistakes) => {
+                let mistakes = mistakes.into_iter().map(|mistake| (Place::default(), mistake)).collect();
+                return Self { recipe: None, text, mistakes };
+            }
+        };
+        let mut mistakes = Vec::new();
+        for change in changes {
+            match locate::change(&mut table, change) {
+                Ok(place) => text.changed.push((place, change.clone())),
+                Err(mistake) => mistakes.push((Place::default(), mistake)),
+            }
+        }
+        let read = read::read::<Recipe>(table);
+        let ranges = read.value.as_ref().map(out_of_range).unwrap_or_default();
+        // A range can depend on its neighbours, and where one of them was not read it is not known.
+        let is_known = |place: &Place| !read.unread.iter().any(|unread| place.is_inside(unread) || is_neighbour(place, unread));
+        let found = read.mistakes.into_iter().chain(ranges.into_iter().filter(|(place, _)| is_known(place)));
+        mistakes.extend(found.map(|(place, mistake)| (place.clone(), text.locate(&place, mistake))));
+        Self { recipe: read.value, text, mistakes }
+    }
+
+    /// Writes the run into another folder.
+    #[must_use]
+    pub fn with_output(mut self, folder: PathBuf) -> Self {
+        if let Some(recipe) = &mut self.recipe {
+            recipe.output = Some(folder);
+        }
+        self
+    }
+
+    /// The recipe as far as it could be read.
+    pub fn recipe(&self) -> Option<&Recipe> {
+        self.recipe.as_ref()
+    }
+
+    /// The text it was read from.
+    pub fn text(&self) -> &RecipeText {
+        &self.text
+    }
+
+    /// Everything that is wrong, each with its place.
+    pub fn mistakes(&self) -> &[(Place, Mistake)] {
+        &self.mistakes
+    }
+
+    /// Whether what stands at `place` was read and nothing in it is wrong.
+    pub fn is_sound(&self, place: &Place) -> bool {
+        self.recipe.is_some() && !self.mistakes.iter().any(|(other, _)| other.is_inside(place) || place.is_inside(other))
+    }
+
+    /// Whether it was read which stages there are, whatever is wrong inside of them.
+    pub fn knows_stages(&self) -> bool {
+        let stages = self.recipe.iter().flat_map(|recipe| &recipe.stages).enumerate();
+        let mut places = stages.map(|(index, stage)| Place::stage(index, stage.name()));
+        let is_known = |place: &Place| !self.mistakes.iter().any(|(other, _)| place.is_inside(other) || place.is_beside(other));
+        self.recipe.is_some() && places.all(|place| is_known(&place))
+    }
+
+    /// The recipe and its text.
+    ///
+    /// # Errors
+    /// Everything that is wrong, in the order of the lines.
+    pub fn finish(self) -> Result<(Recipe, RecipeText), Vec<Mistake>> {
+        match self.recipe {
+            Some(recipe) if self.mistakes.is_empty() => Ok((recipe, self.text)),
+            _ => Err(by_line(self.mistakes.into_iter().map(|(_, mistake)| mistake).collect())),
+        }
+    }
+}
+
+/// Whether both are keys of one table below the top; the keys at the top do not depend on each other.
+fn is_neighbour(place: &Place, other: &Place) -> bool {
+    place.is_beside(other) && !place.is_in(&Place::default())
+}
+
+/// Mistakes in the order of their lines, those without one last.
+pub fn by_line(mut mistakes: Vec<Mistake>) -> Vec<Mistake> {
+    mistakes.sort_by_key(|mistake| mistake.line.unwrap_or(usize::MAX));
+    mistakes
+}
+
 /// The text of a recipe, kept so that a mistake found later can still name its line.
 #[derive(Clone, Debug)]
 pub struct RecipeText {
     path: PathBuf,
     text: String,
+    /// Keys that are not as the text has them, and the changes that say so.
+    changed: Vec<(Place, String)>,
 }
 
 impl RecipeText {
+    fn new(path: PathBuf, text: String) -> Self {
+        Self { path, text, changed: Vec::new() }
+    }
+
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
@@ -162,33 +269,17 @@ impl RecipeText {
         locate::line(&self.text, place)
     }
 
-    /// The recipe with keys changed, each `key=value`; stages are counted from 1: `stage.2.distill.steps=50`.
-    ///
-    /// # Errors
-    /// A change that leads nowhere, and everything [`Recipe::load`] refuses.
-    pub fn with(&self, changes: &[String]) -> Result<Recipe, Vec<Mistake>> {
-        let mut table: toml::Table = locate::parse(&self.text)?;
-        for change in changes {
-            locate::change(&mut table, change).map_err(|mistake| vec![mistake])?;
+    /// Adds to a mistake the line of its key, or the change that set it.
+    pub fn locate(&self, place: &Place, mistake: Mistake) -> Mistake {
+        match self.changed.iter().rev().find(|(changed, _)| place.is_inside(changed)) {
+            Some((_, change)) => Mistake { message: format!("--set {change}: {mistake}"), ..mistake },
+            None => Mistake { line: self.line(place), ..mistake },
         }
-        Recipe::from_toml(&table.to_string())
-    }
-
-    fn parse(&self) -> Result<Recipe, Vec<Mistake>> {
-        let recipe = locate::parse::<Recipe>(&self.text)?;
-        let mut mistakes = out_of_range(&recipe);
-        if mistakes.is_empty() {
-            return Ok(recipe);
-        }
-        for (place, mistake) in &mut mistakes {
-            mistake.line = self.line(place);
-        }
-        Err(mistakes.into_iter().map(|(_, mistake)| mistake).collect())
     }
 }
 
 /// Everything whose range the recipe alone decides.
-pub fn out_of_range(recipe: &Recipe) -> Vec<(Place, Mistake)> {
+fn out_of_range(recipe: &Recipe) -> Vec<(Place, Mistake)> {
     let mut mistakes = Vec::new();
     let allowed = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
     if recipe.name.is_empty() || recipe.name.starts_with('.') || !recipe.name.chars().all(allowed) {
@@ -240,6 +331,20 @@ impl Sizes {
         if self.head_dim.is_none() && self.heads > 0 && !self.hidden_size.is_multiple_of(self.heads) {
             let message = format!("heads {} does not divide hidden_size {}; set head_dim", self.heads, self.hidden_size);
             mistakes.push((place.then("heads"), Mistake::new(message)));
+        }
+        if self.family != Family::Gpt2 {
+            if let Some(head_dim) = self.head_dim.filter(|head_dim| !head_dim.is_multiple_of(2)) {
+                let message = format!("head_dim {head_dim} is odd; rotary positions turn its elements in pairs");
+                mistakes.push((place.then("head_dim"), Mistake::new(message)));
+            }
+            let divided = self.hidden_size.checked_div(self.heads).filter(|_| self.hidden_size.is_multiple_of(self.heads.max(1)));
+            if self.head_dim.is_none() && divided.is_some_and(|head_dim| !head_dim.is_multiple_of(2)) {
+                let message = format!(
+                    "hidden_size {} / heads {} is odd; rotary positions turn the elements of a head in pairs",
+                    self.hidden_size, self.heads
+                );
+                mistakes.push((place.then("heads"), Mistake::new(message).hint("set head_dim")));
+            }
         }
         locate::check_range(&place.then("rope_theta"), "rope_theta", self.rope_theta, 1.0, 1e9, mistakes);
     }

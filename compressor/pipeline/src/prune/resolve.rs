@@ -156,6 +156,26 @@ impl Refusal {
             Self::NothingObserved { .. } | Self::NotFinite { .. } => "importance",
         }
     }
+
+    /// Whether the recipe alone is at fault, whatever the model's sizes.
+    pub fn is_of_settings(&self) -> bool {
+        match self {
+            Self::NothingAsked | Self::RatioRange { .. } | Self::NoChannel { .. } | Self::ZeroMultiple => true,
+            Self::NoHead { ratio } => *ratio >= 1.0,
+            Self::TargetAndRatio | Self::LayerTwice { .. } => true,
+            Self::NoHeadCut { .. }
+            | Self::LoneHead { .. }
+            | Self::NoChannelCut { .. }
+            | Self::MultipleTooLarge { .. }
+            | Self::TargetNotBelow { .. }
+            | Self::TargetOutOfReach { .. }
+            | Self::NoSuchLayer { .. }
+            | Self::AllLayers { .. }
+            | Self::UnevenLayers { .. }
+            | Self::NothingObserved { .. }
+            | Self::NotFinite { .. } => false,
+        }
+    }
 }
 
 /// What `pruning` leaves of `architecture`.

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use self::round_to_nearest::Grid;
 
 pub use self::opens_in::opens_in;
-pub use self::sizes::{QuantizedSize, QuantizedSizes, Refusal, Width, resolve};
+pub use self::sizes::{QuantizedSize, QuantizedSizes, Refusal, Width, refusals, resolve};
 
 /// What to make of a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -90,6 +90,24 @@ impl Refusal {
             Self::UnevenLayers | Self::TooLarge => None,
         }
     }
+
+    /// Whether the recipe alone is at fault, whatever the model's sizes.
+    pub fn is_of_settings(&self) -> bool {
+        match self {
+            Self::Bits(_) | Self::Int4PerChannel | Self::EmptyGroup { .. } | Self::Activations(_) => true,
+            Self::DenseDtype(_) | Self::Divides { .. } | Self::UnevenLayers | Self::TooLarge => false,
+        }
+    }
+
+    /// Whether both say the same of one width, in different tensors.
+    fn is_same_width(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Divides { key, width, .. }, Self::Divides { key: other_key, width: other_width, .. }) => {
+                (key, width) == (other_key, other_width)
+            }
+            _ => self == other,
+        }
+    }
 }
 
 /// The sizes that rows of matrices have.
@@ -151,78 +169,93 @@ pub fn resolve(quantization: &Quantization, architecture: &Architecture, stored_
     Ok(QuantizedSizes { artifact_bytes, bits_per_weight, tensors, dense })
 }
 
+/// Everything that is wrong with `quantization` for this architecture; empty exactly where [`resolve`] succeeds, but for an artifact
+/// that is [too large](Refusal::TooLarge).
+pub fn refusals(quantization: &Quantization, architecture: &Architecture, stored_dtype: Dtype) -> Vec<Refusal> {
+    let scheme = projections(quantization);
+    let mut refusals = Vec::new();
+    if !matches!(scheme.bits, 4 | 8) {
+        refusals.push(Refusal::Bits(scheme.bits));
+    }
+    if scheme.bits == 4 && scheme.group_size.is_none() {
+        refusals.push(Refusal::Int4PerChannel);
+    }
+    let per_channel_int8 = Scheme { bits: 8, group_size: None, symmetric: true };
+    if quantization.activations == Activations::Int8 && scheme != per_channel_int8 {
+        refusals.push(Refusal::Activations(scheme));
+    }
+    let dense_dtype = quantization.dense_dtype.unwrap_or(stored_dtype);
+    if !dense_dtype.is_float() {
+        refusals.push(Refusal::DenseDtype(dense_dtype));
+    }
+    if architecture.uniform_layer().is_none() {
+        refusals.push(Refusal::UnevenLayers);
+    }
+    for stored in Family::stored(architecture) {
+        let Some((key, Scheme { group_size: Some(group_size), .. })) = quantized(quantization, &stored) else { continue };
+        let Some(refusal) = wrong_group(key, group_size, &stored, architecture) else { continue };
+        // Layers are alike: each width is told of once.
+        if !refusals.iter().any(|told| told.is_same_width(&refusal)) {
+            refusals.push(refusal);
+        }
+    }
+    refusals
+}
+
 /// How every stored tensor will lie in the artifact.
 pub(super) fn layout(
     quantization: &Quantization,
     architecture: &Architecture,
     stored_dtype: Dtype,
 ) -> Result<Vec<(StoredTensor, Storage)>, Refusal> {
-    let scheme = Scheme { bits: quantization.bits, group_size: quantization.group_size, symmetric: quantization.symmetric };
-    let dense_dtype = quantization.dense_dtype.unwrap_or(stored_dtype);
-    if !matches!(scheme.bits, 4 | 8) {
-        return Err(Refusal::Bits(scheme.bits));
+    if let Some(refusal) = refusals(quantization, architecture, stored_dtype).into_iter().next() {
+        return Err(refusal);
     }
-    if scheme.bits == 4 && scheme.group_size.is_none() {
-        return Err(Refusal::Int4PerChannel);
-    }
-    let per_channel_int8 = Scheme { bits: 8, group_size: None, symmetric: true };
-    if quantization.activations == Activations::Int8 && scheme != per_channel_int8 {
-        return Err(Refusal::Activations(scheme));
-    }
-    if !dense_dtype.is_float() {
-        return Err(Refusal::DenseDtype(dense_dtype));
-    }
-    if architecture.uniform_layer().is_none() {
-        return Err(Refusal::UnevenLayers);
-    }
-    let embedding_bits = match quantization.embedding {
-        EmbeddingScheme::Dense => None,
-        EmbeddingScheme::Int8 => Some(8),
-        EmbeddingScheme::Int4 => Some(4),
-    };
-    let embedding = embedding_bits.map(|bits| Scheme {
-        bits,
-        group_size: Some(quantization.embedding_group_size),
-        symmetric: quantization.symmetric,
-    });
     let one = |stored: StoredTensor| {
-        let storage = match stored.parts[0] {
-            TensorId::Embedding | TensorId::Head => match embedding {
-                None => Storage::Dense(dense_dtype),
-                Some(scheme) => {
-                    check_group("embedding_group_size", scheme, &stored, architecture)?;
-                    Storage::Packed(scheme)
-                }
-            },
-            id if id.is_projection() => {
-                check_group("group_size", scheme, &stored, architecture)?;
-                match quantization.activations {
-                    Activations::None => Storage::Packed(scheme),
-                    Activations::Int8 => Storage::Signed(scheme),
-                }
-            }
-            _ => Storage::Dense(dense_dtype),
+        let storage = match (quantized(quantization, &stored), quantization.activations) {
+            (None, _) => Storage::Dense(quantization.dense_dtype.unwrap_or(stored_dtype)),
+            (Some((_, scheme)), Activations::Int8) if stored.parts[0].is_projection() => Storage::Signed(scheme),
+            (Some((_, scheme)), Activations::Int8 | Activations::None) => Storage::Packed(scheme),
         };
-        Ok((stored, storage))
+        (stored, storage)
     };
-    Family::stored(architecture).into_iter().map(one).collect()
+    Ok(Family::stored(architecture).into_iter().map(one).collect())
 }
 
-fn check_group(key: &'static str, scheme: Scheme, stored: &StoredTensor, architecture: &Architecture) -> Result<(), Refusal> {
-    let Some(group_size) = scheme.group_size else { return Ok(()) };
+fn projections(quantization: &Quantization) -> Scheme {
+    Scheme { bits: quantization.bits, group_size: quantization.group_size, symmetric: quantization.symmetric }
+}
+
+/// The scheme of a tensor, with the key that says its group size; `None` for one that stays dense.
+fn quantized(quantization: &Quantization, stored: &StoredTensor) -> Option<(&'static str, Scheme)> {
+    match stored.parts[0] {
+        TensorId::Embedding | TensorId::Head => {
+            let bits = match quantization.embedding {
+                EmbeddingScheme::Dense => return None,
+                EmbeddingScheme::Int8 => 8,
+                EmbeddingScheme::Int4 => 4,
+            };
+            let group_size = Some(quantization.embedding_group_size);
+            Some(("embedding_group_size", Scheme { bits, group_size, symmetric: quantization.symmetric }))
+        }
+        id => id.is_projection().then(|| ("group_size", projections(quantization))),
+    }
+}
+
+fn wrong_group(key: &'static str, group_size: usize, stored: &StoredTensor, architecture: &Architecture) -> Option<Refusal> {
     if group_size == 0 {
-        return Err(Refusal::EmptyGroup { key });
+        return Some(Refusal::EmptyGroup { key });
     }
     let columns = architecture.shape(stored.parts[0])[1];
     if columns.is_multiple_of(group_size) {
-        return Ok(());
+        return None;
     }
     let width = match stored.parts[0] {
         TensorId::Layer(_, LayerTensor::Output(_)) => Width::Heads,
         TensorId::Layer(_, LayerTensor::Down(_)) => Width::IntermediateSize,
         _ => Width::HiddenSize,
     };
-    Err(Refusal::Divides { key, group_size, width, columns, tensor: stored.name.clone() })
+    Some(Refusal::Divides { key, group_size, width, columns, tensor: stored.name.clone() })
 }
 
 fn reason_to_stay_dense(id: TensorId, architecture: &Architecture) -> &'static str {

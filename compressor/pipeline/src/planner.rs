@@ -1,0 +1,499 @@
+//! Checks a recipe against the files it names, and finds every refusal: a plan is what is left when there is none.
+//!
+//! A refused stage does not end the search. Those after it are judged by what is still known of their model: what the recipe alone
+//! decides, its vocabulary and its positions, but not widths that the refused stage would have set.
+
+mod reads;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use compressor_format::{
+    Checkpoint, Dataset, Distill, Draft, Dtype, Importance, Mistake, Place, Prune, Quantize, Recipe, RecipeText, Split, Stage,
+    Student, Tokenizer, Verify,
+};
+
+use crate::fingerprint::Fingerprint;
+use crate::plan::{ModelSize, Origin, Step, architecture, dense, evenly_spaced, measured_by, start_of};
+use crate::rows::{Rows, TokenizerOf};
+use crate::{disk, memory, prune, quantize};
+
+pub(crate) struct Planner<'a> {
+    recipe: &'a Recipe,
+    text: Option<&'a RecipeText>,
+    pub(crate) mistakes: Vec<Mistake>,
+    pub(crate) dataset: Option<Dataset>,
+    rows: Rows,
+    /// How every model is measured, and the key that says so.
+    measured_by: Verify,
+    measured_at: Place,
+    /// Where the recipe names the model that lies here.
+    named: HashMap<PathBuf, Place>,
+    /// Those that were asked for; `None` where there is none to judge by.
+    tokenizers: HashMap<TokenizerOf, Option<Rc<Tokenizer>>>,
+}
+
+/// The chain's state between two steps.
+struct Chain {
+    current: Origin,
+    /// Every model so far, the start first where it has weights.
+    models: Vec<(Origin, ModelSize)>,
+}
+
+impl Chain {
+    fn size(&self, origin: &Origin) -> Option<&ModelSize> {
+        self.models.iter().find(|(other, _)| other == origin).map(|(_, size)| size)
+    }
+}
+
+impl<'a> Planner<'a> {
+    pub(crate) fn new(recipe: &'a Recipe, text: Option<&'a RecipeText>) -> Self {
+        let verify = |stage: &Stage| matches!(stage, Stage::Verify(_));
+        let measured_at = match recipe.stages.iter().rposition(verify) {
+            Some(index) => Place::stage(index, "verify").then("window"),
+            None => Place::root("dataset"),
+        };
+        Self {
+            recipe,
+            text,
+            mistakes: Vec::new(),
+            dataset: None,
+            rows: Rows::default(),
+            measured_by: measured_by(recipe, usize::MAX),
+            measured_at,
+            named: HashMap::new(),
+            tokenizers: HashMap::new(),
+        }
+    }
+
+    fn refuse(&mut self, place: &Place, mistake: Mistake) {
+        let mistake = match self.text {
+            Some(text) => text.locate(place, mistake),
+            None => mistake,
+        };
+        // Several stages can stumble over one thing.
+        if !self.mistakes.contains(&mistake) {
+            self.mistakes.push(mistake);
+        }
+    }
+
+    /// Checks what does not depend on the stages' keys, of a recipe that could be read in part.
+    pub(crate) fn check_sources(&mut self, draft: &Draft) {
+        let [name, output, dataset, model] = ["name", "output", "dataset", "model"].map(|key| draft.is_sound(&Place::root(key)));
+        if output && (name || self.recipe.output.is_some()) {
+            self.check_folder();
+        }
+        if dataset {
+            self.open_dataset();
+        }
+        if model && let Origin::Path(path) = start_of(self.recipe) {
+            self.size_of_path(&path, &Place::root("model").then("path"));
+        }
+        if draft.knows_stages() {
+            self.check_order();
+        }
+    }
+
+    /// The steps; with a mistake among them, they are worth nothing.
+    pub(crate) fn plan(&mut self) -> Vec<Step> {
+        self.check_folder();
+        let dataset_fingerprint = self.open_dataset();
+        let start = start_of(self.recipe);
+        let size = self.size_of_start(&start, &dataset_fingerprint);
+        self.check_order();
+        for (index, stage) in self.recipe.stages.iter().enumerate() {
+            self.check_needs(stage, &Place::stage(index, stage.name()));
+        }
+        // Without the model nothing more can be judged.
+        let Some(size) = size else { return Vec::new() };
+        let mut chain = Chain { current: start.clone(), models: vec![(start, size)] };
+        let mut steps = Vec::new();
+        for (index, stage) in self.recipe.stages.iter().enumerate() {
+            let step = self.step(index, stage, &chain, &dataset_fingerprint);
+            if !matches!(stage, Stage::Verify(_)) {
+                chain.current = Origin::Step(index);
+                chain.models.push((Origin::Step(index), step.output.clone()));
+            }
+            steps.push(step);
+        }
+        // What a refused stage would write is not known.
+        if self.mistakes.is_empty()
+            && let Some(mistake) = disk::refusal(&self.existing_folder(), disk::peak_bytes(&steps))
+        {
+            self.refuse(&Place::root("output"), mistake);
+        }
+        steps
+    }
+
+    /// The nearest folder above the run folder that exists, or itself.
+    fn existing_folder(&self) -> PathBuf {
+        let folder = self.recipe.run_folder();
+        let existing = folder.ancestors().find(|path| path.exists() || path.as_os_str().is_empty()).unwrap_or(Path::new(""));
+        if existing.as_os_str().is_empty() { PathBuf::from(".") } else { existing.to_owned() }
+    }
+
+    /// The run folder must be writable; the nearest folder that exists tells.
+    fn check_folder(&mut self) {
+        let folder = self.recipe.run_folder();
+        let existing = self.existing_folder();
+        let probe = existing.join(format!(".compressor-probe-{}", std::process::id()));
+        // The message names the folder, not a file that nobody asked for.
+        let written = match existing.is_dir() {
+            true => std::fs::write(&probe, b"probe").map_err(|error| format!("{}: {error}", existing.display())),
+            false => Err(format!("{} is not a folder", existing.display())),
+        };
+        let _ = std::fs::remove_file(&probe);
+        if let Err(error) = written {
+            let mistake = Mistake::new(format!("the run folder {} can't be written: {error}", folder.display()))
+                .hint("set `output` to a folder on a disk that can be written");
+            self.refuse(&Place::root("output"), mistake);
+        }
+    }
+
+    /// Opens the dataset, reads its splits and hashes its inputs.
+    fn open_dataset(&mut self) -> Option<Fingerprint> {
+        let path = self.recipe.dataset.as_ref()?;
+        let place = Place::root("dataset");
+        let dataset = match Dataset::load(path) {
+            Ok(dataset) => dataset,
+            Err(error) => {
+                self.refuse(&place, Mistake::new(error.to_string()));
+                return None;
+            }
+        };
+        for split in Split::ALL {
+            if !dataset.has(split) {
+                continue;
+            }
+            match dataset.split(split, self.recipe.seed) {
+                Ok(examples) => self.rows.put(split, examples),
+                Err(error) => self.refuse(&place, Mistake::new(error.to_string())),
+            }
+        }
+        let fingerprint = Fingerprint::new("dataset").settings(&self.recipe.seed);
+        let fingerprint = dataset.inputs().iter().try_fold(fingerprint, |fingerprint, input| fingerprint.file(input));
+        let fingerprint = fingerprint.and_then(|fingerprint| fingerprint.file(path));
+        self.dataset = Some(dataset);
+        match fingerprint {
+            Ok(fingerprint) => Some(fingerprint),
+            Err(error) => {
+                self.refuse(&place, Mistake::new(error.to_string()));
+                None
+            }
+        }
+    }
+
+    fn size_of_start(&mut self, start: &Origin, dataset: &Option<Fingerprint>) -> Option<ModelSize> {
+        match start {
+            Origin::New(sizes) => {
+                let fingerprint = Fingerprint::new("new").settings(sizes).settings(&self.recipe.seed);
+                let fingerprint = fingerprint.text(&dataset.as_ref().map(Fingerprint::hex).unwrap_or_default());
+                if self.recipe.dataset.is_none() {
+                    let mistake = Mistake::new("a new model needs a `dataset`: its tokenizer is trained on it");
+                    self.refuse(&Place::root("model"), mistake);
+                }
+                let tokenizer = TokenizerOf::Trained(sizes.vocab_size);
+                Some(dense(architecture(sizes), Dtype::F32, tokenizer, fingerprint.hex()))
+            }
+            Origin::Path(path) => self.size_of_path(path, &Place::root("model").then("path")),
+            Origin::Step(_) => unreachable!("a chain starts outside of itself"),
+        }
+    }
+
+    fn size_of_path(&mut self, path: &Path, place: &Place) -> Option<ModelSize> {
+        self.named.entry(path.to_owned()).or_insert_with(|| place.clone());
+        let opened = Checkpoint::open(path).and_then(|checkpoint| {
+            let fingerprint = Fingerprint::new("checkpoint");
+            let fingerprint = checkpoint.files().iter().try_fold(fingerprint, |fingerprint, file| fingerprint.file(file))?;
+            let tokenizer = TokenizerOf::Model(path.to_owned());
+            let mut size = dense(checkpoint.architecture().clone(), checkpoint.dtype(), tokenizer, fingerprint.hex());
+            size.weight_bytes = checkpoint.weight_bytes()?;
+            Ok(size)
+        });
+        // A folder can do without a tokenizer where nothing reads text; out of a GGUF file it is made whenever weights are.
+        if opened.is_ok() && path.is_file() {
+            self.tokenizer(&TokenizerOf::Model(path.to_owned()));
+        }
+        match opened {
+            Ok(size) => Some(size),
+            Err(error) => {
+                self.refuse(place, Mistake::new(error.to_string()));
+                None
+            }
+        }
+    }
+
+    /// Refuses orders that can't be: what each stage takes is fixed.
+    fn check_order(&mut self) {
+        let mut quantized = false;
+        for (index, stage) in self.recipe.stages.iter().enumerate() {
+            let place = Place::stage(index, stage.name());
+            match stage {
+                Stage::Quantize(_) if !quantized => quantized = true,
+                Stage::Verify(_) if quantized => {}
+                Stage::Verify(_) => {
+                    let mistake = Mistake::new("verify needs an artifact, and no quantize stage comes before it");
+                    self.refuse(&place, mistake.hint("add [stage.quantize] before [stage.verify], or remove this stage"));
+                }
+                Stage::Train(_) | Stage::Distill(_) | Stage::Prune(_) | Stage::Quantize(_) if quantized => {
+                    let mistake = Mistake::new(format!("{} can't follow quantize: it takes dense weights", stage.name()));
+                    self.refuse(&place, mistake.hint(format!("move [stage.{}] before [stage.quantize]", stage.name())));
+                }
+                Stage::Train(_) | Stage::Distill(_) | Stage::Prune(_) | Stage::Quantize(_) => {}
+            }
+        }
+    }
+
+    /// Refuses stages whose part of the dataset is not there.
+    fn check_needs(&mut self, stage: &Stage, place: &Place) {
+        let Some(split) = split_of(stage) else { return };
+        let Some(dataset) = &self.dataset else {
+            if self.recipe.dataset.is_none() {
+                let mistake = Mistake::new(format!("{} needs a `dataset`, and the recipe names none", stage.name()));
+                self.refuse(place, mistake.hint("add `dataset = \"…\"` at the top of the recipe"));
+            }
+            return;
+        };
+        if !dataset.has(split) {
+            let message = format!("the dataset has no {} split, and this stage reads it", split.name());
+            self.refuse(place, Mistake::new(message));
+        }
+        if let Stage::Verify(settings) = stage {
+            // A split that can't be read is refused already, and does not say whether it has answers.
+            let has_answers = self.rows.pairs(Split::Test).map(|pairs| pairs.iter().all(|pair| !pair.prompt.is_empty()));
+            let is_scored = has_answers.unwrap_or(self.rows.text(Split::Test).is_none());
+            for (key, is_set) in [
+                ("score", settings.score.is_some()),
+                ("score_drop", settings.score_drop.is_some()),
+                ("teacher_score", settings.teacher_score.is_some()),
+            ] {
+                if is_set && !is_scored {
+                    let message = format!("{key} needs a dataset with answers (prompt and completion); this one is running text");
+                    self.refuse(&place.then(key), Mistake::new(message));
+                }
+            }
+        }
+    }
+
+    fn step(&mut self, index: usize, stage: &Stage, chain: &Chain, data: &Option<Fingerprint>) -> Step {
+        let place = &Place::stage(index, stage.name());
+        let input = chain.size(&chain.current).expect("every step's output was pushed under its index").clone();
+        let name = format!("{}-{}", index + 1, stage.name());
+        let mut fingerprint = Fingerprint::new(stage.name()).settings(stage).settings(&self.recipe.seed).text(&input.fingerprint);
+        if let Some(data) = data.as_ref().filter(|_| split_of(stage).is_some()) {
+            fingerprint = fingerprint.text(&data.hex());
+        }
+        let mut step = Step {
+            bookkeeping: self.recipe.run_folder().join(".steps").join(&name),
+            folder: self.recipe.run_folder().join(&name),
+            name,
+            stage: stage.clone(),
+            fingerprint: String::new(),
+            input: chain.current.clone(),
+            beside: None,
+            student: None,
+            output: input.clone(),
+            peak_memory_bytes: 0,
+        };
+        if step.holds_foreign_files() {
+            let mistake = Mistake::new(crate::Error::NotOurs(step.folder.clone()).to_string());
+            self.refuse(place, mistake);
+        }
+        let fingerprint = match stage {
+            Stage::Train(train) => {
+                self.check_training(&train.training(), &input, place);
+                step.output.become_dense(input.architecture.clone(), Dtype::F32);
+                step.peak_memory_bytes = memory::training(&input.architecture, None, &train.training());
+                fingerprint
+            }
+            Stage::Distill(distill) => self.distill(distill, place, chain, &mut step, fingerprint),
+            Stage::Prune(settings) => {
+                self.prune(settings, place, &input, &mut step);
+                fingerprint
+            }
+            Stage::Quantize(settings) => {
+                if matches!(chain.current, Origin::New(_)) {
+                    let mistake = Mistake::new(
+                        "quantize has no checkpoint: the chain starts with new weights and nothing is trained before",
+                    );
+                    self.refuse(place, mistake.hint("add [stage.train] before it"));
+                }
+                self.quantize(settings, place, &input, &mut step);
+                fingerprint
+            }
+            Stage::Verify(settings) => {
+                let reference = chain.models.iter().rev().find(|(_, size)| !size.is_artifact);
+                step.beside = reference.map(|(origin, _)| origin.clone());
+                step.peak_memory_bytes = memory::verifying(&input.architecture, input.weight_bytes, settings.window);
+                fingerprint.settings(&self.recipe.budget)
+            }
+        };
+        self.check_measuring(&step.output);
+        step.fingerprint = fingerprint.hex();
+        step.output.fingerprint = step.fingerprint.clone();
+        step
+    }
+
+    fn prune(&mut self, settings: &Prune, place: &Place, input: &ModelSize, step: &mut Step) {
+        for refusal in prune::refusals(settings, &input.architecture) {
+            if input.is_settled || refusal.is_of_settings() {
+                self.refuse(&place.then(refusal.key()), Mistake::new(refusal.to_string()));
+            }
+        }
+        match prune::resolve(settings, &input.architecture) {
+            Ok(architecture) => step.output.become_dense(architecture, input.dtype),
+            Err(_) => step.output.is_settled = false,
+        }
+        if split_of(&step.stage).is_some() {
+            self.check_calibration(input, place);
+        }
+        step.peak_memory_bytes = memory::pruning(&input.architecture);
+    }
+
+    fn quantize(&mut self, settings: &Quantize, place: &Place, input: &ModelSize, step: &mut Step) {
+        let quantization = quantize::Quantization::from(settings);
+        let mut refusals = quantize::refusals(&quantization, &input.architecture, input.dtype);
+        match quantize::resolve(&quantization, &input.architecture, input.dtype) {
+            Ok(sizes) => step.output.weight_bytes = sizes.artifact_bytes,
+            Err(refusal) if refusals.is_empty() => refusals.push(refusal),
+            Err(_) => {}
+        }
+        for refusal in refusals {
+            if input.is_settled || refusal.is_of_settings() {
+                let place = refusal.key().map_or_else(|| place.clone(), |key| place.then(key));
+                self.refuse(&place, Mistake::new(refusal.to_string()));
+            }
+        }
+        step.output.stored_as = quantization.name();
+        step.output.is_artifact = true;
+        step.peak_memory_bytes = memory::quantizing(&input.architecture, step.output.weight_bytes);
+    }
+
+    fn distill(
+        &mut self,
+        distill: &Distill,
+        place: &Place,
+        chain: &Chain,
+        step: &mut Step,
+        fingerprint: Fingerprint,
+    ) -> Fingerprint {
+        let teacher = self.teacher(distill, place, chain);
+        let keys = distill.training();
+        let mut fingerprint = fingerprint;
+        let student = match (&distill.student, &teacher) {
+            (None, _) => Some(step.output.clone()),
+            (Some(Student::New(sizes)), teacher) => {
+                step.student = Some(Origin::New(*sizes));
+                let mut architecture = architecture(sizes);
+                let mut tokenizer = TokenizerOf::Trained(sizes.vocab_size);
+                if let Some((_, teacher)) = teacher {
+                    architecture.bos_token_id = teacher.architecture.bos_token_id;
+                    architecture.eos_token_ids.clone_from(&teacher.architecture.eos_token_ids);
+                    tokenizer = teacher.tokenizer.clone();
+                }
+                Some(dense(architecture, Dtype::F32, tokenizer, String::new()))
+            }
+            (Some(Student::Layers(_)), None) => None,
+            (Some(Student::Layers(layers)), Some((origin, teacher))) => {
+                step.student = Some(origin.clone());
+                self.some_layers(*layers, teacher, &place.then("student").then("layers"))
+            }
+            (Some(Student::Checkpoint(path)), _) => {
+                step.student = Some(Origin::Path(path.clone()));
+                let size = self.size_of_path(path, &place.then("student").then("checkpoint"));
+                fingerprint = fingerprint.text(size.as_ref().map_or("", |size| &size.fingerprint));
+                size
+            }
+        };
+        if let Some(student) = &student {
+            self.check_training(&keys, student, place);
+        }
+        match &student {
+            Some(student) => {
+                step.output =
+                    ModelSize { tokenizer: student.tokenizer.clone(), is_settled: student.is_settled, ..step.output.clone() };
+                step.output.become_dense(student.architecture.clone(), Dtype::F32);
+            }
+            None => step.output.is_settled = false,
+        }
+        let Some((origin, teacher)) = teacher else { return fingerprint };
+        let most = teacher.architecture.max_position_embeddings;
+        if keys.sequence_length > most {
+            let message =
+                format!("sequence_length {} is longer than the teacher's max_position_embeddings {most}", keys.sequence_length);
+            self.refuse(&place.then("sequence_length"), Mistake::new(message));
+        }
+        if let Some(student) = &student {
+            if !self.have_one_vocabulary(student, &teacher, distill, place) {
+                // As if it were mended, so that the next stage does not stumble over the same thing.
+                step.output.architecture.vocab_size = teacher.architecture.vocab_size;
+                step.output.tokenizer = teacher.tokenizer.clone();
+            }
+            step.peak_memory_bytes = memory::training(&student.architecture, Some(&teacher.architecture), &keys);
+        }
+        step.beside = Some(origin);
+        fingerprint.text(&teacher.fingerprint)
+    }
+
+    /// So many of the teacher's layers.
+    fn some_layers(&mut self, layers: usize, teacher: &ModelSize, place: &Place) -> Option<ModelSize> {
+        let available = teacher.architecture.layers.len();
+        if layers >= available {
+            if teacher.is_settled {
+                let message = format!("layers {layers} is not fewer than the teacher's {available}");
+                self.refuse(place, Mistake::new(message));
+            }
+            return None;
+        }
+        let mut student = teacher.clone();
+        let kept = evenly_spaced(available, layers);
+        student.architecture.layers = kept.into_iter().map(|layer| teacher.architecture.layers[layer]).collect();
+        Some(student)
+    }
+
+    /// The teacher that the recipe names, or the largest model of the chain so far.
+    fn teacher(&mut self, distill: &Distill, place: &Place, chain: &Chain) -> Option<(Origin, ModelSize)> {
+        let trained: Vec<&(Origin, ModelSize)> =
+            chain.models.iter().filter(|(origin, _)| !matches!(origin, Origin::New(_))).collect();
+        let Some(named) = &distill.teacher else {
+            // Of equal ones the latest: it was trained the longest.
+            let largest = trained.into_iter().max_by_key(|(_, size)| size.architecture.parameters());
+            if largest.is_none() {
+                let mistake =
+                    Mistake::new("distill has no teacher: the chain starts with new weights and nothing is trained before");
+                self.refuse(place, mistake.hint("add [stage.train] before it, or set `teacher` to a checkpoint"));
+            }
+            return largest.cloned();
+        };
+        let place = place.then("teacher");
+        if named == Path::new("model") {
+            let start = chain.models[0].clone();
+            if matches!(start.0, Origin::New(_)) {
+                self.refuse(&place, Mistake::new("teacher \"model\" has new weights: it knows nothing yet"));
+                return None;
+            }
+            return Some(start);
+        }
+        for (origin, size) in &chain.models {
+            if let Origin::Step(index) = origin {
+                let name = format!("{}-{}", index + 1, self.recipe.stages[*index].name());
+                if named == Path::new(&name) {
+                    return Some((origin.clone(), size.clone()));
+                }
+            }
+        }
+        let size = self.size_of_path(named, &place)?;
+        Some((Origin::Path(named.clone()), size))
+    }
+}
+
+/// The split that a stage reads.
+fn split_of(stage: &Stage) -> Option<Split> {
+    match stage {
+        Stage::Train(_) | Stage::Distill(_) => Some(Split::Train),
+        Stage::Prune(prune) => (prune.importance == Importance::Activation && prune::ranks_units(prune)).then_some(Split::Train),
+        Stage::Quantize(_) => None,
+        Stage::Verify(_) => Some(Split::Test),
+    }
+}
