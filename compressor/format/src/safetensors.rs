@@ -303,47 +303,6 @@ impl fmt::Display for Dtype {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use super::*;
-
-    #[test]
-    fn the_file_is_the_one_that_the_safetensors_crate_makes() {
-        let tensor = |dtype: Dtype, shape: &[usize], fill: u8| {
-            let bytes = vec![fill; shape.iter().product::<usize>() * dtype.bytes()];
-            (dtype, shape.to_vec(), bytes)
-        };
-        let tensors = [
-            ("model.norm.weight", tensor(Dtype::Bf16, &[5], 1)),
-            ("model.b", tensor(Dtype::F32, &[3, 4], 2)),
-            ("model.a", tensor(Dtype::F32, &[1], 3)),
-            ("packed", tensor(Dtype::I32, &[7], 4)),
-            ("shape", tensor(Dtype::I64, &[2], 5)),
-            ("bytes", tensor(Dtype::I8, &[3], 6)),
-            ("empty", tensor(Dtype::F16, &[0, 8], 7)),
-        ];
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("model.safetensors");
-        let new = |(name, (dtype, shape, bytes)): &(&str, (Dtype, Vec<usize>, Vec<u8>))| {
-            let bytes = bytes.clone();
-            let tensor = NewTensor { dtype: *dtype, shape: shape.clone(), bytes: Box::new(move || Cow::Owned(bytes.clone())) };
-            ((*name).to_owned(), tensor)
-        };
-        write_safetensors(&path, tensors.iter().map(new)).unwrap();
-        let view = |(name, (dtype, shape, bytes)): &'static (&str, (Dtype, Vec<usize>, Vec<u8>))| {
-            (*name, ::safetensors::tensor::TensorView::new(dtype.stored(), shape.clone(), bytes).unwrap())
-        };
-        let tensors: &'static _ = Box::leak(Box::new(tensors));
-        let expected = ::safetensors::serialize(tensors.iter().map(view), Some(layout_metadata())).unwrap();
-        let written = fs_err::read(&path).unwrap();
-        assert_eq!(written, expected);
-        let described = tensors.iter().map(|(name, (dtype, shape, _))| ((*name).to_owned(), *dtype, shape.clone())).collect();
-        assert_eq!(safetensors_file_bytes(described), Some(written.len() as u64));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
     use proptest::prelude::*;
 
     use super::*;
@@ -446,6 +405,18 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn the_file_is_the_one_that_the_safetensors_crate_makes(tensors in tensors()) {
+            let folder = tempfile::tempdir().unwrap();
+            let written = fs_err::read(write(folder.path(), &tensors)).unwrap();
+            let views = tensors.iter().map(|(name, (dtype, shape, bytes))| {
+                (name, ::safetensors::tensor::TensorView::new(dtype.stored(), shape.clone(), bytes).unwrap())
+            });
+            prop_assert_eq!(&written, &::safetensors::serialize(views, Some(layout_metadata())).unwrap());
+            let described = tensors.iter().map(|(name, (dtype, shape, _))| (name.clone(), *dtype, shape.clone())).collect();
+            prop_assert_eq!(safetensors_file_bytes(described), Some(written.len() as u64));
+        }
+
         #[test]
         fn what_is_written_is_read_back(tensors in tensors()) {
             let folder = tempfile::tempdir().unwrap();

@@ -357,3 +357,41 @@ fn a_split_that_is_broken_does_not_hide_the_other() {
         ]
     );
 }
+
+#[test]
+fn new_weights_are_not_quantized() {
+    let stages = "[[stage]]\n[stage.quantize]\nbits = 8\nembedding = \"dense\"\n[[stage]]\n[stage.verify]\n";
+    assert_eq!(
+        Bench::new().refused(&format!("{NEW}{stages}")),
+        [
+            "12: quantize has no checkpoint: the chain starts with new weights and nothing is trained before | add [stage.train] before it"
+        ]
+    );
+}
+
+#[test]
+fn a_teacher_must_hold_what_its_student_reads() {
+    let bench = Bench::new();
+    let mut config = llama();
+    config["max_position_embeddings"] = 32.into();
+    bench.checkpoint("teacher", config);
+    bytes().save(bench.path("teacher/tokenizer.json")).unwrap();
+    let recipe = format!("{NEW}{TRAIN}").replace("[stage.train]", "[stage.distill]\nteacher = \"~/teacher\"");
+    assert_eq!(
+        bench.refused(&recipe),
+        [
+            "16: sequence_length 64 is longer than the teacher's max_position_embeddings 32",
+            "13: student (new) and teacher ~/teacher have different tokenizers",
+        ][..1]
+    );
+}
+
+#[test]
+fn a_gguf_file_without_a_tokenizer_can_not_become_a_folder() {
+    let bench = Bench::new();
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/gguf/blocks.gguf");
+    fs_err::copy(golden, bench.path("model.gguf")).unwrap();
+    let refused = bench.refused(&format!("{OLD}{TRAIN}").replace("~/model", "~/model.gguf"));
+    assert_eq!(refused.len(), 1, "{refused:?}");
+    assert!(refused[0].starts_with("5: ~/model.gguf: "), "{refused:?}");
+}

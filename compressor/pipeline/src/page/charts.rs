@@ -254,7 +254,7 @@ mod tests {
     /// The vertical places of a curve's points, from the top.
     fn places(svg: &str) -> Vec<f64> {
         let document = roxmltree::Document::parse(svg).unwrap();
-        let curve = document.descendants().filter(|node| node.has_tag_name("polyline")).next_back().unwrap();
+        let curve = document.descendants().rfind(|node| node.has_tag_name("polyline")).unwrap();
         let points = curve.attribute("points").unwrap();
         points.split_whitespace().map(|point| point.split_once(',').unwrap().1.parse().unwrap()).collect()
     }

@@ -1,0 +1,217 @@
+//! What stages read: one vocabulary for teacher and student, a tokenizer that fits model and dataset, no example too long, and text
+//! enough.
+
+use std::rc::Rc;
+
+use compressor_format::{Distill, Mistake, Place, Positions, Split, Student, Tokenizer, TrainingKeys};
+
+use super::Planner;
+use crate::plan::ModelSize;
+use crate::rows::{TokenizerOf, TooLong, beginning, has_tokens};
+
+impl Planner<'_> {
+    /// Whether student and teacher predict the same tokens; refuses those that do not.
+    pub(super) fn have_one_vocabulary(
+        &mut self,
+        student: &ModelSize,
+        teacher: &ModelSize,
+        distill: &Distill,
+        place: &Place,
+    ) -> bool {
+        let key = if distill.student.is_some() { "student" } else { "teacher" };
+        let place = place.then(key);
+        let (ours, theirs) = (student.architecture.vocab_size, teacher.architecture.vocab_size);
+        if ours != theirs {
+            let message = format!("the student's vocabulary of {ours} tokens differs from the teacher's {theirs}");
+            let hint = match distill.student {
+                Some(Student::New(_)) => "both must predict the same tokens; give the student the teacher's vocab_size",
+                Some(Student::Layers(_) | Student::Checkpoint(_)) | None => {
+                    "both must predict the same tokens; choose another teacher"
+                }
+            };
+            self.refuse(&place, Mistake::new(message).hint(hint));
+            return false;
+        }
+        if student.tokenizer == teacher.tokenizer {
+            return true;
+        }
+        if let (Some(our_tokens), Some(their_tokens)) = (self.tokenizer(&student.tokenizer), self.tokenizer(&teacher.tokenizer))
+            && our_tokens.json() != their_tokens.json()
+        {
+            let called = |tokenizer: &TokenizerOf| match tokenizer {
+                TokenizerOf::Model(path) => path.display().to_string(),
+                TokenizerOf::Trained(_) => "(new)".to_owned(),
+            };
+            let (ours, theirs) = (called(&student.tokenizer), called(&teacher.tokenizer));
+            let mistake = Mistake::new(format!("student {ours} and teacher {theirs} have different tokenizers"));
+            self.refuse(&place, mistake.hint("both must predict the same tokens; choose a teacher with the student's tokenizer"));
+            return false;
+        }
+        true
+    }
+
+    /// A model's tokenizer, where there is one or it is trained cheaply. One that can't be opened is refused where its model is named.
+    pub(super) fn tokenizer(&mut self, of: &TokenizerOf) -> Option<Rc<Tokenizer>> {
+        if let Some(known) = self.tokenizers.get(of) {
+            return known.clone();
+        }
+        let opened = match of {
+            TokenizerOf::Model(path) => crate::open_tokenizer(path).map(Some),
+            TokenizerOf::Trained(vocab_size) => self.rows.train_tokenizer(*vocab_size).map_err(crate::Error::from),
+        };
+        let tokenizer = match opened {
+            Ok(tokenizer) => tokenizer.map(Rc::new),
+            Err(error) => {
+                let mut mistake = Mistake::new(error.to_string());
+                if self.recipe.dataset.is_some() {
+                    mistake = mistake.hint("the dataset is read with the model's tokenizer");
+                }
+                self.refuse(&self.named_at(of), mistake);
+                None
+            }
+        };
+        self.tokenizers.insert(of.clone(), tokenizer.clone());
+        tokenizer
+    }
+
+    /// Where the recipe names the model that a tokenizer belongs to.
+    fn named_at(&self, of: &TokenizerOf) -> Place {
+        match of {
+            TokenizerOf::Model(path) => self.named.get(path).cloned().unwrap_or_else(|| Place::root("model")),
+            TokenizerOf::Trained(_) => Place::root("dataset"),
+        }
+    }
+
+    pub(super) fn check_training(&mut self, keys: &TrainingKeys, model: &ModelSize, place: &Place) {
+        let (length, rows) = (keys.sequence_length, keys.batch_size);
+        let most = model.architecture.max_position_embeddings;
+        if length > most {
+            let message = format!("sequence_length {length} is longer than the model's max_position_embeddings {most}");
+            self.refuse(&place.then("sequence_length"), Mistake::new(message));
+        }
+        if let Some(pairs) = self.rows.pairs(Split::Train).map(<[_]>::len).filter(|pairs| *pairs < rows) {
+            let message = format!("batch_size {rows} is more than the train split's {pairs} examples");
+            let mistake = Mistake::new(message).hint("lower it; gradient_accumulation puts several batches into one step");
+            self.refuse(&place.then("batch_size"), mistake);
+        }
+        if let Some(TooLong { count, of, longest, first }) = self.too_long(Split::Train, usize::MAX, model, length) {
+            let message = format!(
+                "{count} of {of} examples predict more tokens than sequence_length {length}, the longest {longest}; the first is \
+                 \"{first}\""
+            );
+            let hint = match longest <= most {
+                true => format!("raise sequence_length to {longest}, or shorten or leave out those examples"),
+                false => format!("shorten or leave out those examples; the model holds {most} tokens"),
+            };
+            self.refuse(&place.then("sequence_length"), Mistake::new(message).hint(hint));
+        }
+        let needed = rows.saturating_mul(length).saturating_add(1);
+        if let Some(tokens) = self.too_few(Split::Train, model, needed) {
+            let message = format!(
+                "the train split has {tokens} tokens, a batch of {rows} windows of sequence_length {length} takes {needed}"
+            );
+            let mistake = Mistake::new(message).hint("lower sequence_length or batch_size, or give more text");
+            self.refuse(&place.then("sequence_length"), mistake);
+        }
+    }
+
+    pub(super) fn check_calibration(&mut self, model: &ModelSize, place: &Place) {
+        let length = crate::run::calibration_window(&model.architecture);
+        let place = place.then("importance");
+        if let Some(TooLong { count, of, longest, first }) = self.too_long(Split::Train, usize::MAX, model, length) {
+            let message = format!(
+                "{count} of {of} examples have more than the {length} tokens that calibration reads at once, the longest {longest}; \
+                 the first is \"{first}\""
+            );
+            let hint = "shorten or leave out those examples, or set importance to \"magnitude\"";
+            self.refuse(&place, Mistake::new(message).hint(hint));
+        }
+        if let Some(tokens) = self.too_few(Split::Train, model, length + 1) {
+            let message = format!("the train split has {tokens} tokens, calibration reads windows of {}", length + 1);
+            let mistake = Mistake::new(message).hint("give more text, or set importance to \"magnitude\"");
+            self.refuse(&place, mistake);
+        }
+    }
+
+    /// Every model that a step makes is measured on the test split.
+    pub(super) fn check_measuring(&mut self, model: &ModelSize) {
+        let place = self.measured_at.clone();
+        let most = model.architecture.max_position_embeddings;
+        let window = self.measured_by.window;
+        if self.rows.text(Split::Test).is_some() {
+            if window > most && place != Place::root("dataset") {
+                let message = format!("window {window} is longer than the model's max_position_embeddings {most}");
+                self.refuse(&place, Mistake::new(message));
+            }
+            let window = window.min(most);
+            if let Some(tokens) = self.too_few(Split::Test, model, window) {
+                let message = format!("the test split has {tokens} tokens, one window takes {window}");
+                let hint = match place == Place::root("dataset") {
+                    true => "give it more text, or leave the test split out: every model is measured on it",
+                    false => "set `window` lower, or give more text",
+                };
+                self.refuse(&place, Mistake::new(message).hint(hint));
+            }
+        }
+        // Rotary positions go on, learned ones end.
+        let most = if model.architecture.positions == Positions::Learned { most } else { usize::MAX };
+        if let Some(TooLong { count, of, longest, first }) = self.too_long(Split::Test, self.measured_by.examples, model, most) {
+            let message = format!(
+                "{count} of {of} examples of the test split have more tokens than the model's {most} learned positions, the longest \
+                 {longest}; the first is \"{first}\""
+            );
+            self.refuse(&Place::root("dataset"), Mistake::new(message).hint("shorten or leave out those examples"));
+        }
+    }
+
+    /// Which of the first `count` pairs of a split predict more than `most` tokens; refuses a tokenizer that can't read them.
+    fn too_long(&mut self, split: Split, count: usize, model: &ModelSize, most: usize) -> Option<TooLong> {
+        self.rows.pairs(split)?;
+        if matches!(model.tokenizer, TokenizerOf::Trained(_)) && self.rows.surely_fit(split, most) {
+            return None;
+        }
+        let tokenizer = self.tokenizer(&model.tokenizer)?;
+        let counted = match self.rows.count(split, count, most, &model.tokenizer, &tokenizer) {
+            Ok(counted) => counted,
+            Err(error) => {
+                self.refuse(&self.named_at(&model.tokenizer), Mistake::new(error.to_string()));
+                return None;
+            }
+        };
+        self.check_ids(counted.largest_id, model);
+        self.rows.too_long(split, &counted, most)
+    }
+
+    /// The tokens of a text that has fewer than `needed`.
+    fn too_few(&mut self, split: Split, model: &ModelSize, needed: usize) -> Option<usize> {
+        let text = self.rows.text(split)?;
+        if matches!(model.tokenizer, TokenizerOf::Trained(_)) && has_tokens(text, needed) == Some(true) {
+            return None;
+        }
+        let tokenizer = self.tokenizer(&model.tokenizer)?;
+        // Where the tokenizer knows more tokens than the model, any of the text can hold one of those.
+        let is_larger = tokenizer.largest_id() as usize >= model.architecture.vocab_size;
+        let tokens = beginning(self.rows.text(split)?, &tokenizer, if is_larger { usize::MAX } else { needed });
+        match tokens {
+            Ok(tokens) => {
+                self.check_ids(tokens.iter().copied().max().unwrap_or(0), model);
+                (tokens.len() < needed).then_some(tokens.len())
+            }
+            Err(error) => {
+                self.refuse(&self.named_at(&model.tokenizer), Mistake::new(error.to_string()));
+                None
+            }
+        }
+    }
+
+    /// The model must know every token that its tokenizer gives.
+    fn check_ids(&mut self, largest: u32, model: &ModelSize) {
+        let vocab_size = model.architecture.vocab_size;
+        if largest as usize >= vocab_size {
+            let message = format!("the tokenizer gives token {largest}, and the model's vocabulary has {vocab_size}");
+            let mistake =
+                Mistake::new(message).hint("the tokenizer belongs to another model; put the model's own beside its weights");
+            self.refuse(&self.named_at(&model.tokenizer), mistake);
+        }
+    }
+}
