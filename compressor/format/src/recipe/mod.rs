@@ -177,10 +177,11 @@ impl Draft {
             }
         }
         let read = read::read::<Recipe>(table);
-        let ranges = read.value.as_ref().map(out_of_range).unwrap_or_default();
-        // A range can depend on its neighbours, and where one of them was not read it is not known.
-        let is_known = |place: &Place| !read.unread.iter().any(|unread| place.is_inside(unread) || is_neighbour(place, unread));
-        let found = read.mistakes.into_iter().chain(ranges.into_iter().filter(|(place, _)| is_known(place)));
+        let OutOfRange { mut alone, mut together } = read.value.as_ref().map(out_of_range).unwrap_or_default();
+        // What was not read has a stand-in, of which nothing can be said, nor of a value that must fit to it.
+        alone.retain(|(place, _)| !read.unread.iter().any(|unread| place.is_inside(unread)));
+        together.retain(|(place, _)| !read.unread.iter().any(|unread| place.is_inside(unread) || place.is_beside(unread)));
+        let found = read.mistakes.into_iter().chain(alone).chain(together);
         mistakes.extend(found.map(|(place, mistake)| (place.clone(), text.locate(&place, mistake))));
         Self { recipe: read.value, text, mistakes }
     }
@@ -234,11 +235,6 @@ impl Draft {
     }
 }
 
-/// Whether both are keys of one table below the top; the keys at the top do not depend on each other.
-fn is_neighbour(place: &Place, other: &Place) -> bool {
-    place.is_beside(other) && !place.is_in(&Place::default())
-}
-
 /// Mistakes in the order of their lines, those without one last.
 pub fn by_line(mut mistakes: Vec<Mistake>) -> Vec<Mistake> {
     mistakes.sort_by_key(|mistake| mistake.line.unwrap_or(usize::MAX));
@@ -278,20 +274,30 @@ impl RecipeText {
     }
 }
 
+/// Values that can't be, each with its place.
+#[derive(Debug, Default)]
+struct OutOfRange {
+    /// Whatever their neighbours are.
+    alone: Vec<(Place, Mistake)>,
+    /// Because of another value in the same table.
+    together: Vec<(Place, Mistake)>,
+}
+
 /// Everything whose range the recipe alone decides.
-fn out_of_range(recipe: &Recipe) -> Vec<(Place, Mistake)> {
-    let mut mistakes = Vec::new();
+fn out_of_range(recipe: &Recipe) -> OutOfRange {
+    let mut found = OutOfRange::default();
     let allowed = |letter: char| letter.is_ascii_alphanumeric() || "-_.".contains(letter);
     if recipe.name.is_empty() || recipe.name.starts_with('.') || !recipe.name.chars().all(allowed) {
         let message = format!("name \"{}\" can't name a folder; letters, digits, `-`, `_` and `.` can", recipe.name);
-        mistakes.push((Place::root("name"), Mistake::new(message)));
+        found.alone.push((Place::root("name"), Mistake::new(message)));
     }
     if recipe.stages.is_empty() {
         let message = "there is no [[stage]]: nothing to do".to_owned();
-        mistakes.push((Place::root("stage"), Mistake::new(message)));
+        found.alone.push((Place::root("stage"), Mistake::new(message)));
     }
-    if let ModelSource::New(sizes) = &recipe.model {
-        sizes.check(&Place::root("model").then("new"), &mut mistakes);
+    match &recipe.model {
+        ModelSource::Path(path) => check_path(&Place::root("model").then("path"), path, &mut found),
+        ModelSource::New(sizes) => sizes.check(&Place::root("model").then("new"), &mut found),
     }
     let budget = &recipe.budget;
     for (key, limit) in [
@@ -300,17 +306,25 @@ fn out_of_range(recipe: &Recipe) -> Vec<(Place, Mistake)> {
         ("token_milliseconds_p99", budget.token_milliseconds_p99),
     ] {
         if let Some(limit) = limit {
-            locate::check_range(&Place::root("budget").then(key), key, limit, f64::MIN_POSITIVE, 1e9, &mut mistakes);
+            locate::check_range(&Place::root("budget").then(key), key, limit, f64::MIN_POSITIVE, 1e9, &mut found.alone);
         }
     }
     for (index, stage) in recipe.stages.iter().enumerate() {
-        stage.check(&Place::stage(index, stage.name()), &mut mistakes);
+        stage.check(&Place::stage(index, stage.name()), &mut found);
     }
-    mistakes
+    found
+}
+
+/// Refuses the name of a model on a hub, which other programs take where a folder can stand.
+fn check_path(place: &Place, path: &Path, found: &mut OutOfRange) {
+    if path.to_str().is_some_and(|path| path.starts_with("hf:")) {
+        let mistake = Mistake::new(format!("{}: nothing is downloaded here", path.display()));
+        found.alone.push((place.clone(), mistake.hint("download the model's folder and name that")));
+    }
 }
 
 impl Sizes {
-    pub(crate) fn check(&self, place: &Place, mistakes: &mut Vec<(Place, Mistake)>) {
+    pub(crate) fn check(&self, place: &Place, found: &mut OutOfRange) {
         let sizes = [
             ("vocab_size", self.vocab_size, 258),
             ("hidden_size", self.hidden_size, 1),
@@ -322,20 +336,20 @@ impl Sizes {
             ("max_position_embeddings", self.max_position_embeddings, 2),
         ];
         for (key, size, least) in sizes {
-            locate::check_range(&place.then(key), key, size as f64, f64::from(least), f64::from(1 << 24), mistakes);
+            locate::check_range(&place.then(key), key, size as f64, f64::from(least), f64::from(1 << 24), &mut found.alone);
         }
         if let Some(kv_heads) = self.kv_heads.filter(|kv_heads| *kv_heads > 0 && !self.heads.is_multiple_of(*kv_heads)) {
             let message = format!("kv_heads {kv_heads} does not divide heads {}", self.heads);
-            mistakes.push((place.then("kv_heads"), Mistake::new(message)));
+            found.together.push((place.then("kv_heads"), Mistake::new(message)));
         }
         if self.head_dim.is_none() && self.heads > 0 && !self.hidden_size.is_multiple_of(self.heads) {
             let message = format!("heads {} does not divide hidden_size {}; set head_dim", self.heads, self.hidden_size);
-            mistakes.push((place.then("heads"), Mistake::new(message)));
+            found.together.push((place.then("heads"), Mistake::new(message)));
         }
         if self.family != Family::Gpt2 {
             if let Some(head_dim) = self.head_dim.filter(|head_dim| !head_dim.is_multiple_of(2)) {
                 let message = format!("head_dim {head_dim} is odd; rotary positions turn its elements in pairs");
-                mistakes.push((place.then("head_dim"), Mistake::new(message)));
+                found.together.push((place.then("head_dim"), Mistake::new(message)));
             }
             let divided = self.hidden_size.checked_div(self.heads).filter(|_| self.hidden_size.is_multiple_of(self.heads.max(1)));
             if self.head_dim.is_none() && divided.is_some_and(|head_dim| !head_dim.is_multiple_of(2)) {
@@ -343,10 +357,10 @@ impl Sizes {
                     "hidden_size {} / heads {} is odd; rotary positions turn the elements of a head in pairs",
                     self.hidden_size, self.heads
                 );
-                mistakes.push((place.then("heads"), Mistake::new(message).hint("set head_dim")));
+                found.together.push((place.then("heads"), Mistake::new(message).hint("set head_dim")));
             }
         }
-        locate::check_range(&place.then("rope_theta"), "rope_theta", self.rope_theta, 1.0, 1e9, mistakes);
+        locate::check_range(&place.then("rope_theta"), "rope_theta", self.rope_theta, 1.0, 1e9, &mut found.alone);
     }
 }
 

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::Sizes;
-use super::locate::{Mistake, Place, check_range};
+use super::locate::{Place, check_range};
+use super::{OutOfRange, Sizes, check_path};
 
 /// One entry of the recipe's `[[stage]]` list.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -422,19 +422,30 @@ impl Stage {
     }
 
     /// Adds every value that is out of its range.
-    pub(super) fn check(&self, place: &Place, mistakes: &mut Vec<(Place, Mistake)>) {
+    pub(super) fn check(&self, place: &Place, found: &mut OutOfRange) {
         match self {
-            Self::Train(train) => check_training(&train.training(), place, mistakes),
+            Self::Train(train) => check_training(&train.training(), place, found),
             Self::Distill(distill) => {
-                check_training(&distill.training(), place, mistakes);
-                check_range(&place.then("temperature"), "temperature", distill.temperature, f64::MIN_POSITIVE, 1e6, mistakes);
-                check_range(&place.then("kd_ratio"), "kd_ratio", distill.kd_ratio, 0.0, 1.0, mistakes);
+                check_training(&distill.training(), place, found);
+                check_range(
+                    &place.then("temperature"),
+                    "temperature",
+                    distill.temperature,
+                    f64::MIN_POSITIVE,
+                    1e6,
+                    &mut found.alone,
+                );
+                check_range(&place.then("kd_ratio"), "kd_ratio", distill.kd_ratio, 0.0, 1.0, &mut found.alone);
+                if let Some(teacher) = &distill.teacher {
+                    check_path(&place.then("teacher"), teacher, found);
+                }
                 match &distill.student {
-                    Some(Student::New(sizes)) => sizes.check(&place.then("student").then("new"), mistakes),
+                    Some(Student::New(sizes)) => sizes.check(&place.then("student").then("new"), found),
                     Some(Student::Layers(layers)) => {
-                        check_range(&place.then("student").then("layers"), "layers", *layers as f64, 1.0, 1e6, mistakes);
+                        check_range(&place.then("student").then("layers"), "layers", *layers as f64, 1.0, 1e6, &mut found.alone);
                     }
-                    Some(Student::Checkpoint(_)) | None => {}
+                    Some(Student::Checkpoint(path)) => check_path(&place.then("student").then("checkpoint"), path, found),
+                    None => {}
                 }
             }
             Self::Prune(prune) => {
@@ -444,7 +455,7 @@ impl Stage {
                     ("channel_multiple", prune.channel_multiple as f64, 1.0, 65536.0),
                     ("calibration_tokens", prune.calibration_tokens as f64, 1.0, 1e9),
                 ] {
-                    check_range(&place.then(key), key, value, least, most, mistakes);
+                    check_range(&place.then(key), key, value, least, most, &mut found.alone);
                 }
             }
             Self::Quantize(_) => {}
@@ -452,7 +463,6 @@ impl Stage {
                 for (key, value, least, most) in [
                     ("windows", Some(verify.windows as f64), 1.0, 1e9),
                     ("window", Some(verify.window as f64), 2.0, 1e6),
-                    ("first_scored", Some(verify.first_scored as f64), 1.0, (verify.window.max(2) - 1) as f64),
                     ("examples", Some(verify.examples as f64), 1.0, 1e9),
                     ("parity", Some(verify.parity), f64::MIN_POSITIVE, 1e6),
                     ("perplexity_increase", verify.perplexity_increase, 0.0, 1e6),
@@ -465,22 +475,23 @@ impl Stage {
                     ("compression_ratio", verify.compression_ratio, 1.0, 1e6),
                 ] {
                     if let Some(value) = value {
-                        check_range(&place.then(key), key, value, least, most, mistakes);
+                        check_range(&place.then(key), key, value, least, most, &mut found.alone);
                     }
                 }
+                let (first, most) = (verify.first_scored as f64, (verify.window.max(2) - 1) as f64);
+                check_range(&place.then("first_scored"), "first_scored", first, 1.0, most, &mut found.together);
             }
         }
     }
 }
 
-fn check_training(keys: &TrainingKeys, place: &Place, mistakes: &mut Vec<(Place, Mistake)>) {
+fn check_training(keys: &TrainingKeys, place: &Place, found: &mut OutOfRange) {
     for (key, value, least, most) in [
         ("steps", keys.steps as f64, 1.0, 1e9),
         ("batch_size", keys.batch_size as f64, 1.0, 1e6),
         ("sequence_length", keys.sequence_length as f64, 2.0, 1e6),
         ("learning_rate", keys.learning_rate, f64::MIN_POSITIVE, 1.0),
         ("min_learning_rate_ratio", keys.min_learning_rate_ratio, 0.0, 1.0),
-        ("warmup_steps", keys.warmup_steps as f64, 0.0, keys.steps.max(1) as f64 - 1.0),
         ("weight_decay", keys.weight_decay, 0.0, 1.0),
         ("beta_1", keys.beta_1, 0.0, 0.999_999),
         ("beta_2", keys.beta_2, 0.0, 0.999_999),
@@ -489,6 +500,8 @@ fn check_training(keys: &TrainingKeys, place: &Place, mistakes: &mut Vec<(Place,
         ("gradient_accumulation", keys.gradient_accumulation as f64, 1.0, 1e6),
         ("save_every", keys.save_every as f64, 1.0, 1e9),
     ] {
-        check_range(&place.then(key), key, value, least, most, mistakes);
+        check_range(&place.then(key), key, value, least, most, &mut found.alone);
     }
+    let (warmup, most) = (keys.warmup_steps as f64, keys.steps.max(1) as f64 - 1.0);
+    check_range(&place.then("warmup_steps"), "warmup_steps", warmup, 0.0, most, &mut found.together);
 }

@@ -170,6 +170,14 @@ fn values_out_of_range_are_all_named() {
 }
 
 #[test]
+fn a_name_on_a_hub_is_refused_as_such() {
+    let text = "name = \"x\"\nmodel.path = \"hf:org/model\"\n[[stage]]\n[stage.quantize]\nbits = 8\n";
+    let refused = Recipe::from_toml(text).unwrap_err();
+    let hint = "download the model's folder and name that";
+    assert_eq!(refused, [at(2, "hf:org/model: nothing is downloaded here").hint(hint)]);
+}
+
+#[test]
 fn a_vocabulary_must_hold_the_bytes_and_two_special_tokens() {
     let with = |vocab_size: usize| RECIPE.replace("vocab_size = 512", &format!("vocab_size = {vocab_size}"));
     assert_eq!(mistakes(&with(257)), [(Some(5), "vocab_size is 257; it must lie from 258 to 16777216".to_owned())]);
@@ -199,14 +207,15 @@ fn a_misspelt_key_is_not_missing_as_well() {
 
 #[test]
 fn a_range_that_depends_on_what_could_not_be_read_is_left_out() {
-    // Warm-up ends before `steps`, whatever those are; the temperature of the next stage does not care.
-    let wrong =
-        RECIPE.replace("steps = 10", "steps = \"ten\"\nwarmup_steps = 20").replace("temperature = 2.0", "temperature = -1");
+    // Warm-up ends before `steps`, whatever those are; the learning rate beside it and the next stage do not care.
+    let steps = "steps = \"ten\"\nwarmup_steps = 20\nlearning_rate = 2.0";
+    let wrong = RECIPE.replace("steps = 10", steps).replace("temperature = 2.0", "temperature = -1");
     assert_eq!(
         mistakes(&wrong),
         [
             (Some(13), "steps is \"ten\"; it must be a whole number, 0 or more".to_owned()),
-            (Some(19), "temperature is -1; it must lie from more than 0 to 1000000".to_owned()),
+            (Some(15), "learning_rate is 2; it must lie from more than 0 to 1".to_owned()),
+            (Some(20), "temperature is -1; it must lie from more than 0 to 1000000".to_owned()),
         ]
     );
 }
@@ -225,10 +234,12 @@ fn mistakes_of_every_kind_come_in_one_go_and_in_the_order_of_lines() {
             "5: unknown key `paht`, did you mean `path`?",
             "9: steps is 1.5; it must be a whole number, 0 or more",
             "13: importance is \"size\"",
+            "14: head_ratio is 7; it must lie from 0 to 1",
             "17: unknown key `quantise`, did you mean `quantize`?",
             "22: windows is 0; it must lie from 1 to 1000000000",
             "23: unknown key `kl_maen`, did you mean `kl_mean`?",
             "26: artifact_bytes is \"1 MB\"; it must be a whole number, 0 or more",
+            "27: token_milliseconds_p50 is 0; it must lie from more than 0 to 1000000000",
         ]
     );
 }
