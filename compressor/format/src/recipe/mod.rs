@@ -324,7 +324,7 @@ fn check_path(place: &Place, path: &Path, found: &mut OutOfRange) {
 }
 
 impl Sizes {
-    pub(crate) fn check(&self, place: &Place, found: &mut OutOfRange) {
+    fn check(&self, place: &Place, found: &mut OutOfRange) {
         let sizes = [
             ("vocab_size", self.vocab_size, 258),
             ("hidden_size", self.hidden_size, 1),
