@@ -566,6 +566,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::damage::Damage;
 
     /// One layer whose widths are all different: hidden 8, two heads of 4 on one key/value head, 16 channels, 5 tokens.
     fn architecture(family: Family) -> Architecture {
@@ -752,20 +753,11 @@ mod tests {
         fn changed_files_are_in_bounds_or_refused_by_path(
             (family, quantized) in quantized(),
             in_config in any::<bool>(),
-            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
-            cut in prop::option::weighted(0.2, any::<prop::sample::Index>()),
+            damage in Damage::any(0..4, 0.2),
         ) {
             let (folder, _) = written(family, quantized, 3);
             let path = folder.path().join(if in_config { "config.json" } else { "model.safetensors" });
-            let mut bytes = fs_err::read(&path).unwrap();
-            for (at, byte) in changes {
-                let at = at.index(bytes.len());
-                bytes[at] = byte;
-            }
-            if let Some(cut) = cut {
-                bytes.truncate(cut.index(bytes.len()));
-            }
-            fs_err::write(&path, bytes).unwrap();
+            damage.strike(&path);
             check_any(folder.path());
         }
     }

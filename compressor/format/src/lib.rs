@@ -5,6 +5,8 @@
 mod architecture;
 mod artifact;
 mod checkpoint;
+#[cfg(test)]
+mod damage;
 mod dataset;
 mod error;
 mod families;

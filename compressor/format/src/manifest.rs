@@ -300,6 +300,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::damage::Damage;
 
     /// BLAKE3 of nothing and of "abc", from the test vectors of its specification and b3sum.
     const HASH_OF_NOTHING: &str = "af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
@@ -428,21 +429,12 @@ mod tests {
 
         #[test]
         fn a_changed_manifest_is_sound_or_refused_by_path(
-            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
-            cut in prop::option::weighted(0.2, any::<prop::sample::Index>()),
+            damage in Damage::any(1..4, 0.2),
         ) {
             let folder = folder();
             manifest().write(folder.path()).unwrap();
             let path = folder.path().join(NAME);
-            let mut bytes = fs_err::read(&path).unwrap();
-            for (at, byte) in changes {
-                let at = at.index(bytes.len());
-                bytes[at] = byte;
-            }
-            if let Some(cut) = cut {
-                bytes.truncate(cut.index(bytes.len()));
-            }
-            fs_err::write(&path, bytes).unwrap();
+            damage.strike(&path);
             match Manifest::read(folder.path()) {
                 Ok(manifest) => {
                     prop_assert!(manifest.files.iter().all(|file| is_plain(&file.name)));

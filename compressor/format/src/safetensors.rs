@@ -306,6 +306,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::damage::Damage;
 
     const DTYPES: [Dtype; 6] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8, Dtype::I32, Dtype::I64];
 
@@ -434,20 +435,11 @@ mod tests {
         #[test]
         fn changed_files_open_within_their_bounds_or_are_refused_by_path(
             tensors in tensors(),
-            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
-            cut in any::<Option<prop::sample::Index>>(),
+            damage in Damage::any(0..4, 0.5),
         ) {
             let folder = tempfile::tempdir().unwrap();
             let path = write(folder.path(), &tensors);
-            let mut bytes = fs_err::read(&path).unwrap();
-            for (at, byte) in changes {
-                let at = at.index(bytes.len());
-                bytes[at] = byte;
-            }
-            if let Some(cut) = cut {
-                bytes.truncate(cut.index(bytes.len()));
-            }
-            fs_err::write(&path, bytes).unwrap();
+            damage.strike(&path);
             check_any(folder.path(), &path);
         }
     }
