@@ -3,25 +3,28 @@
 use std::path::Path;
 
 use compressor_format::{
-    Architecture, ArtifactTensor, LayerTensor, Model, NormKind, Part, Positions, TensorId, TensorSlice, Weights,
+    Architecture, ArtifactTensor, LayerTensor, Model, NormKind, Part, Positions, TensorId, TensorSlice, Values, Weights,
 };
-use rayon::prelude::*;
 
-use crate::cache::Cache;
+use crate::cache::{Cache, KvType};
 use crate::kernels::Kernels;
-use crate::linear::{Linear, Matrix, WIDEST_INTEGER_PRODUCT};
+use crate::linear::{Linear, Matrix, Rounding};
 use crate::norm::NormWeights;
+use crate::packed::Packed;
+use crate::pool::Pool;
 use crate::rotary::Rotary;
 use crate::{Error, Result};
 
-/// A model made ready to run on the CPU. Weights stay in their files, mapped into memory, wherever a product can read them there.
+/// A model made ready to run on the CPU. Dense weights stay in their files, mapped into memory; integers are repacked.
 ///
-/// The same model, tokens and kernels give the same logits, bit for bit, whatever the number of threads.
+/// The same model, tokens and kernels give the same logits, bit for bit, whatever the number of threads. With all matrices
+/// quantized and INT8 activations, so they do token by token and inside a prompt.
 #[derive(Debug)]
 pub struct Engine {
     pub(crate) architecture: Architecture,
     pub(crate) kernels: Kernels,
-    pub(crate) threads: rayon::ThreadPool,
+    pub(crate) pool: Pool,
+    pub(crate) kv_type: KvType,
     /// `[vocab_size, hidden_size]`.
     pub(crate) embedding: Linear,
     /// `[max_position_embeddings, hidden_size]`.
@@ -40,6 +43,20 @@ pub struct Options {
     pub threads: Option<usize>,
     /// Instruction set; the widest there is where it is `None`.
     pub kernels: Option<Kernels>,
+    /// What matrices of integers are multiplied with.
+    pub activations: ActivationType,
+    /// How keys and values are kept.
+    pub kv_type: KvType,
+}
+
+/// What matrices of integers are multiplied with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ActivationType {
+    /// Activations rounded to INT8 as they come, 32 of them with one scale: products of integers.
+    #[default]
+    Int8,
+    /// Activations as they are, except where an artifact itself asks for rounding (W8A8).
+    F32,
 }
 
 /// The weights of one layer, in the order of the computation.
@@ -72,7 +89,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Format`] for values that are not finite where they have to be read, [`Error::Layer`] for sizes that contradict each
-    /// other, [`Error::TooWide`], [`Error::Threads`].
+    /// other, [`Error::Threads`].
     pub fn load(model: &Model, options: Options) -> Result<Self> {
         Self::new(model.architecture(), Source::Model(model), options)
     }
@@ -87,31 +104,34 @@ impl Engine {
 
     fn new(architecture: &Architecture, source: Source<'_>, options: Options) -> Result<Self> {
         check(architecture)?;
-        let count = options.threads.unwrap_or(0);
-        let threads = rayon::ThreadPoolBuilder::new().num_threads(count).build();
-        let threads = threads.map_err(|source| Error::Threads { threads: count, source })?;
-        let loader = Loader { architecture, source };
-        let layers: Result<Vec<Layer>> =
-            threads.install(|| (0..architecture.layers.len()).into_par_iter().map(|layer| loader.layer(layer)).collect());
+        let threads = options.threads.filter(|threads| *threads > 0);
+        let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+        let pool = Pool::new(threads).map_err(|source| Error::Threads { threads, source })?;
+        let loader = Loader { architecture, source, pool: &pool, activations: options.activations };
+        let embedding = loader.end(TensorId::Embedding)?;
+        let layers: Result<Vec<Layer>> = (0..architecture.layers.len()).map(|layer| loader.layer(layer)).collect();
+        let position_embedding = match architecture.positions {
+            Positions::Learned => Some(loader.matrix(TensorId::PositionEmbedding)?),
+            Positions::Rotary { .. } => None,
+        };
+        let head = match architecture.tied_embeddings {
+            true => None,
+            false => Some(loader.end(TensorId::Head)?),
+        };
         Ok(Self {
             kernels: options.kernels.unwrap_or_else(Kernels::best),
-            threads,
-            embedding: loader.end(TensorId::Embedding)?,
-            position_embedding: match architecture.positions {
-                Positions::Learned => Some(loader.matrix(TensorId::PositionEmbedding)?),
-                Positions::Rotary { .. } => None,
-            },
+            kv_type: options.kv_type,
+            embedding,
+            position_embedding,
             rotary: match architecture.positions {
                 Positions::Rotary { theta, scaling } => Some(Rotary::new(theta, scaling, architecture.head_dim)),
                 Positions::Learned => None,
             },
             layers: layers?,
             final_norm: loader.norm(TensorId::FinalNorm)?,
-            head: match architecture.tied_embeddings {
-                true => None,
-                false => Some(loader.end(TensorId::Head)?),
-            },
+            head,
             architecture: architecture.clone(),
+            pool,
         })
     }
 
@@ -120,14 +140,14 @@ impl Engine {
         &self.architecture
     }
 
-    /// The instruction set that single vectors are multiplied with.
+    /// The instruction set of the inner loops.
     pub fn kernels(&self) -> Kernels {
         self.kernels
     }
 
     /// Threads that compute.
     pub fn threads(&self) -> usize {
-        self.threads.current_num_threads()
+        self.pool.threads()
     }
 
     /// Bytes of all weights as they are held, mapped ones included; caches and activations come on top.
@@ -137,11 +157,8 @@ impl Engine {
         let ends: usize = ends.into_iter().flatten().map(Matrix::memory_bytes).sum();
         let layers = self.layers.iter().map(|layer| {
             let linears = [&layer.query, &layer.key, &layer.value, &layer.output, &layer.up, &layer.down];
-            let bytes = |linear: &Linear| {
-                linear.matrix.memory_bytes() + linear.bias.as_ref().map_or(0, |bias| size_of_val(bias.as_slice()))
-            };
             let norms = [Some(&layer.attention_norm), Some(&layer.mlp_norm), layer.query_norm.as_ref(), layer.key_norm.as_ref()];
-            linears.into_iter().chain(&layer.gate).map(bytes).sum::<usize>()
+            linears.into_iter().chain(&layer.gate).map(Linear::memory_bytes).sum::<usize>()
                 + norms.into_iter().flatten().map(NormWeights::memory_bytes).sum::<usize>()
         });
         ends + self.final_norm.memory_bytes() + layers.sum::<usize>()
@@ -149,7 +166,9 @@ impl Engine {
 
     /// An empty cache, with room for `capacity` tokens at once; it grows where more come.
     pub fn cache(&self, capacity: usize) -> Cache {
-        Cache::new(self.layers.iter().map(|layer| layer.key.matrix.rows), capacity)
+        let head_dim = self.architecture.head_dim;
+        let shapes = self.layers.iter().map(|layer| (layer.key.matrix.rows / head_dim, head_dim));
+        Cache::new(shapes, capacity, self.kv_type)
     }
 }
 
@@ -183,6 +202,8 @@ enum Source<'a> {
 struct Loader<'a> {
     architecture: &'a Architecture,
     source: Source<'a>,
+    pool: &'a Pool,
+    activations: ActivationType,
 }
 
 impl Loader<'_> {
@@ -215,23 +236,28 @@ impl Loader<'_> {
         })
     }
 
-    /// Embedding or head: neither has a bias, and neither rounds its input.
+    /// Embedding or head, which have no bias.
     fn end(&self, id: TensorId) -> Result<Linear> {
-        Ok(Linear { matrix: self.matrix(id)?, bias: None, rounds_input: false })
+        let matrix = self.matrix(id)?;
+        let rounding = self.rounding(&matrix, false);
+        Ok(Linear { matrix, bias: None, rounding })
     }
 
     fn linear(&self, weight: TensorId, bias: Option<TensorId>) -> Result<Linear> {
         let matrix = self.matrix(weight)?;
-        let rounds_input = match self.source {
-            Source::Model(Model::Artifact(artifact)) => {
-                artifact.activation_bits().is_some() && matches!(artifact.tensor(weight), ArtifactTensor::Quantized(_))
-            }
+        let asked_for = match self.source {
+            Source::Model(Model::Artifact(artifact)) => artifact.activation_bits().is_some(),
             Source::Model(Model::Checkpoint(_)) | Source::Weights(_) => false,
         };
-        if rounds_input && matrix.columns > WIDEST_INTEGER_PRODUCT {
-            return Err(Error::TooWide { tensor: weight, columns: matrix.columns, limit: WIDEST_INTEGER_PRODUCT });
-        }
-        Ok(Linear { matrix, bias: bias.map(|bias| self.vector(bias)).transpose()?, rounds_input })
+        let rounding = self.rounding(&matrix, asked_for);
+        Ok(Linear { matrix, bias: bias.map(|bias| self.vector(bias)).transpose()?, rounding })
+    }
+
+    /// How the input of a matrix is rounded; `asked_for` is what a W8A8 artifact does.
+    fn rounding(&self, matrix: &Matrix, asked_for: bool) -> Option<Rounding> {
+        let blocks = matrix.blocks()?;
+        let rounds = asked_for || self.activations == ActivationType::Int8;
+        rounds.then_some(Rounding { blocks, one_scale: asked_for })
     }
 
     fn norm(&self, tensor: impl Fn(Part) -> TensorId) -> Result<NormWeights> {
@@ -252,7 +278,12 @@ impl Loader<'_> {
         let stored = match self.source {
             Source::Model(Model::Checkpoint(checkpoint)) => checkpoint.mapped(id).as_ref().and_then(mapped),
             Source::Model(Model::Artifact(artifact)) => match artifact.tensor(id) {
-                ArtifactTensor::Quantized(matrix) => Some(Matrix::quantized(matrix)),
+                ArtifactTensor::Quantized(matrix) => {
+                    let packed = Packed::new(&matrix, self.pool);
+                    let (Values::Packed(bytes) | Values::Signed(bytes)) = &matrix.values;
+                    bytes.release();
+                    Some(Matrix::packed(packed))
+                }
                 ArtifactTensor::Dense(slice) => mapped(&slice),
             },
             Source::Weights(_) => None,

@@ -1,7 +1,5 @@
 //! What the engine refuses.
 
-use compressor_format::TensorId;
-
 /// A model or an input that can't be run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -16,23 +14,13 @@ pub enum Error {
         /// Which sizes, and what must hold.
         what: String,
     },
-    /// INT8 activations multiply exact integers, whose sum must fit 32 bits.
-    #[error("{tensor}: {columns} input elements overflow the sum of an INT8 product, at most {limit} fit")]
-    TooWide {
-        /// The matrix.
-        tensor: TensorId,
-        /// Its input elements.
-        columns: usize,
-        /// The most there may be.
-        limit: usize,
-    },
     /// The operating system gave no threads.
     #[error("could not start {threads} threads: {source}")]
     Threads {
         /// How many were asked for.
         threads: usize,
         /// Why.
-        source: rayon::ThreadPoolBuildError,
+        source: std::io::Error,
     },
     /// Nothing to run.
     #[error("no tokens: a forward pass needs at least one")]

@@ -1,14 +1,14 @@
 //! The forward pass.
 
-use compressor_format::Activation;
+use alloc::vec;
+use alloc::vec::Vec;
 
 use crate::attention::{Span, attend};
 use crate::cache::Cache;
 use crate::engine::{Engine, Layer};
-use crate::linear::project;
-use crate::norm::NormWeights;
+use crate::kernels::vector::{Activate, Add, Normalize};
+use crate::linear::{Input, project};
 use crate::rotary::Rotation;
-use crate::rows::for_each_row;
 use crate::{Error, Result};
 
 /// Tokens to append to a sequence.
@@ -31,10 +31,40 @@ pub enum Logits {
     From(usize),
 }
 
-/// Sees the activations of a forward pass, for importance and calibration.
-pub trait Observer: Send {
-    /// The activations at one place of one layer: `[tokens, width]`.
-    fn observe(&mut self, layer: usize, place: Place, activations: &[f32]);
+/// Sees a forward pass: its activations, for importance and calibration, and its steps, for a profile.
+pub trait Observer {
+    /// The activations at one place of one layer: `[tokens, width]`. Tokens of a long prompt come in pieces.
+    fn observe(&mut self, _layer: usize, _place: Place, _activations: &[f32]) {}
+
+    /// An operation has ended, which read `bytes` of weights, keys and values; `layer` is `None` outside the layers.
+    fn finished(&mut self, _operation: Operation, _layer: Option<usize>, _bytes: usize) {}
+}
+
+/// What a forward pass consists of, in its order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Operation {
+    /// Rows of the embedding.
+    Embedding,
+    /// Normalization before attention, and rounding of its result.
+    AttentionNorm,
+    /// Query, key and value projections.
+    Qkv,
+    /// Turning queries and keys, and writing keys and values into the cache.
+    Rotary,
+    /// Scores, softmax and the weighted sum of values.
+    Attention,
+    /// Output projection with the rounding of its input, and the residual sum.
+    Output,
+    /// Normalization before the MLP, and rounding of its result.
+    MlpNorm,
+    /// Gate and up projections.
+    GateUp,
+    /// The activation function with the product of gate and up, and rounding of the result.
+    Activation,
+    /// Down projection and the residual sum.
+    Down,
+    /// Final normalization and the head.
+    Head,
 }
 
 /// Where activations are seen.
@@ -73,7 +103,7 @@ impl Engine {
     /// # Errors
     /// As [`Self::forward`].
     pub fn forward_batch(&self, sequences: &mut [Sequence<'_>], want: Logits) -> Result<Vec<f32>> {
-        self.threads.install(|| self.run(sequences, want, &mut Nobody))
+        self.run(sequences, want, &mut Nobody)
     }
 
     /// As [`Self::forward`], with someone who sees the activations.
@@ -87,57 +117,130 @@ impl Engine {
         want: Logits,
         observer: &mut dyn Observer,
     ) -> Result<Vec<f32>> {
-        self.threads.install(|| self.run(&mut [Sequence { cache, tokens }], want, observer))
+        self.run(&mut [Sequence { cache, tokens }], want, observer)
     }
 
-    /// The forward pass, in the order of the paper. `x` is the residual stream, `[tokens, hidden_size]`.
+    /// The forward pass. Long prompts go through the model in pieces, so that activations stay small.
     fn run(&self, sequences: &mut [Sequence<'_>], want: Logits, observer: &mut dyn Observer) -> Result<Vec<f32>> {
         self.check(sequences)?;
-        let hidden_size = self.architecture.hidden_size;
-        let mut x = self.embed(sequences);
-        let positions = sequences.iter().flat_map(|sequence| {
-            let past = sequence.cache.tokens;
-            past..past + sequence.tokens.len()
-        });
-        let rotation = self.rotary.as_ref().map(|rotary| rotary.at(positions));
-
-        for (index, layer) in self.layers.iter().enumerate() {
-            observer.observe(index, Place::LayerInput, &x);
-            let normalized = normalize(&layer.attention_norm, &x);
-            observer.observe(index, Place::AttentionInput, &normalized);
-            let attended = self.attention(index, &normalized, rotation.as_ref(), sequences);
-            observer.observe(index, Place::OutputInput, &attended);
-            let [output] = project(self.kernels, [&layer.output], &attended);
-            add(&mut x, &output);
-
-            let normalized = normalize(&layer.mlp_norm, &x);
-            observer.observe(index, Place::MlpInput, &normalized);
-            let channels = self.channels(layer, &normalized);
-            observer.observe(index, Place::DownInput, &channels);
-            let [output] = project(self.kernels, [&layer.down], &channels);
-            add(&mut x, &output);
-            observer.observe(index, Place::LayerOutput, &x);
+        for Sequence { cache, tokens } in &mut *sequences {
+            let kept = cache.tokens;
+            cache.layers.iter_mut().for_each(|layer| layer.reserve(kept + tokens.len(), kept));
         }
-
+        let mut buffers = Buffers::default();
         let mut wanted = Vec::new();
-        let mut first = 0;
-        for sequence in sequences {
-            let tokens = sequence.tokens.len();
-            sequence.cache.tokens += tokens;
-            let skipped = match want {
-                Logits::Last => tokens - 1,
-                Logits::All => 0,
-                Logits::From(skipped) => skipped.min(tokens),
-            };
-            wanted.extend_from_slice(&x[(first + skipped) * hidden_size..(first + tokens) * hidden_size]);
-            first += tokens;
+        for piece in pieces(sequences) {
+            let x = self.layers(&piece, sequences, &mut buffers, observer);
+            for part in &piece {
+                let total = sequences[part.sequence].tokens.len();
+                let skipped = match want {
+                    Logits::Last => total - 1,
+                    Logits::All => 0,
+                    Logits::From(skipped) => skipped,
+                };
+                let skipped = part.first_row + skipped.saturating_sub(part.start).min(part.tokens);
+                let hidden_size = self.architecture.hidden_size;
+                wanted.extend_from_slice(&x[skipped * hidden_size..(part.first_row + part.tokens) * hidden_size]);
+            }
         }
-        for_each_row(&mut wanted, hidden_size, |_, x| self.final_norm.apply(x));
-        let logits = self.logits(&wanted);
+        let logits = self.logits(&wanted, &mut buffers, observer);
         match logits.iter().position(|logit| !logit.is_finite()) {
             Some(at) => Err(Error::NotFinite { position: at / self.architecture.vocab_size }),
             None => Ok(logits),
         }
+    }
+
+    /// All layers for some tokens, in the order of the paper; the caches have them afterwards. Returns the residual stream
+    /// `[tokens, hidden_size]`.
+    fn layers<'b>(
+        &self,
+        piece: &[PieceOf],
+        sequences: &mut [Sequence<'_>],
+        buffers: &'b mut Buffers,
+        observer: &mut dyn Observer,
+    ) -> &'b [f32] {
+        let with = (self.kernels, &self.pool);
+        let hidden_size = self.architecture.hidden_size;
+        let Buffers { x, input, queries, keys, values, attended, gate, up, output } = buffers;
+        let tokens: usize = piece.iter().map(|part| part.tokens).sum();
+        self.embed(piece, sequences, x);
+        let positions = piece.iter().flat_map(|part| {
+            let first = sequences[part.sequence].cache.tokens;
+            first..first + part.tokens
+        });
+        let rotation = self.rotary.as_ref().map(|rotary| rotary.at(positions));
+        observer.finished(Operation::Embedding, None, tokens * hidden_size);
+
+        for (index, layer) in self.layers.iter().enumerate() {
+            let here = Some(index);
+            observer.observe(index, Place::LayerInput, x);
+            let qkv = [&layer.query, &layer.key, &layer.value];
+            input.prepare(with, (tokens, hidden_size), &qkv, &|row, out| {
+                out.copy_from_slice(&x[row * hidden_size..][..hidden_size]);
+                self.kernels.run(Normalize { norm: &layer.attention_norm, x: out });
+            });
+            observer.finished(Operation::AttentionNorm, here, layer.attention_norm.memory_bytes());
+            observer.observe(index, Place::AttentionInput, &input.real);
+            project(with, qkv, input, [queries, keys, values]);
+            observer.finished(Operation::Qkv, here, qkv.iter().map(|linear| linear.memory_bytes()).sum());
+            self.rotate(layer, queries, keys, rotation.as_ref());
+            for part in piece {
+                let cache = &mut *sequences[part.sequence].cache;
+                let width = layer.key.matrix.rows;
+                for row in 0..part.tokens {
+                    let at = (part.first_row + row) * width..(part.first_row + row + 1) * width;
+                    cache.layers[index].write(cache.tokens + row, &keys[at.clone()], &values[at]);
+                }
+            }
+            observer.finished(Operation::Rotary, here, 0);
+            let spans: Vec<Span<'_>> = piece
+                .iter()
+                .map(|part| {
+                    let cache = &*sequences[part.sequence].cache;
+                    Span { first: part.first_row, tokens: part.tokens, past: cache.tokens, cache: &cache.layers[index] }
+                })
+                .collect();
+            attend(with, queries, layer.heads, self.architecture.head_dim, &spans, attended);
+            observer.finished(Operation::Attention, here, spans.iter().map(Span::bytes_read).sum());
+            let width = layer.output.matrix.columns;
+            input.prepare(with, (tokens, width), &[&layer.output], &|row, out| {
+                out.copy_from_slice(&attended[row * width..][..width]);
+            });
+            observer.observe(index, Place::OutputInput, &input.real);
+            project(with, [&layer.output], input, [output]);
+            self.kernels.run(Add { out: x, x: output });
+            observer.finished(Operation::Output, here, layer.output.memory_bytes());
+
+            let gate_up = [layer.gate.as_ref().unwrap_or(&layer.up), &layer.up];
+            let first = if layer.gate.is_some() { 0 } else { 1 };
+            input.prepare(with, (tokens, hidden_size), &gate_up[first..], &|row, out| {
+                out.copy_from_slice(&x[row * hidden_size..][..hidden_size]);
+                self.kernels.run(Normalize { norm: &layer.mlp_norm, x: out });
+            });
+            observer.finished(Operation::MlpNorm, here, layer.mlp_norm.memory_bytes());
+            observer.observe(index, Place::MlpInput, &input.real);
+            match &layer.gate {
+                Some(gated) => project(with, [gated, &layer.up], input, [gate, up]),
+                None => project(with, [&layer.up], input, [up]),
+            }
+            observer.finished(Operation::GateUp, here, gate_up[first..].iter().map(|linear| linear.memory_bytes()).sum());
+            let (width, activation) = (layer.up.matrix.rows, self.architecture.mlp.activation);
+            input.prepare(with, (tokens, width), &[&layer.down], &|row, out| {
+                let row = row * width..(row + 1) * width;
+                let gate = layer.gate.is_some().then(|| &gate[row.clone()]);
+                self.kernels.run(Activate { activation, gate, up: &up[row], out });
+            });
+            observer.finished(Operation::Activation, here, 0);
+            observer.observe(index, Place::DownInput, &input.real);
+            project(with, [&layer.down], input, [output]);
+            self.kernels.run(Add { out: x, x: output });
+            observer.finished(Operation::Down, here, layer.down.memory_bytes());
+            observer.observe(index, Place::LayerOutput, x);
+        }
+        for part in piece {
+            sequences[part.sequence].cache.tokens += part.tokens;
+        }
+        x
     }
 
     fn check(&self, sequences: &[Sequence<'_>]) -> Result<()> {
@@ -155,7 +258,7 @@ impl Engine {
             if self.position_embedding.is_some() && total > positions {
                 return Err(Error::TooLong { tokens: total, positions });
             }
-            let found: Vec<usize> = cache.layers.iter().map(|layer| layer.width).collect();
+            let found: Vec<usize> = cache.layers.iter().map(|layer| layer.width()).collect();
             let expected: Vec<usize> = self.layers.iter().map(|layer| layer.key.matrix.rows).collect();
             if found != expected {
                 return Err(Error::Cache { found, expected });
@@ -165,99 +268,111 @@ impl Engine {
     }
 
     /// Embeddings of the tokens, positions added where they are learned.
-    fn embed(&self, sequences: &[Sequence<'_>]) -> Vec<f32> {
+    fn embed(&self, piece: &[PieceOf], sequences: &[Sequence<'_>], x: &mut Vec<f32>) {
         let hidden_size = self.architecture.hidden_size;
-        let tokens: Vec<(u32, usize)> =
-            sequences.iter().flat_map(|Sequence { cache, tokens }| tokens.iter().copied().zip(cache.tokens..)).collect();
-        let mut x = vec![0.0; tokens.len() * hidden_size];
-        for_each_row(&mut x, hidden_size, |row, x| {
-            let (token, position) = tokens[row];
-            self.embedding.matrix.widen_row(self.kernels, token as usize, x);
-            if let Some(positions) = &self.position_embedding {
-                let mut learned = vec![0.0; hidden_size];
-                positions.widen_row(self.kernels, position, &mut learned);
-                add(x, &learned);
+        x.clear();
+        let mut learned = vec![0.0; hidden_size];
+        for part in piece {
+            let Sequence { cache, tokens } = &sequences[part.sequence];
+            for (token, position) in tokens[part.start..][..part.tokens].iter().zip(cache.tokens..) {
+                let at = x.len();
+                x.resize(at + hidden_size, 0.0);
+                self.embedding.matrix.widen_row(self.kernels, *token as usize, &mut x[at..]);
+                if let Some(positions) = &self.position_embedding {
+                    positions.widen_row(self.kernels, position, &mut learned);
+                    self.kernels.run(Add { out: &mut x[at..], x: &learned });
+                }
             }
-        });
-        x
+        }
     }
 
-    /// Attention of one layer without its output projection; appends keys and values to the caches.
-    fn attention(&self, index: usize, x: &[f32], rotation: Option<&Rotation>, sequences: &mut [Sequence<'_>]) -> Vec<f32> {
-        let layer = &self.layers[index];
+    /// Normalizes the heads of queries and keys where the model does, and turns them to their positions.
+    fn rotate(&self, layer: &Layer, queries: &mut [f32], keys: &mut [f32], rotation: Option<&Rotation>) {
         let head_dim = self.architecture.head_dim;
-        let [mut queries, mut keys, values] = project(self.kernels, [&layer.query, &layer.key, &layer.value], x);
-        for (x, linear, norm) in [(&mut queries, &layer.query, &layer.query_norm), (&mut keys, &layer.key, &layer.key_norm)] {
-            for_each_row(x, linear.matrix.rows, |row, x| {
-                if let Some(norm) = norm {
-                    x.chunks_exact_mut(head_dim).for_each(|head| norm.apply(head));
-                }
-                if let Some(rotation) = rotation {
-                    rotation.apply(row, x);
-                }
-            });
-        }
-        let width = layer.key.matrix.rows;
-        let mut first = 0;
-        let mut spans = Vec::with_capacity(sequences.len());
-        for Sequence { cache, tokens } in sequences {
-            let rows = first * width..(first + tokens.len()) * width;
-            let cache = &mut cache.layers[index];
-            cache.keys.extend_from_slice(&keys[rows.clone()]);
-            cache.values.extend_from_slice(&values[rows]);
-            spans.push(Span { first, tokens: tokens.len(), cache });
-            first += tokens.len();
-        }
-        attend(self.kernels, &queries, layer.heads, head_dim, &spans)
-    }
-
-    /// The MLP without its down projection: `activation(gate(x)) · up(x)`, or `activation(up(x))`.
-    fn channels(&self, layer: &Layer, x: &[f32]) -> Vec<f32> {
-        let width = layer.up.matrix.rows;
-        let Some(gate) = &layer.gate else {
-            let [mut channels] = project(self.kernels, [&layer.up], x);
-            for_each_row(&mut channels, width, |_, channels| self.activate(channels));
-            return channels;
-        };
-        let [mut channels, up] = project(self.kernels, [gate, &layer.up], x);
-        for_each_row(&mut channels, width, |row, channels| {
-            self.activate(channels);
-            channels.iter_mut().zip(&up[row * width..]).for_each(|(channel, up)| *channel *= up);
-        });
-        channels
-    }
-
-    fn activate(&self, x: &mut [f32]) {
-        match self.architecture.mlp.activation {
-            Activation::Silu => self.kernels.silu(x),
-            Activation::GeluTanh => self.kernels.gelu_tanh(x),
-            Activation::Gelu => {
-                for x in x {
-                    *x *= 0.5 * (1.0 + libm::erff(*x * std::f32::consts::FRAC_1_SQRT_2));
+        let (query_width, key_width) = (layer.query.matrix.rows, layer.key.matrix.rows);
+        let rows = queries.chunks_mut(ROTATED_TOGETHER * query_width).zip(keys.chunks_mut(ROTATED_TOGETHER * key_width));
+        self.pool.for_each(rows.enumerate().collect(), &|(task, (queries, keys)): (usize, (&mut [f32], &mut [f32]))| {
+            for (x, width, norm) in [(queries, query_width, &layer.query_norm), (keys, key_width, &layer.key_norm)] {
+                for (row, x) in x.chunks_exact_mut(width).enumerate() {
+                    if let Some(norm) = norm {
+                        x.chunks_exact_mut(head_dim).for_each(|x| self.kernels.run(Normalize { norm, x }));
+                    }
+                    if let Some(rotation) = rotation {
+                        rotation.apply(task * ROTATED_TOGETHER + row, x);
+                    }
                 }
             }
-        }
+        });
     }
 
-    fn logits(&self, x: &[f32]) -> Vec<f32> {
-        let [logits] = project(self.kernels, [self.head.as_ref().unwrap_or(&self.embedding)], x);
+    fn logits(&self, x: &[f32], buffers: &mut Buffers, observer: &mut dyn Observer) -> Vec<f32> {
+        let with = (self.kernels, &self.pool);
+        let hidden_size = self.architecture.hidden_size;
+        let head = self.head.as_ref().unwrap_or(&self.embedding);
+        buffers.input.prepare(with, (x.len() / hidden_size, hidden_size), &[head], &|row, out| {
+            out.copy_from_slice(&x[row * hidden_size..][..hidden_size]);
+            self.kernels.run(Normalize { norm: &self.final_norm, x: out });
+        });
+        let mut logits = Vec::new();
+        if !x.is_empty() {
+            project(with, [head], &buffers.input, [&mut logits]);
+        }
+        observer.finished(Operation::Head, None, head.memory_bytes());
         logits
     }
+}
+
+/// What one pass after the other writes anew.
+#[derive(Default)]
+struct Buffers {
+    x: Vec<f32>,
+    input: Input,
+    queries: Vec<f32>,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    attended: Vec<f32>,
+    gate: Vec<f32>,
+    up: Vec<f32>,
+    output: Vec<f32>,
+}
+
+/// Tokens that go through the model together: enough to make the most of each weight, few enough to keep activations small.
+const TOKENS_TOGETHER: usize = 256;
+
+/// Tokens of one task that turns queries and keys.
+const ROTATED_TOGETHER: usize = 16;
+
+/// Tokens of one sequence in a piece.
+#[derive(Clone, Copy, Debug)]
+struct PieceOf {
+    sequence: usize,
+    /// First token, counted in what is appended to the sequence.
+    start: usize,
+    tokens: usize,
+    /// First row in the piece.
+    first_row: usize,
+}
+
+/// The tokens of all sequences in pieces of at most [`TOKENS_TOGETHER`].
+fn pieces(sequences: &[Sequence<'_>]) -> Vec<Vec<PieceOf>> {
+    let mut pieces = vec![Vec::new()];
+    let mut first_row = 0;
+    for (sequence, Sequence { tokens, .. }) in sequences.iter().enumerate() {
+        let mut start = 0;
+        while start < tokens.len() {
+            if first_row == TOKENS_TOGETHER {
+                pieces.push(Vec::new());
+                first_row = 0;
+            }
+            let tokens = (tokens.len() - start).min(TOKENS_TOGETHER - first_row);
+            pieces.last_mut().expect("begins with one").push(PieceOf { sequence, start, tokens, first_row });
+            (start, first_row) = (start + tokens, first_row + tokens);
+        }
+    }
+    pieces
 }
 
 /// Sees nothing.
 struct Nobody;
 
-impl Observer for Nobody {
-    fn observe(&mut self, _: usize, _: Place, _: &[f32]) {}
-}
-
-fn normalize(norm: &NormWeights, x: &[f32]) -> Vec<f32> {
-    let mut normalized = x.to_vec();
-    for_each_row(&mut normalized, norm.weight.len(), |_, x| norm.apply(x));
-    normalized
-}
-
-fn add(x: &mut [f32], other: &[f32]) {
-    x.iter_mut().zip(other).for_each(|(x, other)| *x += other);
-}
+impl Observer for Nobody {}

@@ -3,23 +3,29 @@
 //! [`Engine`] interprets a [`compressor_format::Architecture`] over slices. It shares no code with the trainer on purpose: each is
 //! the other's proof.
 
+extern crate alloc;
+
 mod attention;
 mod cache;
 mod engine;
 mod error;
 mod forward;
 mod generate;
+mod half;
 mod kernels;
 mod linear;
 mod norm;
+mod packed;
+mod pool;
 mod rotary;
-mod rows;
 
-pub use cache::Cache;
-pub use engine::{Engine, Options};
+pub use cache::{Cache, KvType};
+pub use engine::{ActivationType, Engine, Options};
 pub use error::{Error, Result};
-pub use forward::{Logits, Observer, Place, Sequence};
+pub use forward::{Logits, Observer, Operation, Place, Sequence};
 pub use generate::{generate_batch, greedy};
 pub use kernels::Kernels;
+#[cfg(target_arch = "aarch64")]
+pub use kernels::Neon;
 #[cfg(target_arch = "x86_64")]
-pub use kernels::{Avx2, Avx512};
+pub use kernels::{Avx2, Avx512, AvxVnni};

@@ -1,15 +1,23 @@
-//! Matrices as they are stored, and their products with activations.
+//! Projections and what they multiply.
 
-use std::cell::RefCell;
-use std::sync::OnceLock;
+use alloc::vec;
+use alloc::vec::Vec;
 
 use bytemuck::cast_slice;
-use compressor_format::{Dtype, MappedBytes, QuantizedMatrix, TensorSlice, Values};
-use half::{bf16, f16};
-use rayon::prelude::*;
+use compressor_format::{Dtype, MappedBytes, TensorSlice};
 
-use crate::kernels::matmul::{View, ViewMut, multiply};
-use crate::kernels::{Kernels, QuantizedRow, Storage};
+use crate::kernels::Kernels;
+use crate::kernels::LANES;
+use crate::kernels::dense::{Dense, Dots, Widen};
+use crate::kernels::integer::{Dequantize, MultiplyReal, MultiplyRounded, Rounded};
+#[cfg(feature = "std")]
+use crate::kernels::matmul::multiply;
+use crate::kernels::vector::{Add, Round};
+#[cfg(feature = "std")]
+use crate::kernels::view::View;
+use crate::kernels::view::ViewMut;
+use crate::packed::{Blocks, Packed};
+use crate::pool::Pool;
 
 /// A projection: `y = x · matrixᵀ + bias`.
 #[derive(Debug)]
@@ -17,11 +25,20 @@ pub(crate) struct Linear {
     pub(crate) matrix: Matrix,
     /// `[rows]`.
     pub(crate) bias: Option<Vec<f32>>,
-    /// The input is rounded to INT8 with one scale a token before it is multiplied (W8A8).
-    pub(crate) rounds_input: bool,
+    /// How the input is rounded to INT8 before it is multiplied; `None` multiplies it as it is.
+    pub(crate) rounding: Option<Rounding>,
 }
 
-/// A matrix `[rows, columns]`, kept as it is stored.
+/// How activations become integers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rounding {
+    /// As the matrix is split.
+    pub(crate) blocks: Blocks,
+    /// One scale for a token (W8A8) instead of one for each block.
+    pub(crate) one_scale: bool,
+}
+
+/// A matrix `[rows, columns]`.
 #[derive(Debug)]
 pub(crate) struct Matrix {
     pub(crate) rows: usize,
@@ -34,13 +51,8 @@ enum Elements {
     Owned(Vec<f32>),
     /// In the file, at an address that fits the type.
     Mapped(FloatType, MappedBytes),
-    Quantized {
-        matrix: QuantizedMatrix,
-        storage: Storage,
-        /// Bytes and scales of one row, divided out once instead of row by row.
-        row_bytes: usize,
-        groups: usize,
-    },
+    /// Integers with their scales.
+    Packed(Packed),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -50,106 +62,124 @@ enum FloatType {
     Bf16,
 }
 
-/// One row, as it is stored.
-enum Row<'a> {
-    F32(&'a [f32]),
-    F16(&'a [f16]),
-    Bf16(&'a [bf16]),
-    Quantized(QuantizedRow<'a>),
-}
+/// Rows of a dense matrix that one task multiplies. Fixed: the `gemm` crate's sums depend on the size of a product.
+const DENSE_ROWS_PER_TASK: usize = 64;
 
-/// Most input elements of a product in integers: 2¹⁷ products of at most 2¹⁴ fill the 31 bits of a sum.
-pub(crate) const WIDEST_INTEGER_PRODUCT: usize = (1 << 17) - 1;
-
-/// Rows of a matrix that one task multiplies. Fixed, so that the number of threads changes no sum.
-const ROWS_PER_TASK: usize = 64;
-
-/// Up to this many tokens, rows are read as they are stored; beyond, it pays to write them out as f32 once for all tokens.
+/// Up to this many tokens, dense rows are read as they are stored; beyond, it pays to write them out as f32 once for all tokens.
 const FEW_TOKENS: usize = 4;
 
-/// Below this many multiplications, sharing the work out costs more than it saves.
+/// Tasks for each thread: enough to even out what the others of the machine take.
+const TASKS_PER_THREAD: usize = 6;
+
+/// Below this many multiplications, a task of its own costs more than it saves.
 const WORTH_SHARING: usize = 1 << 15;
 
-thread_local! {
-    /// The rows of one task as f32.
-    static WIDENED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+/// Tokens of a task on rows of activations.
+const TOKENS_PER_TASK: usize = 16;
+
+/// What some projections multiply: activations of some tokens, and the same rounded in all the ways they need.
+#[derive(Debug, Default)]
+pub(crate) struct Input {
+    /// `[tokens, width]`
+    pub(crate) real: Vec<f32>,
+    /// `[tokens, blocks]` each.
+    rounded: Vec<(Rounding, Vec<Rounded>)>,
 }
 
-/// Multiplies each of some projections with the same activations.
-///
-/// - `x`: `[tokens, columns]`; each result is `[tokens, rows]`
-pub(crate) fn project<const N: usize>(kernels: Kernels, linears: [&Linear; N], x: &[f32]) -> [Vec<f32>; N] {
+impl Input {
+    /// Fills `real` row by row with `fill`, which is given the row's number, and rounds it as `linears` need it.
+    pub(crate) fn prepare(
+        &mut self,
+        (kernels, pool): (Kernels, &Pool),
+        (tokens, width): (usize, usize),
+        linears: &[&Linear],
+        fill: &(dyn Fn(usize, &mut [f32]) + Sync),
+    ) {
+        self.real.resize(tokens * width, 0.0);
+        self.rounded.retain(|(rounding, _)| linears.iter().any(|linear| linear.rounding == Some(*rounding)));
+        for rounding in linears.iter().filter_map(|linear| linear.rounding) {
+            if !self.rounded.iter().any(|(known, _)| *known == rounding) {
+                self.rounded.push((rounding, Vec::new()));
+            }
+        }
+        let mut parts: Vec<_> = self
+            .rounded
+            .iter_mut()
+            .map(|(rounding, rounded)| {
+                let blocks = rounding.blocks.count();
+                rounded.resize(tokens * blocks, Rounded::ZERO);
+                (*rounding, rounded.chunks_mut(TOKENS_PER_TASK * blocks))
+            })
+            .collect();
+        let mut tasks = Vec::with_capacity(tokens.div_ceil(TOKENS_PER_TASK));
+        for (task, real) in self.real.chunks_mut(TOKENS_PER_TASK * width).enumerate() {
+            let rounded: Vec<_> = parts.iter_mut().filter_map(|(rounding, parts)| Some((*rounding, parts.next()?))).collect();
+            tasks.push((task * TOKENS_PER_TASK, real, rounded));
+        }
+        pool.for_each(tasks, &|(first, real, mut rounded)| {
+            for (at, x) in real.chunks_exact_mut(width).enumerate() {
+                fill(first + at, x);
+                for (rounding, rounded) in &mut rounded {
+                    let Rounding { blocks, one_scale } = *rounding;
+                    let out = &mut rounded[at * blocks.count()..][..blocks.count()];
+                    kernels.run(Round { x, group: blocks.group, one_scale, out });
+                }
+            }
+        });
+    }
+
+    fn rounded(&self, rounding: Rounding) -> &[Rounded] {
+        let found = self.rounded.iter().find(|(known, _)| *known == rounding);
+        &found.expect("`prepare` was given every projection that multiplies this").1
+    }
+}
+
+/// Multiplies each of some projections with the same activations; each output becomes `[tokens, rows]`.
+pub(crate) fn project<const N: usize>(
+    (kernels, pool): (Kernels, &Pool),
+    linears: [&Linear; N],
+    input: &Input,
+    outputs: [&mut Vec<f32>; N],
+) {
     let columns = linears[0].matrix.columns;
-    let tokens = x.len() / columns;
-    let rounded = linears.iter().any(|linear| linear.rounds_input).then(|| Rounded::new(kernels, x, columns));
-    let mut outputs = linears.map(|linear| vec![0.0; tokens * linear.matrix.rows]);
-    let tasks: Vec<(&Linear, usize, ViewMut<'_>)> = linears
-        .iter()
-        .zip(&mut outputs)
-        .flat_map(|(linear, out)| {
-            let stripes = ViewMut::new(out, linear.matrix.rows).split_columns(ROWS_PER_TASK);
-            stripes.map(|(first_row, stripe)| (*linear, first_row, stripe))
-        })
-        .collect();
-    let work: usize = linears.iter().map(|linear| tokens * linear.matrix.rows * columns).sum();
-    let run = |(linear, first_row, stripe): (&Linear, usize, ViewMut<'_>)| {
-        let input = rounded.as_ref().filter(|_| linear.rounds_input);
-        linear.multiply(kernels, x, input, first_row, stripe);
-    };
-    match work < WORTH_SHARING {
+    let tokens = input.real.len() / columns;
+    let all_rows: usize = linears.iter().map(|linear| linear.matrix.rows).sum();
+    let least = WORTH_SHARING.div_ceil(tokens * columns);
+    let rows_per_task = all_rows.div_ceil(TASKS_PER_THREAD * pool.threads()).max(least).next_multiple_of(2 * LANES);
+    let mut tasks = Vec::with_capacity(N + TASKS_PER_THREAD * pool.threads());
+    for (linear, out) in linears.iter().zip(outputs) {
+        let rows = linear.matrix.rows;
+        out.resize(tokens * rows, 0.0);
+        let per_task = if linear.rounding.is_some() { rows_per_task } else { DENSE_ROWS_PER_TASK };
+        tasks.extend(ViewMut::new(out, rows).split_columns(per_task).map(|(first_row, part)| (*linear, first_row, part)));
+    }
+    let run = |(linear, first_row, part): (&Linear, usize, ViewMut<'_>)| linear.multiply(kernels, input, first_row, part);
+    match tokens * all_rows * columns < WORTH_SHARING {
         true => tasks.into_iter().for_each(run),
-        false => tasks.into_par_iter().for_each(run),
-    }
-    outputs
-}
-
-/// Activations rounded to INT8, token by token: `real = scale · q`.
-struct Rounded {
-    /// `[tokens, columns]`.
-    integers: Vec<i8>,
-    /// `[tokens]`.
-    scales: Vec<f32>,
-    /// [`Self::real`], computed by the first that asks.
-    real: OnceLock<Vec<f32>>,
-}
-
-impl Rounded {
-    fn new(kernels: Kernels, x: &[f32], columns: usize) -> Self {
-        let mut integers = vec![0; x.len()];
-        let scales = x.chunks_exact(columns).zip(integers.chunks_exact_mut(columns));
-        let scales = scales.map(|(x, integers)| kernels.quantize_i8(x, integers)).collect();
-        Self { integers, scales, real: OnceLock::new() }
-    }
-
-    /// The real numbers that the integers stand for.
-    fn real(&self) -> &[f32] {
-        self.real.get_or_init(|| {
-            let columns = self.integers.len() / self.scales.len();
-            let tokens = self.integers.chunks_exact(columns).zip(&self.scales);
-            tokens.flat_map(|(integers, scale)| integers.iter().map(move |q| f32::from(*q) * scale)).collect()
-        })
+        false => pool.for_each(tasks, &run),
     }
 }
 
 impl Linear {
-    /// Fills a stripe of the output, `[tokens, some rows of the matrix]`.
-    fn multiply(&self, kernels: Kernels, x: &[f32], rounded: Option<&Rounded>, first_row: usize, mut out: ViewMut<'_>) {
-        let columns = self.matrix.columns;
-        match (rounded, self.matrix.signed_channels()) {
-            (Some(rounded), Some((integers, scales))) => {
-                let rows = integers[first_row * columns..].chunks_exact(columns).zip(&scales[first_row..]);
-                for (at, (row, scale)) in rows.take(out.columns()).enumerate() {
-                    for (token, integers) in rounded.integers.chunks_exact(columns).enumerate() {
-                        out.row(token)[at] = kernels.dot_i8(row, integers) as f32 * rounded.scales[token] * scale;
-                    }
-                }
+    /// Bytes of weights and bias.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.matrix.memory_bytes() + self.bias.as_ref().map_or(0, |bias| size_of_val(bias.as_slice()))
+    }
+
+    /// Fills a stripe of the output, `[tokens, some rows of the matrix]`; it begins with a whole tile.
+    fn multiply(&self, kernels: Kernels, input: &Input, first_row: usize, mut out: ViewMut<'_>) {
+        match (&self.matrix.elements, self.rounding) {
+            (Elements::Packed(matrix), Some(rounding)) => {
+                let (x, first_tile) = (input.rounded(rounding), first_row / LANES);
+                kernels.run(MultiplyRounded { matrix, first_tile, x, out: out.reborrow() });
             }
-            (Some(rounded), None) => self.matrix.multiply(kernels, rounded.real(), first_row, &mut out),
-            (None, _) => self.matrix.multiply(kernels, x, first_row, &mut out),
+            (_, _) => self.matrix.multiply(kernels, &input.real, first_row, &mut out),
         }
         if let Some(bias) = &self.bias {
             for token in 0..out.rows() {
-                out.row(token).iter_mut().zip(&bias[first_row..]).for_each(|(out, bias)| *out += bias);
+                let out = out.row(token);
+                let x = &bias[first_row..][..out.len()];
+                kernels.run(Add { out, x });
             }
         }
     }
@@ -167,22 +197,24 @@ impl Matrix {
         let bytes = &slice.bytes;
         let (float, fits) = match slice.dtype {
             Dtype::F32 => (FloatType::F32, bytemuck::try_cast_slice::<u8, f32>(bytes).is_ok()),
-            Dtype::F16 => (FloatType::F16, bytemuck::try_cast_slice::<u8, f16>(bytes).is_ok()),
-            Dtype::Bf16 => (FloatType::Bf16, bytemuck::try_cast_slice::<u8, bf16>(bytes).is_ok()),
+            Dtype::F16 => (FloatType::F16, bytemuck::try_cast_slice::<u8, u16>(bytes).is_ok()),
+            Dtype::Bf16 => (FloatType::Bf16, bytemuck::try_cast_slice::<u8, u16>(bytes).is_ok()),
             Dtype::I8 | Dtype::I32 | Dtype::I64 => return None,
         };
         fits.then(|| Self { rows, columns, elements: Elements::Mapped(float, bytes.clone()) })
     }
 
     /// Integers with their scales.
-    pub(crate) fn quantized(matrix: QuantizedMatrix) -> Self {
-        let (rows, columns, groups) = (matrix.rows, matrix.columns, matrix.groups());
-        let (storage, row_bytes) = match &matrix.values {
-            Values::Signed(_) => (Storage::Signed, columns),
-            Values::Packed(_) if matrix.scheme.bits == 4 => (Storage::Nibbles, matrix.scheme.row_bytes(columns)),
-            Values::Packed(_) => (Storage::Unsigned, matrix.scheme.row_bytes(columns)),
-        };
-        Self { rows, columns, elements: Elements::Quantized { matrix, storage, row_bytes, groups } }
+    pub(crate) fn packed(packed: Packed) -> Self {
+        Self { rows: packed.rows, columns: packed.columns, elements: Elements::Packed(packed) }
+    }
+
+    /// How the columns of a matrix of integers are split.
+    pub(crate) fn blocks(&self) -> Option<Blocks> {
+        match &self.elements {
+            Elements::Packed(packed) => Some(packed.blocks()),
+            Elements::Owned(_) | Elements::Mapped(..) => None,
+        }
     }
 
     /// Bytes of the weights, scales and zero points included.
@@ -190,95 +222,65 @@ impl Matrix {
         match &self.elements {
             Elements::Owned(values) => size_of_val(values.as_slice()),
             Elements::Mapped(_, bytes) => bytes.len(),
-            Elements::Quantized { matrix, .. } => {
-                let (Values::Packed(bytes) | Values::Signed(bytes)) = &matrix.values;
-                bytes.len() + size_of_val(matrix.scales.as_slice()) + matrix.zero_points.as_ref().map_or(0, Vec::len)
-            }
+            Elements::Packed(packed) => packed.memory_bytes(),
         }
     }
 
     /// Writes one row as f32.
     pub(crate) fn widen_row(&self, kernels: Kernels, row: usize, out: &mut [f32]) {
-        match self.row(row) {
-            Row::F32(values) => out.copy_from_slice(values),
-            Row::F16(values) => kernels.widen_f16(values, out),
-            Row::Bf16(values) => kernels.widen_bf16(values, out),
-            Row::Quantized(row) => kernels.dequantize(row, out),
+        match &self.elements {
+            Elements::Packed(packed) => packed.widen_row(row, out),
+            Elements::Owned(_) | Elements::Mapped(..) => {
+                kernels.run(Widen { values: self.dense_rows(row, 1).expect("a dense matrix"), out });
+            }
         }
     }
 
-    /// Fills a stripe of `x · selfᵀ` that begins at `first_row`.
+    /// Fills a stripe of `x · selfᵀ` that begins at `first_row`, without rounding `x`.
     fn multiply(&self, kernels: Kernels, x: &[f32], first_row: usize, out: &mut ViewMut<'_>) {
         let (columns, rows, tokens) = (self.columns, out.columns(), out.rows());
-        if tokens <= FEW_TOKENS {
-            for at in 0..rows {
-                let row = self.row(first_row + at);
+        let few = tokens <= FEW_TOKENS || cfg!(not(feature = "std"));
+        match (self.dense_rows(first_row, rows), &self.elements) {
+            (Some(dense), _) if few => {
+                kernels.run(Dots { rows: dense, x, columns, out: out.reborrow() });
+            }
+            (None, Elements::Packed(matrix)) if few => {
                 for (token, x) in x.chunks_exact(columns).enumerate() {
-                    out.row(token)[at] = match row {
-                        Row::F32(values) => kernels.dot_f32(values, x),
-                        Row::F16(values) => kernels.dot_f16(values, x),
-                        Row::Bf16(values) => kernels.dot_bf16(values, x),
-                        Row::Quantized(row) => kernels.dot_quantized(row, x),
-                    };
+                    let first_tile = first_row / LANES;
+                    kernels.run(MultiplyReal { matrix, first_tile, x, out: out.row(token) });
                 }
             }
-            return;
-        }
-        let x = View::new(x, tokens, columns, columns);
-        if let Some(values) = self.as_f32() {
-            let weights = View::new(&values[first_row * columns..], rows, columns, columns);
-            return multiply(out, 1.0, x, weights.transposed());
-        }
-        WIDENED.with_borrow_mut(|widened| {
-            widened.resize(rows * columns, 0.0);
-            for (at, out) in widened.chunks_exact_mut(columns).enumerate() {
-                self.widen_row(kernels, first_row + at, out);
+            #[cfg(feature = "std")]
+            (dense, elements) => {
+                let x = View::new(x, tokens, columns, columns);
+                if let Some(Dense::F32(values)) = dense {
+                    return multiply(out, 1.0, x, View::new(values, rows, columns, columns).transposed());
+                }
+                let mut widened = vec![0.0; rows * columns];
+                match (dense, elements) {
+                    (Some(values), _) => kernels.run(Widen { values, out: &mut widened }),
+                    (None, Elements::Packed(matrix)) => {
+                        kernels.run(Dequantize { matrix, first_tile: first_row / LANES, out: &mut widened });
+                    }
+                    (None, _) => unreachable!("what is not dense is packed"),
+                }
+                multiply(out, 1.0, x, View::new(&widened, rows, columns, columns).transposed());
             }
-            multiply(out, 1.0, x, View::new(widened, rows, columns, columns).transposed());
-        });
-    }
-
-    /// All values, where they are stored as f32.
-    fn as_f32(&self) -> Option<&[f32]> {
-        match &self.elements {
-            Elements::Owned(values) => Some(values),
-            Elements::Mapped(FloatType::F32, bytes) => Some(cast_slice(bytes)),
-            Elements::Mapped(FloatType::F16 | FloatType::Bf16, _) | Elements::Quantized { .. } => None,
+            #[cfg(not(feature = "std"))]
+            _ => unreachable!("without `gemm` every product is one of single vectors"),
         }
     }
 
-    /// Integers and scales, where each row is signed bytes with one scale and no zero point.
-    fn signed_channels(&self) -> Option<(&[i8], &[f32])> {
+    /// Some rows as they are stored, of a dense matrix.
+    fn dense_rows(&self, first: usize, rows: usize) -> Option<Dense<'_>> {
+        let range = first * self.columns..(first + rows) * self.columns;
+        // `mapped` made sure that the casts succeed.
         match &self.elements {
-            Elements::Quantized {
-                matrix: QuantizedMatrix { values: Values::Signed(bytes), scales, zero_points: None, .. },
-                groups: 1,
-                ..
-            } => Some((cast_slice(bytes), scales)),
-            _ => None,
-        }
-    }
-
-    fn row(&self, row: usize) -> Row<'_> {
-        let columns = self.columns;
-        let elements = row * columns..(row + 1) * columns;
-        match &self.elements {
-            Elements::Owned(values) => Row::F32(&values[elements]),
-            // `mapped` made sure that the casts succeed.
-            Elements::Mapped(FloatType::F32, bytes) => Row::F32(&cast_slice(bytes)[elements]),
-            Elements::Mapped(FloatType::F16, bytes) => Row::F16(&cast_slice(bytes)[elements]),
-            Elements::Mapped(FloatType::Bf16, bytes) => Row::Bf16(&cast_slice(bytes)[elements]),
-            Elements::Quantized { matrix, storage, row_bytes, groups } => {
-                let (Values::Packed(bytes) | Values::Signed(bytes)) = &matrix.values;
-                let part = row * groups..(row + 1) * groups;
-                Row::Quantized(QuantizedRow {
-                    bytes: &bytes[row * row_bytes..(row + 1) * row_bytes],
-                    storage: *storage,
-                    scales: &matrix.scales[part.clone()],
-                    zero_points: matrix.zero_points.as_ref().map(|points| &points[part]),
-                    group_size: matrix.scheme.group_size.unwrap_or(columns),
-                })
-            }
+            Elements::Owned(values) => Some(Dense::F32(&values[range])),
+            Elements::Mapped(FloatType::F32, bytes) => Some(Dense::F32(&cast_slice(bytes)[range])),
+            Elements::Mapped(FloatType::F16, bytes) => Some(Dense::F16(&cast_slice(bytes)[range])),
+            Elements::Mapped(FloatType::Bf16, bytes) => Some(Dense::Bf16(&cast_slice(bytes)[range])),
+            Elements::Packed(_) => None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Rotary position embedding (Su et al. 2021, arXiv:2104.09864), halves rotated as Hugging Face stores them.
 
-use std::f32::consts::PI;
+use alloc::vec::Vec;
+use core::f32::consts::PI;
 
 use compressor_format::RotaryScaling;
 
@@ -23,7 +24,7 @@ impl Rotary {
     /// Frequencies `theta^(−2i / head_dim)`, changed by `scaling`; in f32, as Transformers computes them.
     pub(crate) fn new(theta: f64, scaling: RotaryScaling, head_dim: usize) -> Self {
         let frequency = |pair: usize| {
-            let frequency = 1.0 / (theta as f32).powf((2 * pair) as f32 / head_dim as f32);
+            let frequency = 1.0 / libm::powf(theta as f32, (2 * pair) as f32 / head_dim as f32);
             match scaling {
                 RotaryScaling::None => frequency,
                 RotaryScaling::Linear { factor } => frequency / factor as f32,
@@ -52,8 +53,8 @@ impl Rotary {
             .flat_map(|position| self.frequencies.iter().map(move |frequency| f64::from(position as f32 * frequency)))
             .collect();
         Rotation {
-            cosines: angles.iter().map(|angle| angle.cos() as f32).collect(),
-            sines: angles.iter().map(|angle| angle.sin() as f32).collect(),
+            cosines: angles.iter().map(|angle| libm::cos(*angle) as f32).collect(),
+            sines: angles.iter().map(|angle| libm::sin(*angle) as f32).collect(),
             half: self.frequencies.len(),
         }
     }

@@ -4,7 +4,9 @@
 
 use std::path::{Path, PathBuf};
 
-use compressor_engine::{Engine, Kernels, Logits, Observer, Options, Place, Sequence, generate_batch, greedy};
+use compressor_engine::{
+    ActivationType, Engine, Kernels, KvType, Logits, Observer, Options, Place, Sequence, generate_batch, greedy,
+};
 use compressor_format::{
     Architecture, Checkpoint, Dtype, Family, LayerShape, LayerTensor, Model, NewArtifact, NewArtifactTensor, Part,
     QuantizedMatrix, Scheme, StoredTensor, TensorFiles, TensorId, Values, WeightBytes, Weights, pack,
@@ -99,7 +101,9 @@ fn token_by_token_and_in_pieces_is_the_whole_prompt() {
         let golden = Golden::read(name);
         let engine = open(&golden_folder(name));
         for kernels in Kernels::available() {
-            let engine = Engine::open(&golden_folder(name), Options { kernels: Some(kernels), threads: Some(1) }).unwrap();
+            let engine =
+                Engine::open(&golden_folder(name), Options { kernels: Some(kernels), threads: Some(1), ..Options::default() })
+                    .unwrap();
             let mut cache = engine.cache(0);
             let single: Vec<f32> =
                 golden.input_ids.iter().flat_map(|token| engine.forward(&mut cache, &[*token], Logits::Last).unwrap()).collect();
@@ -179,7 +183,7 @@ fn the_number_of_threads_changes_no_bit() {
     // Longer than one block of queries.
     let tokens: Vec<u32> = (0..150).map(|index| index * 37 % 500).collect();
     let of = |threads| {
-        let engine = Engine::from_weights(&weights, Options { threads: Some(threads), kernels: None }).unwrap();
+        let engine = Engine::from_weights(&weights, Options { threads: Some(threads), ..Options::default() }).unwrap();
         assert_eq!(engine.threads(), threads);
         let mut cache = engine.cache(0);
         let prompt = engine.forward(&mut cache, &tokens, Logits::All).unwrap();
@@ -191,7 +195,94 @@ fn the_number_of_threads_changes_no_bit() {
     };
     let one = of(1);
     assert!(of(2) == one);
-    assert!(of(5) == one);
+    assert!(of(7) == one);
+}
+
+/// Activations as they are, so that the logits can be compared with those of real numbers.
+fn weight_only(kernels: Kernels) -> Options {
+    let activations = ActivationType::F32;
+    Options { threads: Some(2), kernels: Some(kernels), activations, ..Options::default() }
+}
+
+/// The larger model with every matrix in integers.
+fn larger_artifact(scheme: Scheme) -> tempfile::TempDir {
+    // A width that groups of 32 divide.
+    let layers = vec![LayerShape { intermediate_size: 224, ..larger().layers[0] }; 2];
+    let weights = Weights::random(Architecture { layers, ..larger() }, 3);
+    let architecture = weights.architecture();
+    let quantized = |stored: StoredTensor| {
+        let id = stored.parts[0];
+        let values: Vec<f32> = stored.parts.iter().flat_map(|part| weights.get(*part).to_vec()).collect();
+        let shape = architecture.shape(id);
+        let tensor = match shape.len() {
+            2 => NewArtifactTensor::Quantized(quantize(&values, shape[1], scheme, packed)),
+            _ => NewArtifactTensor::Dense(values),
+        };
+        (stored, tensor)
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let tensors = Family::stored(architecture).into_iter().map(quantized).collect();
+    let config = weights.config();
+    NewArtifact { architecture, config, dense_dtype: Dtype::F32, tensors, activation_bits: None }.write(folder.path()).unwrap();
+    folder
+}
+
+#[test]
+fn integers_give_the_same_bits_on_any_threads_alone_and_in_a_prompt() {
+    let tokens: Vec<u32> = (0..512).map(|index| index * 37 % 500).collect();
+    for scheme in [
+        Scheme { bits: 4, group_size: Some(32), symmetric: true },
+        Scheme { bits: 4, group_size: Some(8), symmetric: false },
+        Scheme { bits: 8, group_size: None, symmetric: true },
+    ] {
+        let folder = larger_artifact(scheme);
+        for kv_type in [KvType::F32, KvType::F16, KvType::Int8] {
+            let of = |threads, kernels| {
+                let options = Options { threads: Some(threads), kernels: Some(kernels), kv_type, ..Options::default() };
+                let engine = Engine::open(folder.path(), options).unwrap();
+                let mut cache = engine.cache(512);
+                let together = engine.forward(&mut cache, &tokens, Logits::All).unwrap();
+                together.iter().map(|logit| logit.to_bits()).collect::<Vec<u32>>()
+            };
+            let one = of(1, Kernels::best());
+            assert!(of(2, Kernels::best()) == one, "{scheme}, {kv_type:?}, two threads");
+            assert!(of(7, Kernels::best()) == one, "{scheme}, {kv_type:?}, seven threads");
+            for kernels in Kernels::available().into_iter().filter(|kernels| *kernels != Kernels::Scalar) {
+                assert!(of(2, kernels) == one, "{scheme}, {kv_type:?}, {}", kernels.name());
+            }
+            let engine = Engine::open(folder.path(), Options { kv_type, ..Options::default() }).unwrap();
+            let mut cache = engine.cache(0);
+            let alone = tokens.iter().flat_map(|token| engine.forward(&mut cache, &[*token], Logits::Last).unwrap());
+            assert!(alone.map(f32::to_bits).eq(one), "{scheme}, {kv_type:?}, token by token");
+        }
+    }
+}
+
+#[test]
+fn smaller_keys_and_values_change_little() {
+    let golden = Golden::read("llama");
+    // Halves keep eleven bits, bytes seven; logits are of size 1 to 10.
+    for (kv_type, limit, bytes) in [(KvType::F16, 2e-2, 2), (KvType::Int8, 0.4, 1)] {
+        let engine = Engine::open(&golden_folder("llama"), Options { kv_type, ..Options::default() }).unwrap();
+        let worst = worst_difference(&all_logits(&engine, &golden.input_ids), &golden.logits);
+        println!("{kv_type:?}: logits differ by at most {worst:e}");
+        assert!(worst > 0.0 && worst <= limit, "{kv_type:?}: {worst}");
+        let full = open(&golden_folder("llama")).cache(64).memory_bytes();
+        let small = engine.cache(64).memory_bytes();
+        assert!(small >= full * bytes / 4 && small < full * bytes / 4 + full / 8, "{kv_type:?}: {small} of {full} bytes");
+    }
+}
+
+#[test]
+fn a_cache_with_room_for_everything_is_allocated_once() {
+    let engine = open(&golden_folder("llama"));
+    let mut cache = engine.cache(40);
+    let before = cache.memory_bytes();
+    engine.forward(&mut cache, &[5; 30], Logits::Last).unwrap();
+    for _ in 0..10 {
+        engine.forward(&mut cache, &[7], Logits::Last).unwrap();
+    }
+    assert_eq!((cache.tokens(), cache.memory_bytes()), (40, before));
 }
 
 #[test]
@@ -333,7 +424,7 @@ fn an_artifact_gives_the_logits_of_its_dequantized_weights() {
             let dense = Weights::new(architecture, serde_json::json!({}), values);
             let expected = all_logits(&Engine::from_weights(&dense, Options::default()).unwrap(), &tokens);
             for kernels in Kernels::available() {
-                let engine = Engine::load(&model, Options { threads: Some(2), kernels: Some(kernels) }).unwrap();
+                let engine = Engine::load(&model, weight_only(kernels)).unwrap();
                 let mut cache = engine.cache(0);
                 let single = tokens.iter().flat_map(|token| engine.forward(&mut cache, &[*token], Logits::Last).unwrap());
                 for logits in [all_logits(&engine, &tokens), single.collect()] {
@@ -375,7 +466,7 @@ fn int8_activations_are_rounded_token_by_token() {
         let LayerShape { intermediate_size, .. } = model.architecture().layers[0];
         let hidden_size = model.architecture().hidden_size;
         let mut mlp = Mlp::default();
-        let engine = Engine::load(&model, Options::default()).unwrap();
+        let engine = Engine::load(&model, weight_only(Kernels::best())).unwrap();
         engine.forward_observed(&mut engine.cache(0), &tokens, Logits::Last, &mut mlp).unwrap();
         assert_eq!(mlp.channels.len(), tokens.len() * intermediate_size);
         for (x, channels) in mlp.input.chunks(hidden_size).zip(mlp.channels.chunks(intermediate_size)) {
@@ -415,7 +506,7 @@ fn artifacts_of_llm_compressor_give_the_logits_of_transformers() {
         let expected: Vec<f32> = numbers(logits).into_iter().map(|logit| logit as f32).collect();
         let limit = if name == "int8-w8a8-dynamic" { WORST_W8A8_DIFFERENCE } else { WORST_WEIGHT_ONLY_DIFFERENCE };
         for kernels in Kernels::available() {
-            let engine = Engine::open(&folder.join(name), Options { threads: Some(2), kernels: Some(kernels) }).unwrap();
+            let engine = Engine::open(&folder.join(name), weight_only(kernels)).unwrap();
             let whole = engine.forward(&mut engine.cache(0), &tokens, Logits::Last).unwrap();
             let mut cache = engine.cache(0);
             let single = tokens.iter().map(|token| engine.forward(&mut cache, &[*token], Logits::Last).unwrap());

@@ -4,7 +4,7 @@ use std::ops::{Deref, Range};
 use std::path::Path;
 use std::sync::Arc;
 
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 
 use crate::{Error, Result};
 
@@ -55,6 +55,16 @@ impl From<Arc<Mmap>> for MappedBytes {
     fn from(map: Arc<Mmap>) -> Self {
         let range = 0..map.len();
         Self { map, range }
+    }
+}
+
+impl MappedBytes {
+    /// Tells the operating system that these bytes are not needed soon: they take no memory until they are read again.
+    #[allow(unsafe_code)]
+    pub fn release(&self) {
+        // SAFETY: the map is of a file, shared and never written, so pages that are dropped are read from the file again. Where the
+        // advice is not taken the bytes stay, which harms nobody.
+        let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, self.range.start, self.range.len()) };
     }
 }
 

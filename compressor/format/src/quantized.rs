@@ -57,6 +57,16 @@ pub enum WeightBytes {
     Owned(Arc<[u8]>),
 }
 
+impl WeightBytes {
+    /// As [`MappedBytes::release`]; bytes in memory stay.
+    pub fn release(&self) {
+        match self {
+            Self::Mapped(bytes) => bytes.release(),
+            Self::Owned(_) => {}
+        }
+    }
+}
+
 impl Deref for WeightBytes {
     type Target = [u8];
 

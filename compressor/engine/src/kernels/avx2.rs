@@ -1,281 +1,372 @@
-//! The loops with 256-bit vectors.
+//! Sixteen lanes in two 256-bit registers; with AVX-VNNI, products of integers in one instruction.
 
-use std::arch::x86_64::*;
+use core::arch::x86_64::*;
 
-use half::{bf16, f16};
+use super::{BLOCK, Kernel, LANES, Simd, vector};
 
-use super::{QuantizedRow, Storage, scalar};
+/// Proof that this processor has AVX2, FMA and F16C.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Avx2(());
 
-/// Elements in one vector.
-const LANES: usize = 8;
+/// Proof that this processor has AVX-VNNI and what [`Avx2`] proves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AvxVnni(Avx2);
 
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
-    // SAFETY: the chunk has as many elements as the load reads.
-    dot(a, b, |a: &[f32; LANES]| unsafe { _mm256_loadu_ps(a.as_ptr()) }, scalar::dot_f32)
+impl Avx2 {
+    /// `Some` where the processor has it.
+    #[cfg(feature = "std")]
+    pub fn detect() -> Option<Self> {
+        let has = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c");
+        has.then_some(Self(()))
+    }
+
+    pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn compiled<K: Kernel>(token: Avx2, kernel: K) -> K::Output {
+            kernel.run(token)
+        }
+        // SAFETY: an `Avx2` exists only where `detect` found every feature that the function is compiled with.
+        unsafe { compiled(self, kernel) }
+    }
 }
 
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot_bf16(a: &[bf16], b: &[f32]) -> f32 {
-    let widen = |a: &[bf16; LANES]| {
-        // SAFETY: eight elements of two bytes are the 16 bytes the load reads.
-        let bits = unsafe { _mm_loadu_si128(a.as_ptr().cast()) };
-        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(bits)))
+impl AvxVnni {
+    /// `Some` where the processor has it.
+    #[cfg(feature = "std")]
+    pub fn detect() -> Option<Self> {
+        let has = is_x86_feature_detected!("avxvnni");
+        Avx2::detect().filter(|_| has).map(Self)
+    }
+
+    pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+        fn compiled<K: Kernel>(token: AvxVnni, kernel: K) -> K::Output {
+            kernel.run(token)
+        }
+        // SAFETY: an `AvxVnni` exists only where `detect` found every feature that the function is compiled with.
+        unsafe { compiled(self, kernel) }
+    }
+}
+
+/// SAFETY of every block in here: a token exists only where `detect` found the instructions, and an array reference has as many
+/// elements as the loads read or the stores write.
+macro_rules! safe {
+    ($expression:expr) => {{
+        // SAFETY: see above.
+        unsafe { $expression }
+    }};
+}
+
+/// Low and high eight lanes.
+type Floats = [__m256; 2];
+type Integers = [__m256i; 2];
+
+/// One operation on both halves of each argument.
+macro_rules! halves {
+    ($operation:ident($($argument:ident),*)) => {
+        [safe!($operation($($argument[0]),*)), safe!($operation($($argument[1]),*))]
     };
-    dot(a, b, widen, scalar::dot_bf16)
 }
 
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot_f16(a: &[f16], b: &[f32]) -> f32 {
-    // SAFETY: eight elements of two bytes are the 16 bytes the load reads.
-    let widen = |a: &[f16; LANES]| _mm256_cvtph_ps(unsafe { _mm_loadu_si128(a.as_ptr().cast()) });
-    dot(a, b, widen, scalar::dot_f16)
+/// Four activations, eight times.
+#[inline(always)]
+fn four_activations(x: &[i8; BLOCK], step: usize) -> __m256i {
+    let [a, b, c, d] = x.as_chunks::<4>().0[step];
+    let [a, b, c, d] = [a as u8, b as u8, c as u8, d as u8];
+    safe!(_mm256_set1_epi32(i32::from_le_bytes([a, b, c, d])))
 }
 
-/// Four sums side by side hide the latency of the fused multiply-add.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn dot<T>(a: &[T], b: &[f32], widen: impl Fn(&[T; LANES]) -> __m256, rest: impl Fn(&[T], &[f32]) -> f32) -> f32 {
-    let mut sums = [_mm256_setzero_ps(); 4];
-    let (a_vectors, a_rest) = a.as_chunks::<LANES>();
-    let (b_vectors, b_rest) = b.as_chunks::<LANES>();
-    let (a_fours, a_vectors) = a_vectors.as_chunks::<4>();
-    let (b_fours, b_vectors) = b_vectors.as_chunks::<4>();
-    for (a, b) in a_fours.iter().zip(b_fours) {
-        for lane in 0..4 {
-            sums[lane] = _mm256_fmadd_ps(widen(&a[lane]), load(&b[lane]), sums[lane]);
+/// The four bytes of each of eight rows.
+#[inline(always)]
+fn load_bytes(bytes: &[u8], half: usize) -> __m256i {
+    let bytes: &[u8; 32] = &bytes.as_chunks().0[half];
+    safe!(_mm256_loadu_si256(bytes.as_ptr().cast()))
+}
+
+#[inline(always)]
+fn low_nibbles(bytes: __m256i) -> __m256i {
+    safe!(_mm256_and_si256(bytes, _mm256_set1_epi8(15)))
+}
+
+#[inline(always)]
+fn high_nibbles(bytes: __m256i) -> __m256i {
+    low_nibbles(safe!(_mm256_srli_epi16::<4>(bytes)))
+}
+
+/// Sums of pairs of products in 16 bits: nibbles up to 15 times −128, twice, for at most eight steps, fit.
+#[inline(always)]
+fn add_pairs(sums: __m256i, nibbles: __m256i, x: __m256i) -> __m256i {
+    safe!(_mm256_add_epi16(sums, _mm256_maddubs_epi16(nibbles, x)))
+}
+
+/// Sums of pairs, added two by two.
+#[inline(always)]
+fn widen_pairs(sums: __m256i) -> __m256i {
+    safe!(_mm256_madd_epi16(sums, _mm256_set1_epi16(1)))
+}
+
+#[inline(always)]
+fn load_halves(x: &[u16; 8]) -> __m256 {
+    safe!(_mm256_cvtph_ps(_mm_loadu_si128(x.as_ptr().cast())))
+}
+
+#[inline(always)]
+fn load_short_floats(x: &[u16; 8]) -> __m256 {
+    let bits = safe!(_mm256_cvtepu16_epi32(_mm_loadu_si128(x.as_ptr().cast())));
+    safe!(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits)))
+}
+
+/// One byte of each of eight rows.
+#[inline(always)]
+fn load_column(weights: &[u8; 4 * LANES], half: usize, byte: usize) -> __m256 {
+    let shift = safe!(_mm_cvtsi32_si128(8 * byte as i32));
+    let shifted = safe!(_mm256_srl_epi32(load_bytes(weights, half), shift));
+    safe!(_mm256_cvtepi32_ps(_mm256_and_si256(shifted, _mm256_set1_epi32(255))))
+}
+
+/// Two to the number that the low bits hold: see [`Simd::scale_by_power`].
+#[inline(always)]
+fn power(shifted: __m256) -> __m256 {
+    let bias = safe!(_mm256_set1_epi32(127 - vector::ROUND.to_bits() as i32));
+    let exponent = safe!(_mm256_add_epi32(_mm256_castps_si256(shifted), bias));
+    safe!(_mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent)))
+}
+
+/// The products of integers, in which the two instruction sets differ.
+trait Products: Copy {
+    fn bytes(self, weights: &[u8; LANES * BLOCK], x: &[i8; BLOCK], start: Integers) -> Integers;
+    fn nibbles(self, weights: &[u8; LANES * BLOCK / 2], x: &[i8; BLOCK], start: Integers) -> Integers;
+}
+
+impl Products for Avx2 {
+    /// A byte is its low nibble and 16 times its high one: the instruction that multiplies bytes in pairs adds them in 16 bits,
+    /// which whole bytes would overflow.
+    #[inline(always)]
+    fn bytes(self, weights: &[u8; LANES * BLOCK], x: &[i8; BLOCK], start: Integers) -> Integers {
+        let mut sums = start;
+        for (half, sums) in sums.iter_mut().enumerate() {
+            let mut low = safe!(_mm256_setzero_si256());
+            let mut high = low;
+            for (step, weights) in weights.as_chunks::<{ 4 * LANES }>().0.iter().enumerate() {
+                let (bytes, x) = (load_bytes(weights, half), four_activations(x, step));
+                low = add_pairs(low, low_nibbles(bytes), x);
+                high = add_pairs(high, high_nibbles(bytes), x);
+            }
+            let high = safe!(_mm256_slli_epi32::<4>(widen_pairs(high)));
+            *sums = safe!(_mm256_add_epi32(*sums, _mm256_add_epi32(widen_pairs(low), high)));
         }
+        sums
     }
-    for (a, b) in a_vectors.iter().zip(b_vectors) {
-        sums[0] = _mm256_fmadd_ps(widen(a), load(b), sums[0]);
-    }
-    horizontal_sum(sum_of_four(sums)) + rest(a_rest, b_rest)
-}
 
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot_i8(a: &[i8], b: &[i8]) -> i32 {
-    let mut sums = _mm256_setzero_si256();
-    let (a_vectors, a_rest) = a.as_chunks::<16>();
-    let (b_vectors, b_rest) = b.as_chunks::<16>();
-    for (a, b) in a_vectors.iter().zip(b_vectors) {
-        // SAFETY: each chunk has the 16 bytes the load reads.
-        let (a, b) = unsafe { (_mm_loadu_si128(a.as_ptr().cast()), _mm_loadu_si128(b.as_ptr().cast())) };
-        sums = _mm256_add_epi32(sums, _mm256_madd_epi16(_mm256_cvtepi8_epi16(a), _mm256_cvtepi8_epi16(b)));
-    }
-    let mut lanes = [0i32; 8];
-    // SAFETY: eight sums of four bytes are the 32 bytes the store writes.
-    unsafe { _mm256_storeu_si256(lanes.as_mut_ptr().cast(), sums) };
-    lanes.iter().sum::<i32>() + scalar::dot_i8(a_rest, b_rest)
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dot_quantized(row: QuantizedRow<'_>, x: &[f32]) -> f32 {
-    if !row.groups_begin_at_bytes() {
-        return scalar::dot_quantized(row, x);
-    }
-    match (row.storage, row.group_size) {
-        (Storage::Nibbles, 32) => dot_nibbles::<1>(row, x),
-        (Storage::Nibbles, 64) => dot_nibbles::<2>(row, x),
-        (Storage::Nibbles, 128) => dot_nibbles::<4>(row, x),
-        (Storage::Nibbles, _) => dot_nibbles_of_any_group(row, x),
-        (Storage::Unsigned, 32) => dot_bytes::<1>(row, x, |bytes| _mm256_cvtepu8_epi32(bytes), 128),
-        (Storage::Unsigned, 64) => dot_bytes::<2>(row, x, |bytes| _mm256_cvtepu8_epi32(bytes), 128),
-        (Storage::Unsigned, 128) => dot_bytes::<4>(row, x, |bytes| _mm256_cvtepu8_epi32(bytes), 128),
-        (Storage::Unsigned, _) => dot_bytes_of_any_group(row, x, |bytes| _mm256_cvtepu8_epi32(bytes), 128),
-        (Storage::Signed, _) => dot_bytes_of_any_group(row, x, |bytes| _mm256_cvtepi8_epi32(bytes), 0),
-    }
-}
-
-/// Groups of `BLOCKS` times 32, known when this is compiled: a group of 32 is short beside the counting around it.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn dot_bytes<const BLOCKS: usize>(row: QuantizedRow<'_>, x: &[f32], widen: impl Fn(__m128i) -> __m256i, bias: i32) -> f32 {
-    let mut total = _mm256_setzero_ps();
-    let mut zero_points = row.zero_points.unwrap_or_default().iter();
-    let (bytes, x) = (row.bytes.as_chunks::<32>().0, x.as_chunks::<32>().0);
-    let groups = bytes.as_chunks::<BLOCKS>().0.iter().zip(x.as_chunks::<BLOCKS>().0);
-    for ((bytes, x), scale) in groups.zip(row.scales) {
-        let zero_point = zero_points.next().map_or(0, |point| i32::from(*point));
-        let offset = _mm256_set1_epi32(bias + zero_point);
-        let mut sums = [_mm256_setzero_ps(); 4];
-        for (bytes, x) in bytes.iter().zip(x) {
-            sums = add_bytes(bytes, x, &widen, offset, sums);
+    #[inline(always)]
+    fn nibbles(self, weights: &[u8; LANES * BLOCK / 2], x: &[i8; BLOCK], start: Integers) -> Integers {
+        let mut sums = start;
+        for (half, sums) in sums.iter_mut().enumerate() {
+            let mut pairs = safe!(_mm256_setzero_si256());
+            for (step, weights) in weights.as_chunks::<{ 4 * LANES }>().0.iter().enumerate() {
+                let bytes = load_bytes(weights, half);
+                pairs = add_pairs(pairs, low_nibbles(bytes), four_activations(x, step));
+                pairs = add_pairs(pairs, high_nibbles(bytes), four_activations(x, step + 4));
+            }
+            *sums = safe!(_mm256_add_epi32(*sums, widen_pairs(pairs)));
         }
-        total = _mm256_fmadd_ps(sum_of_four(sums), _mm256_set1_ps(*scale), total);
+        sums
     }
-    horizontal_sum(total)
 }
 
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn dot_bytes_of_any_group(row: QuantizedRow<'_>, x: &[f32], widen: impl Fn(__m128i) -> __m256i, bias: i32) -> f32 {
-    let mut total = _mm256_setzero_ps();
-    let mut rest = 0.0;
-    for (group, scale) in row.scales.iter().enumerate() {
-        let first = group * row.group_size;
-        let offset = _mm256_set1_epi32(bias + row.zero_point(group));
-        let (bytes, _) = row.bytes[first..first + row.group_size].as_chunks::<32>();
-        let (x_blocks, _) = x[first..first + row.group_size].as_chunks::<32>();
-        let mut sums = [_mm256_setzero_ps(); 4];
-        for (bytes, x) in bytes.iter().zip(x_blocks) {
-            sums = add_bytes(bytes, x, &widen, offset, sums);
+impl Products for AvxVnni {
+    #[inline(always)]
+    fn bytes(self, weights: &[u8; LANES * BLOCK], x: &[i8; BLOCK], start: Integers) -> Integers {
+        let mut sums = start;
+        for (step, weights) in weights.as_chunks::<{ 4 * LANES }>().0.iter().enumerate() {
+            let x = four_activations(x, step);
+            for (half, sums) in sums.iter_mut().enumerate() {
+                *sums = safe!(_mm256_dpbusd_avx_epi32(*sums, load_bytes(weights, half), x));
+            }
         }
-        total = _mm256_fmadd_ps(sum_of_four(sums), _mm256_set1_ps(*scale), total);
-        let done = first + bytes.len() * 32;
-        if done < first + row.group_size {
-            rest += scale * scalar::dot_integers(row, group, done..first + row.group_size, x);
+        sums
+    }
+
+    #[inline(always)]
+    fn nibbles(self, weights: &[u8; LANES * BLOCK / 2], x: &[i8; BLOCK], start: Integers) -> Integers {
+        let mut sums = start;
+        for (step, weights) in weights.as_chunks::<{ 4 * LANES }>().0.iter().enumerate() {
+            let (low, high) = (four_activations(x, step), four_activations(x, step + 4));
+            for (half, sums) in sums.iter_mut().enumerate() {
+                let bytes = load_bytes(weights, half);
+                *sums = safe!(_mm256_dpbusd_avx_epi32(*sums, low_nibbles(bytes), low));
+                *sums = safe!(_mm256_dpbusd_avx_epi32(*sums, high_nibbles(bytes), high));
+            }
         }
+        sums
     }
-    horizontal_sum(total) + rest
 }
 
-/// Adds 32 products of integers, each less `offset`, and activations.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn add_bytes(
-    bytes: &[u8; 32],
-    x: &[f32; 32],
-    widen: impl Fn(__m128i) -> __m256i,
-    offset: __m256i,
-    mut sums: [__m256; 4],
-) -> [__m256; 4] {
-    let (bytes, x) = (bytes.as_chunks::<LANES>().0, x.as_chunks::<LANES>().0);
-    for quarter in 0..4 {
-        // SAFETY: each quarter has the eight bytes the load reads.
-        let q = widen(unsafe { _mm_loadl_epi64(bytes[quarter].as_ptr().cast()) });
-        let q = _mm256_cvtepi32_ps(_mm256_sub_epi32(q, offset));
-        sums[quarter] = _mm256_fmadd_ps(q, load(&x[quarter]), sums[quarter]);
-    }
-    sums
-}
+macro_rules! simd {
+    ($token:ty) => {
+        impl Simd for $token {
+            type F32 = Floats;
+            type I32 = Integers;
 
-/// Groups of `BLOCKS` times 32, as in [`dot_bytes`].
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn dot_nibbles<const BLOCKS: usize>(row: QuantizedRow<'_>, x: &[f32]) -> f32 {
-    let mut total = _mm256_setzero_ps();
-    let mut zero_points = row.zero_points.unwrap_or_default().iter();
-    let (bytes, x) = (row.bytes.as_chunks::<16>().0, x.as_chunks::<32>().0);
-    let groups = bytes.as_chunks::<BLOCKS>().0.iter().zip(x.as_chunks::<BLOCKS>().0);
-    for ((bytes, x), scale) in groups.zip(row.scales) {
-        let zero_point = zero_points.next().copied().unwrap_or(0);
-        let mut sums = [_mm256_setzero_ps(); 4];
-        for (bytes, x) in bytes.iter().zip(x) {
-            sums = add_nibbles(bytes, x, zero_point, sums);
+            const ROWS: usize = 3;
+            const WIDE: bool = false;
+
+            #[inline(always)]
+            fn splat(self, x: f32) -> Floats {
+                [safe!(_mm256_set1_ps(x)); 2]
+            }
+
+            #[inline(always)]
+            fn load(self, x: &[f32; LANES]) -> Floats {
+                let [low, high] = x.as_chunks::<8>().0 else { unreachable!("sixteen lanes are two halves") };
+                [safe!(_mm256_loadu_ps(low.as_ptr())), safe!(_mm256_loadu_ps(high.as_ptr()))]
+            }
+
+            #[inline(always)]
+            fn load_f16(self, x: &[u16; LANES]) -> Floats {
+                let [low, high] = x.as_chunks::<8>().0 else { unreachable!("sixteen lanes are two halves") };
+                [load_halves(low), load_halves(high)]
+            }
+
+            #[inline(always)]
+            fn load_bf16(self, x: &[u16; LANES]) -> Floats {
+                let [low, high] = x.as_chunks::<8>().0 else { unreachable!("sixteen lanes are two halves") };
+                [load_short_floats(low), load_short_floats(high)]
+            }
+
+            #[inline(always)]
+            fn load_i8(self, x: &[i8; LANES]) -> Floats {
+                self.to_f32(self.load_i8_as_i32(x))
+            }
+
+            #[inline(always)]
+            fn store(self, x: Floats, out: &mut [f32; LANES]) {
+                let [low, high] = out.as_chunks_mut::<8>().0 else { unreachable!("sixteen lanes are two halves") };
+                safe!(_mm256_storeu_ps(low.as_mut_ptr(), x[0]));
+                safe!(_mm256_storeu_ps(high.as_mut_ptr(), x[1]));
+            }
+
+            #[inline(always)]
+            fn store_i8(self, x: Floats, out: &mut [i8; LANES]) {
+                let x = halves!(_mm256_cvtps_epi32(x));
+                // Packing works inside each 128-bit half, so the middle quarters have to change places.
+                let words = safe!(_mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packs_epi32(x[0], x[1])));
+                let bytes = safe!(_mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words)));
+                safe!(_mm_storeu_si128(out.as_mut_ptr().cast(), bytes));
+            }
+
+            #[inline(always)]
+            fn add(self, a: Floats, b: Floats) -> Floats {
+                halves!(_mm256_add_ps(a, b))
+            }
+
+            #[inline(always)]
+            fn sub(self, a: Floats, b: Floats) -> Floats {
+                halves!(_mm256_sub_ps(a, b))
+            }
+
+            #[inline(always)]
+            fn mul(self, a: Floats, b: Floats) -> Floats {
+                halves!(_mm256_mul_ps(a, b))
+            }
+
+            #[inline(always)]
+            fn div(self, a: Floats, b: Floats) -> Floats {
+                halves!(_mm256_div_ps(a, b))
+            }
+
+            #[inline(always)]
+            fn mul_add(self, a: Floats, b: Floats, c: Floats) -> Floats {
+                halves!(_mm256_fmadd_ps(a, b, c))
+            }
+
+            #[inline(always)]
+            fn min(self, a: Floats, b: Floats) -> Floats {
+                halves!(_mm256_min_ps(a, b))
+            }
+
+            #[inline(always)]
+            fn max(self, a: Floats, b: Floats) -> Floats {
+                halves!(_mm256_max_ps(a, b))
+            }
+
+            #[inline(always)]
+            fn abs(self, x: Floats) -> Floats {
+                let sign = self.splat(-0.0);
+                halves!(_mm256_andnot_ps(sign, x))
+            }
+
+            #[inline(always)]
+            fn scale_by_power(self, x: Floats, shifted: Floats) -> Floats {
+                self.mul(x, [power(shifted[0]), power(shifted[1])])
+            }
+
+            #[inline(always)]
+            fn splat_i32(self, x: i32) -> Integers {
+                [safe!(_mm256_set1_epi32(x)); 2]
+            }
+
+            #[inline(always)]
+            fn load_i8_as_i32(self, x: &[i8; LANES]) -> Integers {
+                let [low, high] = x.as_chunks::<8>().0 else { unreachable!("sixteen lanes are two halves") };
+                let halves = [low.as_ptr().cast(), high.as_ptr().cast()];
+                [safe!(_mm256_cvtepi8_epi32(_mm_loadl_epi64(halves[0]))), safe!(_mm256_cvtepi8_epi32(_mm_loadl_epi64(halves[1])))]
+            }
+
+            #[inline(always)]
+            fn add_i32(self, a: Integers, b: Integers) -> Integers {
+                halves!(_mm256_add_epi32(a, b))
+            }
+
+            #[inline(always)]
+            fn mul_i32(self, a: Integers, b: Integers) -> Integers {
+                halves!(_mm256_mullo_epi32(a, b))
+            }
+
+            #[inline(always)]
+            fn to_f32(self, x: Integers) -> Floats {
+                halves!(_mm256_cvtepi32_ps(x))
+            }
+
+            #[cfg(test)]
+            #[inline(always)]
+            fn store_i32(self, x: Integers, out: &mut [i32; LANES]) {
+                for (out, x) in out.as_chunks_mut::<8>().0.iter_mut().zip(x) {
+                    safe!(_mm256_storeu_si256(out.as_mut_ptr().cast(), x));
+                }
+            }
+
+            #[inline(always)]
+            fn dots<const T: usize>(
+                self,
+                weights: &[u8; LANES * BLOCK],
+                x: [&[i8; BLOCK]; T],
+                start: [Integers; T],
+            ) -> [Integers; T] {
+                let mut sums = start;
+                for token in 0..T {
+                    sums[token] = self.bytes(weights, x[token], start[token]);
+                }
+                sums
+            }
+
+            #[inline(always)]
+            fn dot_nibbles(self, weights: &[u8; LANES * BLOCK / 2], x: &[i8; BLOCK], start: Integers) -> Integers {
+                self.nibbles(weights, x, start)
+            }
+
+            #[inline(always)]
+            fn load_column(self, weights: &[u8; 4 * LANES], byte: usize) -> Floats {
+                [load_column(weights, 0, byte), load_column(weights, 1, byte)]
+            }
+
+            #[inline(always)]
+            fn prefetch(self, address: *const u8) {
+                safe!(_mm_prefetch::<_MM_HINT_T0>(address.cast()));
+            }
         }
-        total = _mm256_fmadd_ps(sum_of_four(sums), _mm256_set1_ps(*scale), total);
-    }
-    horizontal_sum(total)
+    };
 }
 
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn dot_nibbles_of_any_group(row: QuantizedRow<'_>, x: &[f32]) -> f32 {
-    let mut total = _mm256_setzero_ps();
-    let mut rest = 0.0;
-    for (group, scale) in row.scales.iter().enumerate() {
-        let first = group * row.group_size;
-        let zero_point = row.zero_points.map_or(0, |points| points[group]);
-        let (bytes, _) = row.bytes[first / 2..(first + row.group_size) / 2].as_chunks::<16>();
-        let (x_blocks, _) = x[first..first + row.group_size].as_chunks::<32>();
-        let mut sums = [_mm256_setzero_ps(); 4];
-        for (bytes, x) in bytes.iter().zip(x_blocks) {
-            sums = add_nibbles(bytes, x, zero_point, sums);
-        }
-        total = _mm256_fmadd_ps(sum_of_four(sums), _mm256_set1_ps(*scale), total);
-        let done = first + bytes.len() * 32;
-        if done < first + row.group_size {
-            rest += scale * scalar::dot_integers(row, group, done..first + row.group_size, x);
-        }
-    }
-    horizontal_sum(total) + rest
-}
-
-/// Adds 32 products of what nibbles stand for, less the zero point, and activations.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn add_nibbles(bytes: &[u8; 16], x: &[f32; 32], zero_point: i8, mut sums: [__m256; 4]) -> [__m256; 4] {
-    let low_nibble = _mm_set1_epi8(15);
-    // A zero point lies within ±8, so that bytes hold every difference.
-    let offset = _mm_set1_epi8(8 + zero_point);
-    // SAFETY: the array has the 16 bytes the load reads.
-    let pairs = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
-    let low = _mm_sub_epi8(_mm_and_si128(pairs, low_nibble), offset);
-    let high = _mm_sub_epi8(_mm_and_si128(_mm_srli_epi16::<4>(pairs), low_nibble), offset);
-    // Element 2i is the low nibble of byte i: interleaving the two puts the elements in order.
-    let (front, back) = (_mm_unpacklo_epi8(low, high), _mm_unpackhi_epi8(low, high));
-    let quarters = [front, _mm_srli_si128::<8>(front), back, _mm_srli_si128::<8>(back)];
-    let x = x.as_chunks::<LANES>().0;
-    for quarter in 0..4 {
-        let q = _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(quarters[quarter]));
-        sums[quarter] = _mm256_fmadd_ps(q, load(&x[quarter]), sums[quarter]);
-    }
-    sums
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn sum_of_four(sums: [__m256; 4]) -> __m256 {
-    _mm256_add_ps(_mm256_add_ps(sums[0], sums[1]), _mm256_add_ps(sums[2], sums[3]))
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn load(x: &[f32; LANES]) -> __m256 {
-    // SAFETY: the array has as many elements as the load reads.
-    unsafe { _mm256_loadu_ps(x.as_ptr()) }
-}
-
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-fn horizontal_sum(x: __m256) -> f32 {
-    let four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
-    let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-    _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn dequantize(row: QuantizedRow<'_>, out: &mut [f32]) {
-    scalar::dequantize(row, out);
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn widen_bf16(values: &[bf16], out: &mut [f32]) {
-    scalar::widen_bf16(values, out);
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn widen_f16(values: &[f16], out: &mut [f32]) {
-    let (vectors, rest) = values.as_chunks::<LANES>();
-    let (out_vectors, out_rest) = out.as_chunks_mut::<LANES>();
-    for (values, out) in vectors.iter().zip(out_vectors) {
-        // SAFETY: eight halves are the 16 bytes the load reads, eight floats the 32 bytes the store writes.
-        unsafe { _mm256_storeu_ps(out.as_mut_ptr(), _mm256_cvtph_ps(_mm_loadu_si128(values.as_ptr().cast()))) };
-    }
-    scalar::widen_f16(rest, out_rest);
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn add_scaled(out: &mut [f32], factor: f32, x: &[f32]) {
-    scalar::add_scaled(out, factor, x);
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn softmax(x: &mut [f32]) {
-    scalar::softmax(x);
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn silu(x: &mut [f32]) {
-    scalar::silu(x);
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn gelu_tanh(x: &mut [f32]) {
-    scalar::gelu_tanh(x);
-}
-
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(super) fn quantize_i8(x: &[f32], out: &mut [i8]) -> f32 {
-    scalar::quantize_i8(x, out)
-}
+simd!(Avx2);
+simd!(AvxVnni);

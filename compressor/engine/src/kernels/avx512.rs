@@ -1,249 +1,216 @@
-//! The loops with 512-bit vectors. Half-precision rows and what is short beside the products keep to [`super::avx2`].
+//! Sixteen lanes in one 512-bit register.
 
-use std::arch::x86_64::*;
+use core::arch::x86_64::*;
 
-use half::bf16;
+use super::{BLOCK, Kernel, LANES, Simd, vector};
 
-use super::{QuantizedRow, Storage, scalar};
+/// Proof that this processor has AVX-512 F, BW, DQ, VL and VNNI, and what [`super::Avx2`] proves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Avx512(());
 
-pub(super) use super::avx2::{dot_f16, widen_f16};
+impl Avx512 {
+    /// `Some` where the processor has it.
+    #[cfg(feature = "std")]
+    pub fn detect() -> Option<Self> {
+        super::Avx2::detect()?;
+        let has = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni");
+        has.then_some(Self(()))
+    }
 
-/// Elements in one vector.
-const LANES: usize = 16;
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn dot_f32(a: &[f32], b: &[f32]) -> f32 {
-    dot(a, b, |a: &[f32; LANES]| load(a), scalar::dot_f32)
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn dot_bf16(a: &[bf16], b: &[f32]) -> f32 {
-    let widen = |a: &[bf16; LANES]| {
-        // SAFETY: 16 elements of two bytes are the 32 bytes the load reads.
-        let bits = unsafe { _mm256_loadu_si256(a.as_ptr().cast()) };
-        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(bits)))
-    };
-    dot(a, b, widen, scalar::dot_bf16)
-}
-
-/// Four sums side by side hide the latency of the fused multiply-add.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn dot<T>(a: &[T], b: &[f32], widen: impl Fn(&[T; LANES]) -> __m512, rest: impl Fn(&[T], &[f32]) -> f32) -> f32 {
-    let mut sums = [_mm512_setzero_ps(); 4];
-    let (a_vectors, a_rest) = a.as_chunks::<LANES>();
-    let (b_vectors, b_rest) = b.as_chunks::<LANES>();
-    let (a_fours, a_vectors) = a_vectors.as_chunks::<4>();
-    let (b_fours, b_vectors) = b_vectors.as_chunks::<4>();
-    for (a, b) in a_fours.iter().zip(b_fours) {
-        for lane in 0..4 {
-            sums[lane] = _mm512_fmadd_ps(widen(&a[lane]), load(&b[lane]), sums[lane]);
+    pub(super) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+        fn compiled<K: Kernel>(token: Avx512, kernel: K) -> K::Output {
+            kernel.run(token)
         }
-    }
-    for (a, b) in a_vectors.iter().zip(b_vectors) {
-        sums[0] = _mm512_fmadd_ps(widen(a), load(b), sums[0]);
-    }
-    let sum = _mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3]));
-    _mm512_reduce_add_ps(sum) + rest(a_rest, b_rest)
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn dot_i8(a: &[i8], b: &[i8]) -> i32 {
-    let mut sums = _mm512_setzero_si512();
-    let (a_vectors, a_rest) = a.as_chunks::<32>();
-    let (b_vectors, b_rest) = b.as_chunks::<32>();
-    for (a, b) in a_vectors.iter().zip(b_vectors) {
-        // SAFETY: each chunk has the 32 bytes the load reads.
-        let (a, b) = unsafe { (_mm256_loadu_si256(a.as_ptr().cast()), _mm256_loadu_si256(b.as_ptr().cast())) };
-        sums = _mm512_add_epi32(sums, _mm512_madd_epi16(_mm512_cvtepi8_epi16(a), _mm512_cvtepi8_epi16(b)));
-    }
-    _mm512_reduce_add_epi32(sums) + scalar::dot_i8(a_rest, b_rest)
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn dot_quantized(row: QuantizedRow<'_>, x: &[f32]) -> f32 {
-    if !row.groups_begin_at_bytes() {
-        return scalar::dot_quantized(row, x);
-    }
-    match (row.storage, row.group_size) {
-        (Storage::Nibbles, 32) => dot_nibbles::<1>(row, x),
-        (Storage::Nibbles, 64) => dot_nibbles::<2>(row, x),
-        (Storage::Nibbles, 128) => dot_nibbles::<4>(row, x),
-        (Storage::Nibbles, _) => dot_nibbles_of_any_group(row, x),
-        (Storage::Unsigned, 32) => dot_bytes::<1>(row, x, |bytes| _mm512_cvtepu8_epi32(bytes), 128),
-        (Storage::Unsigned, 64) => dot_bytes::<2>(row, x, |bytes| _mm512_cvtepu8_epi32(bytes), 128),
-        (Storage::Unsigned, 128) => dot_bytes::<4>(row, x, |bytes| _mm512_cvtepu8_epi32(bytes), 128),
-        (Storage::Unsigned, _) => dot_bytes_of_any_group(row, x, |bytes| _mm512_cvtepu8_epi32(bytes), 128),
-        (Storage::Signed, _) => dot_bytes_of_any_group(row, x, |bytes| _mm512_cvtepi8_epi32(bytes), 0),
+        // SAFETY: an `Avx512` exists only where `detect` found every feature that the function is compiled with.
+        unsafe { compiled(self, kernel) }
     }
 }
 
-/// Groups of `BLOCKS` times 32, known when this is compiled: a group of 32 is short beside the counting around it.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn dot_bytes<const BLOCKS: usize>(row: QuantizedRow<'_>, x: &[f32], widen: impl Fn(__m128i) -> __m512i, bias: i32) -> f32 {
-    let mut total = _mm512_setzero_ps();
-    let mut zero_points = row.zero_points.unwrap_or_default().iter();
-    let (bytes, x) = (row.bytes.as_chunks::<32>().0, x.as_chunks::<32>().0);
-    let groups = bytes.as_chunks::<BLOCKS>().0.iter().zip(x.as_chunks::<BLOCKS>().0);
-    for ((bytes, x), scale) in groups.zip(row.scales) {
-        let zero_point = zero_points.next().map_or(0, |point| i32::from(*point));
-        let offset = _mm512_set1_epi32(bias + zero_point);
-        let mut sums = [_mm512_setzero_ps(); 2];
-        for (bytes, x) in bytes.iter().zip(x) {
-            sums = add_bytes(bytes, x, &widen, offset, sums);
+/// SAFETY of every block in here: an `Avx512` exists only where `detect` found the instructions, and an array reference has as
+/// many elements as the load reads or the store writes.
+macro_rules! safe {
+    ($expression:expr) => {{
+        // SAFETY: see above.
+        unsafe { $expression }
+    }};
+}
+
+/// Sixteen lanes of four bytes, broadcast from four activations.
+#[inline(always)]
+fn four_activations(x: &[i8; BLOCK], step: usize) -> __m512i {
+    let [a, b, c, d] = x.as_chunks::<4>().0[step];
+    let [a, b, c, d] = [a as u8, b as u8, c as u8, d as u8];
+    safe!(_mm512_set1_epi32(i32::from_le_bytes([a, b, c, d])))
+}
+
+#[inline(always)]
+fn load_bytes(bytes: &[u8; 4 * LANES]) -> __m512i {
+    safe!(_mm512_loadu_si512(bytes.as_ptr().cast()))
+}
+
+impl Simd for Avx512 {
+    type F32 = __m512;
+    type I32 = __m512i;
+
+    const ROWS: usize = 6;
+    const WIDE: bool = true;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        safe!(_mm512_set1_ps(x))
+    }
+
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> __m512 {
+        safe!(_mm512_loadu_ps(x.as_ptr()))
+    }
+
+    #[inline(always)]
+    fn load_f16(self, x: &[u16; LANES]) -> __m512 {
+        safe!(_mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())))
+    }
+
+    #[inline(always)]
+    fn load_bf16(self, x: &[u16; LANES]) -> __m512 {
+        let bits = safe!(_mm512_cvtepu16_epi32(_mm256_loadu_si256(x.as_ptr().cast())));
+        safe!(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits)))
+    }
+
+    #[inline(always)]
+    fn load_i8(self, x: &[i8; LANES]) -> __m512 {
+        self.to_f32(self.load_i8_as_i32(x))
+    }
+
+    #[inline(always)]
+    fn store(self, x: __m512, out: &mut [f32; LANES]) {
+        safe!(_mm512_storeu_ps(out.as_mut_ptr(), x));
+    }
+
+    #[inline(always)]
+    fn store_i8(self, x: __m512, out: &mut [i8; LANES]) {
+        let bytes = safe!(_mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x)));
+        safe!(_mm_storeu_si128(out.as_mut_ptr().cast(), bytes));
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        safe!(_mm512_add_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        safe!(_mm512_sub_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        safe!(_mm512_mul_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        safe!(_mm512_div_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn mul_add(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        safe!(_mm512_fmadd_ps(a, b, c))
+    }
+
+    #[inline(always)]
+    fn min(self, a: __m512, b: __m512) -> __m512 {
+        safe!(_mm512_min_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        safe!(_mm512_max_ps(a, b))
+    }
+
+    #[inline(always)]
+    fn abs(self, x: __m512) -> __m512 {
+        safe!(_mm512_abs_ps(x))
+    }
+
+    #[inline(always)]
+    fn scale_by_power(self, x: __m512, shifted: __m512) -> __m512 {
+        let bias = safe!(_mm512_set1_epi32(127 - vector::ROUND.to_bits() as i32));
+        let exponent = safe!(_mm512_add_epi32(_mm512_castps_si512(shifted), bias));
+        safe!(_mm512_mul_ps(x, _mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent))))
+    }
+
+    #[inline(always)]
+    fn splat_i32(self, x: i32) -> __m512i {
+        safe!(_mm512_set1_epi32(x))
+    }
+
+    #[inline(always)]
+    fn load_i8_as_i32(self, x: &[i8; LANES]) -> __m512i {
+        safe!(_mm512_cvtepi8_epi32(_mm_loadu_si128(x.as_ptr().cast())))
+    }
+
+    #[inline(always)]
+    fn add_i32(self, a: __m512i, b: __m512i) -> __m512i {
+        safe!(_mm512_add_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn mul_i32(self, a: __m512i, b: __m512i) -> __m512i {
+        safe!(_mm512_mullo_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn to_f32(self, x: __m512i) -> __m512 {
+        safe!(_mm512_cvtepi32_ps(x))
+    }
+
+    #[cfg(test)]
+    #[inline(always)]
+    fn store_i32(self, x: __m512i, out: &mut [i32; LANES]) {
+        safe!(_mm512_storeu_si512(out.as_mut_ptr().cast(), x));
+    }
+
+    #[inline(always)]
+    fn dots<const T: usize>(self, weights: &[u8; LANES * BLOCK], x: [&[i8; BLOCK]; T], start: [__m512i; T]) -> [__m512i; T] {
+        let mut sums = start;
+        for (step, weights) in weights.as_chunks().0.iter().enumerate() {
+            let weights = load_bytes(weights);
+            for token in 0..T {
+                sums[token] = safe!(_mm512_dpbusd_epi32(sums[token], weights, four_activations(x[token], step)));
+            }
         }
-        total = _mm512_fmadd_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_set1_ps(*scale), total);
+        sums
     }
-    _mm512_reduce_add_ps(total)
-}
 
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn dot_bytes_of_any_group(row: QuantizedRow<'_>, x: &[f32], widen: impl Fn(__m128i) -> __m512i, bias: i32) -> f32 {
-    let mut total = _mm512_setzero_ps();
-    let mut rest = 0.0;
-    for (group, scale) in row.scales.iter().enumerate() {
-        let first = group * row.group_size;
-        let offset = _mm512_set1_epi32(bias + row.zero_point(group));
-        let (bytes, _) = row.bytes[first..first + row.group_size].as_chunks::<32>();
-        let (x_blocks, _) = x[first..first + row.group_size].as_chunks::<32>();
-        let mut sums = [_mm512_setzero_ps(); 2];
-        for (bytes, x) in bytes.iter().zip(x_blocks) {
-            sums = add_bytes(bytes, x, &widen, offset, sums);
+    #[inline(always)]
+    fn dot_nibbles(self, weights: &[u8; LANES * BLOCK / 2], x: &[i8; BLOCK], start: __m512i) -> __m512i {
+        let low_half = safe!(_mm512_set1_epi8(15));
+        // Two sums side by side halve the wait for each product.
+        let mut sums = [start, self.splat_i32(0)];
+        for step in 0..4 {
+            let pairs = load_bytes(&weights.as_chunks().0[step]);
+            let low = safe!(_mm512_and_si512(pairs, low_half));
+            let high = safe!(_mm512_and_si512(_mm512_srli_epi16::<4>(pairs), low_half));
+            sums[0] = safe!(_mm512_dpbusd_epi32(sums[0], low, four_activations(x, step)));
+            sums[1] = safe!(_mm512_dpbusd_epi32(sums[1], high, four_activations(x, step + 4)));
         }
-        total = _mm512_fmadd_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_set1_ps(*scale), total);
-        let done = first + bytes.len() * 32;
-        if done < first + row.group_size {
-            rest += scale * scalar::dot_integers(row, group, done..first + row.group_size, x);
-        }
+        self.add_i32(sums[0], sums[1])
     }
-    _mm512_reduce_add_ps(total) + rest
-}
 
-/// Adds 32 products of integers, each less `offset`, and activations.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn add_bytes(
-    bytes: &[u8; 32],
-    x: &[f32; 32],
-    widen: impl Fn(__m128i) -> __m512i,
-    offset: __m512i,
-    mut sums: [__m512; 2],
-) -> [__m512; 2] {
-    let (bytes, x) = (bytes.as_chunks::<LANES>().0, x.as_chunks::<LANES>().0);
-    for half in 0..2 {
-        // SAFETY: each half has the 16 bytes the load reads.
-        let q = widen(unsafe { _mm_loadu_si128(bytes[half].as_ptr().cast()) });
-        let q = _mm512_cvtepi32_ps(_mm512_sub_epi32(q, offset));
-        sums[half] = _mm512_fmadd_ps(q, load(&x[half]), sums[half]);
+    #[inline(always)]
+    fn load_column(self, weights: &[u8; 4 * LANES], byte: usize) -> __m512 {
+        let shift = safe!(_mm_cvtsi32_si128(8 * byte as i32));
+        let bytes = safe!(_mm512_and_si512(_mm512_srl_epi32(load_bytes(weights), shift), _mm512_set1_epi32(255)));
+        self.to_f32(bytes)
     }
-    sums
-}
 
-/// Groups of `BLOCKS` times 32, as in [`dot_bytes`].
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn dot_nibbles<const BLOCKS: usize>(row: QuantizedRow<'_>, x: &[f32]) -> f32 {
-    let mut totals = [_mm512_setzero_ps(); 2];
-    let mut zero_points = row.zero_points.unwrap_or_default().iter();
-    let (bytes, x) = (row.bytes.as_chunks::<16>().0, x.as_chunks::<32>().0);
-    let groups = bytes.as_chunks::<BLOCKS>().0.iter().zip(x.as_chunks::<BLOCKS>().0);
-    for ((bytes, x), scale) in groups.zip(row.scales) {
-        let table = meanings(*scale, zero_points.next().copied());
-        for (bytes, x) in bytes.iter().zip(x) {
-            totals = add_nibbles(bytes, x, table, totals);
-        }
+    #[inline(always)]
+    fn prefetch(self, address: *const u8) {
+        safe!(_mm_prefetch::<_MM_HINT_T0>(address.cast()));
     }
-    _mm512_reduce_add_ps(_mm512_add_ps(totals[0], totals[1]))
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn dot_nibbles_of_any_group(row: QuantizedRow<'_>, x: &[f32]) -> f32 {
-    let mut totals = [_mm512_setzero_ps(); 2];
-    let mut rest = 0.0;
-    for (group, scale) in row.scales.iter().enumerate() {
-        let first = group * row.group_size;
-        let table = meanings(*scale, row.zero_points.map(|points| points[group]));
-        let (bytes, _) = row.bytes[first / 2..(first + row.group_size) / 2].as_chunks::<16>();
-        let (x_blocks, _) = x[first..first + row.group_size].as_chunks::<32>();
-        for (bytes, x) in bytes.iter().zip(x_blocks) {
-            totals = add_nibbles(bytes, x, table, totals);
-        }
-        let done = first + bytes.len() * 32;
-        if done < first + row.group_size {
-            rest += scale * scalar::dot_integers(row, group, done..first + row.group_size, x);
-        }
-    }
-    _mm512_reduce_add_ps(_mm512_add_ps(totals[0], totals[1])) + rest
-}
-
-/// The 16 real numbers that a nibble can mean, in the order of the nibbles.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn meanings(scale: f32, zero_point: Option<i8>) -> __m512 {
-    let integers = _mm512_setr_ps(-8.0, -7.0, -6.0, -5.0, -4.0, -3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0);
-    let shifted = match zero_point {
-        Some(zero_point) => _mm512_sub_ps(integers, _mm512_set1_ps(f32::from(zero_point))),
-        None => integers,
-    };
-    _mm512_mul_ps(shifted, _mm512_set1_ps(scale))
-}
-
-/// Adds 32 products of what nibbles mean and activations.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn add_nibbles(bytes: &[u8; 16], x: &[f32; 32], table: __m512, totals: [__m512; 2]) -> [__m512; 2] {
-    // SAFETY: the array has the 16 bytes the load reads.
-    let pairs = unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) };
-    // The look-up reads the lowest four bits of an index and no others, so what stands above the nibble does no harm.
-    let high = _mm_srli_epi16::<4>(pairs);
-    // Element 2i is the low nibble of byte i: interleaving the two puts the elements in order.
-    let front = _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(_mm_unpacklo_epi8(pairs, high)), table);
-    let back = _mm512_permutexvar_ps(_mm512_cvtepu8_epi32(_mm_unpackhi_epi8(pairs, high)), table);
-    let x = x.as_chunks::<LANES>().0;
-    [_mm512_fmadd_ps(front, load(&x[0]), totals[0]), _mm512_fmadd_ps(back, load(&x[1]), totals[1])]
-}
-
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-fn load(x: &[f32; LANES]) -> __m512 {
-    // SAFETY: the array has as many elements as the load reads.
-    unsafe { _mm512_loadu_ps(x.as_ptr()) }
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn dequantize(row: QuantizedRow<'_>, out: &mut [f32]) {
-    scalar::dequantize(row, out);
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn widen_bf16(values: &[bf16], out: &mut [f32]) {
-    scalar::widen_bf16(values, out);
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn add_scaled(out: &mut [f32], factor: f32, x: &[f32]) {
-    scalar::add_scaled(out, factor, x);
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn softmax(x: &mut [f32]) {
-    scalar::softmax(x);
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn silu(x: &mut [f32]) {
-    scalar::silu(x);
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn gelu_tanh(x: &mut [f32]) {
-    scalar::gelu_tanh(x);
-}
-
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-pub(super) fn quantize_i8(x: &[f32], out: &mut [i8]) -> f32 {
-    scalar::quantize_i8(x, out)
 }

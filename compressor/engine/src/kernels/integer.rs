@@ -1,0 +1,395 @@
+//! Products of packed integers with activations, rounded to INT8 or not.
+//!
+//! With INT8 activations, `out = Σ_b x_scale[b] · scale[b] · (Σ_i q[i] · x[i] − zero_point · Σ_i x[i])`: the sums inside a block
+//! are exact, and blocks are added one after the other, so a row's result is the same bits alone or inside a matrix product.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use bytemuck::{Pod, Zeroable, cast_mut, cast_ref};
+
+use super::view::ViewMut;
+use super::{BLOCK, Kernel, LANES, Simd};
+use crate::packed::{Bits, Packed};
+
+/// One cache line of a packed matrix.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Line([f32; LANES]);
+
+// SAFETY: sixteen floats without padding; all bits zero are sixteen zeros.
+unsafe impl Zeroable for Line {}
+// SAFETY: as above, and any bits are sixteen floats.
+unsafe impl Pod for Line {}
+
+impl Line {
+    pub(crate) const ZERO: Self = Self([0.0; LANES]);
+
+    #[inline(always)]
+    pub(crate) fn floats(&self) -> &[f32; LANES] {
+        &self.0
+    }
+
+    pub(crate) fn floats_mut(&mut self) -> &mut [f32; LANES] {
+        &mut self.0
+    }
+
+    pub(crate) fn words_mut(&mut self) -> &mut [u32; LANES] {
+        cast_mut(&mut self.0)
+    }
+
+    #[inline(always)]
+    pub(crate) fn bytes(&self) -> &[u8; 4 * LANES] {
+        cast_ref(&self.0)
+    }
+
+    #[inline(always)]
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8; 4 * LANES] {
+        cast_mut(&mut self.0)
+    }
+}
+
+/// Activations of one block, rounded to INT8: `real = scale · integer`.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct Rounded {
+    pub(crate) integers: [i8; BLOCK],
+    pub(crate) scale: f32,
+    /// `−Σ` of the integers: what one unit of a zero point adds.
+    pub(crate) minus_sum: i32,
+    /// `−8 Σ` and `−128 Σ`: what takes back the offset of weights stored without a sign, in 4 and in 8 bits.
+    pub(crate) starts: [i32; 2],
+}
+
+impl Rounded {
+    pub(crate) const ZERO: Self = Self { integers: [0; BLOCK], scale: 0.0, minus_sum: 0, starts: [0; 2] };
+
+    /// Fills in what follows from the integers.
+    #[inline(always)]
+    pub(crate) fn add_up(&mut self) {
+        let mut sum = 0;
+        for q in self.integers {
+            sum += i32::from(q);
+        }
+        self.minus_sum = -sum;
+        self.starts = [-8 * sum, -128 * sum];
+    }
+}
+
+/// How far ahead of a product its stream of lines is fetched: some 2.5 KB.
+const AHEAD: usize = 40;
+
+/// Rows of whole tiles times each of some vectors of rounded activations.
+pub(crate) struct MultiplyRounded<'a> {
+    pub(crate) matrix: &'a Packed,
+    pub(crate) first_tile: usize,
+    /// `[tokens, blocks]`
+    pub(crate) x: &'a [Rounded],
+    /// `[tokens, some rows]`, those of the tiles from the first one on.
+    pub(crate) out: ViewMut<'a>,
+}
+
+impl Kernel for MultiplyRounded<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(mut self, simd: S) {
+        let matrix = self.matrix;
+        let blocks = matrix.blocks().count();
+        let tiles = self.out.columns().div_ceil(LANES);
+        if self.out.rows() == 1 {
+            for tile in 0..tiles {
+                let sums = match (matrix.bits, matrix.tile_zero_points(self.first_tile + tile)) {
+                    (Bits::Four, None) => one_vector::<S, true, false>(simd, matrix, self.first_tile + tile, self.x, &[]),
+                    (Bits::Four, Some(points)) => {
+                        one_vector::<S, true, true>(simd, matrix, self.first_tile + tile, self.x, points)
+                    }
+                    (Bits::Eight, None) => one_vector::<S, false, false>(simd, matrix, self.first_tile + tile, self.x, &[]),
+                    (Bits::Eight, Some(points)) => {
+                        one_vector::<S, false, true>(simd, matrix, self.first_tile + tile, self.x, points)
+                    }
+                };
+                write(simd, sums, &mut self.out, 0, tile);
+            }
+            return;
+        }
+        let mut unpacked = Unpacked::new(matrix);
+        for tile in 0..tiles {
+            unpacked.fill(matrix, self.first_tile + tile);
+            match unpacked.zero_points.is_empty() {
+                true => all_vectors::<S, false>(simd, &unpacked, self.x, &mut self.out, tile, blocks),
+                false => all_vectors::<S, true>(simd, &unpacked, self.x, &mut self.out, tile, blocks),
+            }
+        }
+    }
+}
+
+/// One tile times all vectors, as many at once as keep their sums in registers.
+#[inline(always)]
+fn all_vectors<S: Simd, const ZERO_POINTS: bool>(
+    simd: S,
+    tile: &Unpacked,
+    x: &[Rounded],
+    out: &mut ViewMut<'_>,
+    column: usize,
+    blocks: usize,
+) {
+    let mut token = 0;
+    while token * blocks < x.len() {
+        let (x, at) = (&x[token * blocks..], (token, column));
+        token += match x.len() / blocks {
+            12.. if S::WIDE => many_vectors::<S, ZERO_POINTS, 12>(simd, tile, x, out, at),
+            6.. if S::WIDE => many_vectors::<S, ZERO_POINTS, 6>(simd, tile, x, out, at),
+            4.. => many_vectors::<S, ZERO_POINTS, 4>(simd, tile, x, out, at),
+            2.. => many_vectors::<S, ZERO_POINTS, 2>(simd, tile, x, out, at),
+            _ => many_vectors::<S, ZERO_POINTS, 1>(simd, tile, x, out, at),
+        };
+    }
+}
+
+/// One tile times one vector, straight from the stream.
+#[inline(always)]
+fn one_vector<S: Simd, const NIBBLES: bool, const ZERO_POINTS: bool>(
+    simd: S,
+    matrix: &Packed,
+    tile: usize,
+    x: &[Rounded],
+    zero_points: &[[i8; LANES]],
+) -> S::F32 {
+    let lines = matrix.tile(tile);
+    let mut total = simd.splat(0.0);
+    let mut x = x.iter();
+    let per_block = if NIBBLES { 4 } else { 8 };
+    for (group, lines) in lines.chunks_exact(matrix.group_lines()).enumerate() {
+        let Some((scales, blocks)) = lines.split_first() else { return total };
+        let scales = simd.load(scales.floats());
+        for (block, x) in blocks.chunks_exact(per_block).zip(&mut x) {
+            let ahead = block.as_ptr().wrapping_add(AHEAD).cast::<u8>();
+            for line in 0..per_block {
+                simd.prefetch(ahead.wrapping_add(64 * line));
+            }
+            let mut dots = match NIBBLES {
+                true => simd.dot_nibbles(bytes(block), &x.integers, simd.splat_i32(x.starts[0])),
+                false => simd.dots(bytes(block), [&x.integers], [start_of_bytes(simd, x)])[0],
+            };
+            if ZERO_POINTS {
+                let points = simd.load_i8_as_i32(&zero_points[group]);
+                dots = simd.add_i32(dots, simd.mul_i32(points, simd.splat_i32(x.minus_sum)));
+            }
+            total = simd.mul_add(simd.to_f32(dots), simd.mul(scales, simd.splat(x.scale)), total);
+        }
+    }
+    total
+}
+
+/// What a product with bytes begins with, so that their offset is taken back.
+#[inline(always)]
+fn start_of_bytes<S: Simd>(simd: S, x: &Rounded) -> S::I32 {
+    simd.splat_i32(if S::SIGNED { 0 } else { x.starts[1] })
+}
+
+/// Lines as an array of bytes of their length.
+#[inline(always)]
+fn bytes<const N: usize>(lines: &[Line]) -> &[u8; N] {
+    bytemuck::cast_slice(lines).first_chunk().expect("as many lines as a block has")
+}
+
+/// A tile with one integer in a byte as `q + 128`, for products with many vectors.
+struct Unpacked {
+    /// `[blocks, 8]`
+    weights: Vec<Line>,
+    /// Of each block, with the group's scale repeated.
+    scales: Vec<Line>,
+    /// Of each block; empty where there are none.
+    zero_points: Vec<[i8; LANES]>,
+}
+
+impl Unpacked {
+    fn new(matrix: &Packed) -> Self {
+        let blocks = matrix.blocks().count();
+        Self {
+            weights: vec![Line::ZERO; blocks * Bits::Eight.lines()],
+            scales: vec![Line::ZERO; blocks],
+            zero_points: Vec::new(),
+        }
+    }
+
+    #[inline(always)]
+    fn fill(&mut self, matrix: &Packed, tile: usize) {
+        let per_group = matrix.group.div_ceil(BLOCK);
+        let groups = matrix.tile(tile).chunks_exact(matrix.group_lines());
+        let out = self.weights.chunks_exact_mut(per_group * Bits::Eight.lines());
+        for ((lines, out), scales) in groups.zip(out).zip(self.scales.chunks_exact_mut(per_group)) {
+            scales.fill(lines[0]);
+            let blocks = lines[1..].chunks_exact(matrix.bits.lines());
+            for (block, out) in blocks.zip(out.chunks_exact_mut(Bits::Eight.lines())) {
+                match matrix.bits {
+                    Bits::Eight => out.copy_from_slice(block),
+                    Bits::Four => {
+                        let (low, high) = out.split_at_mut(4);
+                        for (line, (low, high)) in block.iter().zip(low.iter_mut().zip(high)) {
+                            for (byte, (low, high)) in line.bytes().iter().zip(low.bytes_mut().iter_mut().zip(high.bytes_mut())) {
+                                *low = (byte & 15) + OFFSET_OF_NIBBLES;
+                                *high = (byte >> 4) + OFFSET_OF_NIBBLES;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        if let Some(points) = matrix.tile_zero_points(tile) {
+            self.zero_points.clear();
+            self.zero_points.extend(points.iter().flat_map(|points| core::iter::repeat_n(*points, per_group)));
+        }
+    }
+}
+
+/// From `q + 8` to `q + 128`.
+const OFFSET_OF_NIBBLES: u8 = 120;
+
+/// One tile times the first `T` vectors, the sums in registers; returns `T`.
+#[inline(always)]
+fn many_vectors<S: Simd, const ZERO_POINTS: bool, const T: usize>(
+    simd: S,
+    tile: &Unpacked,
+    x: &[Rounded],
+    out: &mut ViewMut<'_>,
+    (first_token, column): (usize, usize),
+) -> usize {
+    let (weights, scales) = (tile.weights.as_chunks::<8>().0, &tile.scales[..]);
+    let blocks = weights.len();
+    let mut rows: [&[Rounded]; T] = [&[]; T];
+    for (row, x) in rows.iter_mut().zip(x.chunks_exact(blocks)) {
+        *row = x;
+    }
+    let mut totals = [simd.splat(0.0); T];
+    for (block, (weights, scales)) in weights.iter().zip(scales).enumerate() {
+        let mut start = [simd.splat_i32(0); T];
+        let mut integers = [&Rounded::ZERO.integers; T];
+        for token in 0..T {
+            let x = &rows[token][block];
+            start[token] = start_of_bytes(simd, x);
+            integers[token] = &x.integers;
+        }
+        let mut dots = simd.dots(bytes(weights), integers, start);
+        if ZERO_POINTS {
+            let points = simd.load_i8_as_i32(&tile.zero_points[block]);
+            for token in 0..T {
+                let correction = simd.mul_i32(points, simd.splat_i32(rows[token][block].minus_sum));
+                dots[token] = simd.add_i32(dots[token], correction);
+            }
+        }
+        let scales = simd.load(scales.floats());
+        for token in 0..T {
+            let scale = simd.mul(scales, simd.splat(rows[token][block].scale));
+            totals[token] = simd.mul_add(simd.to_f32(dots[token]), scale, totals[token]);
+        }
+    }
+    for (token, total) in totals.into_iter().enumerate() {
+        write(simd, total, out, first_token + token, column);
+    }
+    T
+}
+
+/// Writes the rows of a tile that the matrix has.
+#[inline(always)]
+fn write<S: Simd>(simd: S, values: S::F32, out: &mut ViewMut<'_>, token: usize, tile: usize) {
+    let out = &mut out.row(token)[tile * LANES..];
+    match out.first_chunk_mut() {
+        Some(out) => simd.store(values, out),
+        None => {
+            let mut lanes = [0.0; LANES];
+            simd.store(values, &mut lanes);
+            out.copy_from_slice(&lanes[..out.len()]);
+        }
+    }
+}
+
+/// Rows of whole tiles times one vector that is not rounded.
+pub(crate) struct MultiplyReal<'a> {
+    pub(crate) matrix: &'a Packed,
+    pub(crate) first_tile: usize,
+    /// `[columns]`
+    pub(crate) x: &'a [f32],
+    /// Those rows of the tiles that there are.
+    pub(crate) out: &'a mut [f32],
+}
+
+impl Kernel for MultiplyReal<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let matrix = self.matrix;
+        let mut unpacked = Unpacked::new(matrix);
+        let per_group = matrix.group.div_ceil(BLOCK);
+        for (tile, out) in self.out.chunks_mut(LANES).enumerate() {
+            unpacked.fill(matrix, self.first_tile + tile);
+            let mut total = simd.splat(0.0);
+            for (group, x) in self.x.chunks_exact(matrix.group).enumerate() {
+                let mut sums = [simd.splat(0.0); 4];
+                let first = group * per_group;
+                let mut offset = simd.splat(Bits::Eight.offset() as f32);
+                if let Some(points) = unpacked.zero_points.get(first) {
+                    offset = simd.add(offset, simd.load_i8(points));
+                }
+                for (lines, x) in unpacked.weights[8 * first..].chunks_exact(8).zip(x.chunks(BLOCK)) {
+                    for (line, x) in lines.iter().zip(x.chunks(4)) {
+                        for (byte, x) in x.iter().enumerate() {
+                            let weight = simd.sub(simd.load_column(line.bytes(), byte), offset);
+                            sums[byte] = simd.mul_add(weight, simd.splat(*x), sums[byte]);
+                        }
+                    }
+                }
+                let sum = simd.add(simd.add(sums[0], sums[1]), simd.add(sums[2], sums[3]));
+                total = simd.mul_add(sum, simd.load(unpacked.scales[first].floats()), total);
+            }
+            match out.first_chunk_mut() {
+                Some(out) => simd.store(total, out),
+                None => {
+                    let mut lanes = [0.0; LANES];
+                    simd.store(total, &mut lanes);
+                    out.copy_from_slice(&lanes[..out.len()]);
+                }
+            }
+        }
+    }
+}
+
+/// Some rows of whole tiles as the real numbers they stand for, `[rows, columns]`.
+pub(crate) struct Dequantize<'a> {
+    pub(crate) matrix: &'a Packed,
+    pub(crate) first_tile: usize,
+    pub(crate) out: &'a mut [f32],
+}
+
+impl Kernel for Dequantize<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) {
+        let matrix = self.matrix;
+        let mut unpacked = Unpacked::new(matrix);
+        let per_group = matrix.group.div_ceil(BLOCK);
+        for (tile, out) in self.out.chunks_mut(LANES * matrix.columns).enumerate() {
+            unpacked.fill(matrix, self.first_tile + tile);
+            for group in 0..matrix.groups() {
+                let first = group * per_group;
+                let mut offset = simd.splat(Bits::Eight.offset() as f32);
+                if let Some(points) = unpacked.zero_points.get(first) {
+                    offset = simd.add(offset, simd.load_i8(points));
+                }
+                let scales = simd.load(unpacked.scales[first].floats());
+                for column in 0..matrix.group {
+                    let line = &unpacked.weights[8 * (first + column / BLOCK) + column % BLOCK / 4];
+                    let weight = simd.sub(simd.load_column(line.bytes(), column % 4), offset);
+                    let mut lanes = [0.0; LANES];
+                    simd.store(simd.mul(weight, scales), &mut lanes);
+                    for (out, lane) in out.chunks_exact_mut(matrix.columns).zip(lanes) {
+                        out[group * matrix.group + column] = lane;
+                    }
+                }
+            }
+        }
+    }
+}

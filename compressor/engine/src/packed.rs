@@ -1,0 +1,243 @@
+//! Matrices of integers as the kernels want them: sixteen rows side by side.
+//!
+//! A tile is sixteen rows. It is one stream of 64-byte lines, read from front to back by every product, group after group:
+//!
+//! ```text
+//! scales of the group            16 × f32
+//! its blocks of 32 columns, each
+//!   8 bits: line k (0 … 7)       columns 4k … 4k+3 of row 0, of row 1, … of row 15, as q + 128
+//!   4 bits: line k (0 … 3)       columns 4k … 4k+3 in the low halves, 16+4k … 16+4k+3 in the high halves, as q + 8
+//! ```
+//!
+//! The last block of a group is padded with zeros where the group is no multiple of 32, the last tile with rows of zeros. One
+//! layout serves every instruction set: four columns of a row are what one lane of an integer product takes, and four, eight or
+//! sixteen rows are what a register holds.
+
+use alloc::vec;
+use alloc::vec::Vec;
+
+use compressor_format::{QuantizedMatrix, Values};
+
+use crate::kernels::integer::Line;
+use crate::kernels::{BLOCK, LANES};
+use crate::pool::Pool;
+
+/// Integers with their scales, repacked.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) bits: Bits,
+    /// Columns that share a scale; divides `columns`.
+    pub(crate) group: usize,
+    pub(crate) lines: Vec<Line>,
+    /// `[tiles, groups, LANES]`, where there are any.
+    pub(crate) zero_points: Option<Vec<i8>>,
+}
+
+/// Width of a stored integer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Bits {
+    Four,
+    Eight,
+}
+
+impl Bits {
+    /// What is added to an integer to store it without a sign.
+    pub(crate) fn offset(self) -> i32 {
+        match self {
+            Self::Four => 8,
+            Self::Eight => 128,
+        }
+    }
+
+    /// Lines of one block.
+    pub(crate) fn lines(self) -> usize {
+        match self {
+            Self::Four => 4,
+            Self::Eight => 8,
+        }
+    }
+}
+
+/// How the columns of a matrix are split into blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Blocks {
+    pub(crate) columns: usize,
+    /// Columns after which a block ends even if it is not full.
+    pub(crate) group: usize,
+}
+
+impl Blocks {
+    /// Blocks of one row.
+    pub(crate) fn count(self) -> usize {
+        self.columns / self.group * self.group.div_ceil(BLOCK)
+    }
+}
+
+impl Packed {
+    /// Repacks a matrix.
+    pub(crate) fn new(matrix: &QuantizedMatrix, pool: &Pool) -> Self {
+        let bits = if matrix.scheme.bits == 4 { Bits::Four } else { Bits::Eight };
+        let group = matrix.group_size();
+        let mut packed = Self { rows: matrix.rows, columns: matrix.columns, bits, group, lines: Vec::new(), zero_points: None };
+        let (tiles, groups) = (packed.tiles(), packed.groups());
+        packed.zero_points = matrix.zero_points.as_ref().map(|points| {
+            let mut tiled = vec![0; tiles * groups * LANES];
+            for (row, points) in points.chunks_exact(groups).enumerate() {
+                for (group, point) in points.iter().enumerate() {
+                    tiled[(row / LANES * groups + group) * LANES + row % LANES] = *point;
+                }
+            }
+            tiled
+        });
+        let tile_lines = packed.tile_lines();
+        let mut lines = vec![Line::ZERO; tiles * tile_lines];
+        let tasks: Vec<_> = lines.chunks_mut(TILES_PER_TASK * tile_lines).enumerate().collect();
+        pool.for_each(tasks, &|(task, lines)| {
+            for (tile, lines) in lines.chunks_exact_mut(tile_lines).enumerate() {
+                packed.fill(matrix, TILES_PER_TASK * task + tile, lines);
+            }
+        });
+        packed.lines = lines;
+        packed
+    }
+
+    /// Scales of one row.
+    pub(crate) fn groups(&self) -> usize {
+        self.columns / self.group
+    }
+
+    /// Sixteen rows each, the last one padded.
+    pub(crate) fn tiles(&self) -> usize {
+        self.rows.div_ceil(LANES)
+    }
+
+    /// How the columns are split.
+    pub(crate) fn blocks(&self) -> Blocks {
+        // Where groups are whole blocks, all matrices of this width are split alike and can share their activations.
+        let group = if self.group.is_multiple_of(BLOCK) { self.columns } else { self.group };
+        Blocks { columns: self.columns, group }
+    }
+
+    /// Lines of one group of one tile.
+    pub(crate) fn group_lines(&self) -> usize {
+        1 + self.group.div_ceil(BLOCK) * self.bits.lines()
+    }
+
+    /// Lines of one tile.
+    pub(crate) fn tile_lines(&self) -> usize {
+        self.groups() * self.group_lines()
+    }
+
+    /// The lines of one tile.
+    pub(crate) fn tile(&self, tile: usize) -> &[Line] {
+        &self.lines[tile * self.tile_lines()..][..self.tile_lines()]
+    }
+
+    /// The zero points of one group of one tile.
+    pub(crate) fn tile_zero_points(&self, tile: usize) -> Option<&[[i8; LANES]]> {
+        let points = self.zero_points.as_ref()?.as_chunks().0;
+        Some(&points[tile * self.groups()..][..self.groups()])
+    }
+
+    /// Bytes held.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        size_of_val(self.lines.as_slice()) + self.zero_points.as_ref().map_or(0, Vec::len)
+    }
+
+    /// Writes one row as the real numbers it stands for.
+    pub(crate) fn widen_row(&self, row: usize, out: &mut [f32]) {
+        let (lines, lane) = (self.tile(row / LANES), row % LANES);
+        let points = self.tile_zero_points(row / LANES);
+        let groups = lines.chunks_exact(self.group_lines()).zip(out.chunks_exact_mut(self.group)).enumerate();
+        for (group, (lines, out)) in groups {
+            let scale = lines[0].floats()[lane];
+            let offset = self.bits.offset() + points.map_or(0, |points| i32::from(points[group][lane]));
+            for (block, out) in lines[1..].chunks_exact(self.bits.lines()).zip(out.chunks_mut(BLOCK)) {
+                for (column, out) in out.iter_mut().enumerate() {
+                    let integer = match self.bits {
+                        Bits::Eight => block[column / 4].bytes()[4 * lane + column % 4],
+                        Bits::Four => {
+                            let byte = block[column % 16 / 4].bytes()[4 * lane + column % 4];
+                            if column < 16 { byte & 15 } else { byte >> 4 }
+                        }
+                    };
+                    *out = (i32::from(integer) - offset) as f32 * scale;
+                }
+            }
+        }
+    }
+
+    /// Fills the lines of one tile.
+    fn fill(&self, matrix: &QuantizedMatrix, tile: usize, lines: &mut [Line]) {
+        let groups = self.groups();
+        let (Values::Packed(bytes) | Values::Signed(bytes)) = &matrix.values;
+        let row_bytes = bytes.len() / matrix.rows;
+        for lane in 0..LANES {
+            let row = tile * LANES + lane;
+            let whole_words = self.group.is_multiple_of(BLOCK);
+            let stored = (row < self.rows).then(|| &bytes[row * row_bytes..][..row_bytes]);
+            for (group, lines) in lines.chunks_exact_mut(self.group_lines()).enumerate() {
+                let (first, blocks) = lines.split_first_mut().expect("a group begins with its scales");
+                first.floats_mut()[lane] = if row < self.rows { matrix.scales[row * groups + group] } else { 0.0 };
+                for (block, lines) in blocks.chunks_exact_mut(self.bits.lines()).enumerate() {
+                    let at = group * self.group + block * BLOCK;
+                    match (stored, &matrix.values, self.bits) {
+                        (Some(stored), Values::Packed(_), Bits::Four) if whole_words => {
+                            let bytes: &[u8; 16] = stored[at / 2..].first_chunk().expect("a whole block");
+                            fill_nibbles(bytes, lane, lines);
+                        }
+                        (Some(stored), values, Bits::Eight) if whole_words => {
+                            let signs = if matches!(values, Values::Signed(_)) { 0x8080_8080 } else { 0 };
+                            for (line, four) in lines.iter_mut().zip(stored[at..].as_chunks::<4>().0) {
+                                line.words_mut()[lane] = (u32::from_le_bytes(*four) ^ signs).to_le();
+                            }
+                        }
+                        (stored, values, bits) => {
+                            let left = self.group - block * BLOCK;
+                            for column in 0..BLOCK {
+                                let integer = match (stored, values, bits) {
+                                    _ if column >= left => bits.offset() as u8,
+                                    (None, _, _) => bits.offset() as u8,
+                                    (Some(stored), Values::Packed(_), Bits::Four) => {
+                                        let at = at + column;
+                                        (stored[at / 2] >> (at % 2 * 4)) & 15
+                                    }
+                                    (Some(stored), Values::Packed(_), Bits::Eight) => stored[at + column],
+                                    (Some(stored), Values::Signed(_), _) => stored[at + column] ^ 0x80,
+                                };
+                                match bits {
+                                    Bits::Eight => lines[column / 4].bytes_mut()[4 * lane + column % 4] = integer,
+                                    Bits::Four => {
+                                        let byte = &mut lines[column % 16 / 4].bytes_mut()[4 * lane + column % 4];
+                                        *byte |= integer << (column / 16 * 4);
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Tiles that one task repacks.
+const TILES_PER_TASK: usize = 4;
+
+/// A block of one row: in the file, element `2i` is the low half of byte `i`.
+fn fill_nibbles(bytes: &[u8; 16], lane: usize, lines: &mut [Line]) {
+    let pairs = bytes.as_chunks::<2>().0;
+    for (step, line) in lines.iter_mut().enumerate() {
+        let (low, high) = (spread(u16::from_le_bytes(pairs[step])), spread(u16::from_le_bytes(pairs[step + 4])));
+        line.words_mut()[lane] = (low | high << 4).to_le();
+    }
+}
+
+/// Four nibbles as four bytes.
+fn spread(nibbles: u16) -> u32 {
+    let x = u32::from(nibbles);
+    let x = (x | x << 8) & 0x00ff_00ff;
+    (x | x << 4) & 0x0f0f_0f0f
+}
