@@ -1,13 +1,17 @@
 //! What a forward pass must know about a model, as data: the engine and the trainer both interpret an [`Architecture`].
 
-use std::fmt;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
 
+#[cfg(feature = "std")]
 use serde::{Deserialize, Serialize};
 
 use crate::Family;
 
 /// One model: sizes, the choices its family makes, and which tensors it therefore has.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq)]
+#[cfg_attr(feature = "std", derive(Serialize, Deserialize))]
 pub struct Architecture {
     /// The family whose names and `config.json` it is stored with.
     pub family: Family,
@@ -38,7 +42,8 @@ pub struct Architecture {
 }
 
 /// The sizes of one layer; pruning changes them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "std", derive(Serialize, Deserialize))]
 pub struct LayerShape {
     /// Query heads.
     pub heads: usize,
@@ -49,7 +54,8 @@ pub struct LayerShape {
 }
 
 /// Normalization over the hidden dimension.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "std", derive(Serialize, Deserialize))]
 pub struct Norm {
     /// Which formula.
     pub kind: NormKind,
@@ -58,7 +64,8 @@ pub struct Norm {
 }
 
 /// The two normalizations in use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "std", derive(Serialize, Deserialize))]
 pub enum NormKind {
     /// `x / sqrt(mean(x²) + ε) · weight` (Zhang and Sennrich 2019).
     Rms,
@@ -67,7 +74,8 @@ pub enum NormKind {
 }
 
 /// How positions enter the model.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "std", derive(Serialize, Deserialize))]
 pub enum Positions {
     /// Rotary embedding of queries and keys, halves rotated as Hugging Face stores them (Su et al. 2021).
     Rotary {
@@ -81,7 +89,8 @@ pub enum Positions {
 }
 
 /// How rotary frequencies are changed for longer contexts.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[cfg_attr(feature = "std", derive(Serialize, Deserialize))]
 pub enum RotaryScaling {
     /// As they are.
     None,
@@ -104,7 +113,8 @@ pub enum RotaryScaling {
 }
 
 /// What attention has beside its four projections.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "std", derive(Serialize, Deserialize))]
 pub struct Attention {
     /// Query, key and value projections add a bias.
     pub qkv_bias: bool,
@@ -115,7 +125,8 @@ pub struct Attention {
 }
 
 /// The kind of MLP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "std", derive(Serialize, Deserialize))]
 pub struct Mlp {
     /// `down(activation(gate(x)) · up(x))`; otherwise `down(activation(up(x)))`.
     pub gated: bool,
@@ -126,7 +137,8 @@ pub struct Mlp {
 }
 
 /// The non-linearity of an MLP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "std", derive(Serialize, Deserialize))]
 pub enum Activation {
     /// `x · sigmoid(x)`.
     Silu,
@@ -137,7 +149,8 @@ pub enum Activation {
 }
 
 /// One tensor of a model, whatever its family stores it as. Matrices are `[out, in]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "std", derive(Serialize, Deserialize))]
 pub enum TensorId {
     /// Token embedding `[vocab_size, hidden_size]`; also the head where the two are tied.
     Embedding,
@@ -152,7 +165,8 @@ pub enum TensorId {
 }
 
 /// A tensor inside a layer, in the order of the computation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "std", derive(Serialize, Deserialize))]
 pub enum LayerTensor {
     /// Norm before attention, `[hidden_size]`.
     AttentionNorm(Part),
@@ -179,7 +193,8 @@ pub enum LayerTensor {
 }
 
 /// The two tensors of a projection or a norm.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "std", derive(Serialize, Deserialize))]
 pub enum Part {
     /// What multiplies.
     Weight,
@@ -261,7 +276,7 @@ impl Architecture {
 
     /// Number of weights, tied tensors counted once.
     pub fn parameters(&self) -> u64 {
-        self.tensors().into_iter().map(|tensor| self.shape(tensor).iter().product::<usize>() as u64).sum()
+        self.tensors().into_iter().map(|tensor| self.shape(tensor).iter().map(|size| *size as u64).product::<u64>()).sum()
     }
 
     /// The sizes that every layer shares, or `None` where layers differ.

@@ -1,22 +1,35 @@
 //! Artifacts: a Hugging Face folder whose weights are quantized as compressed-tensors stores them.
 
-use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+#[cfg(feature = "std")]
+mod write;
 
+use alloc::borrow::ToOwned;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec;
+use alloc::vec::Vec;
+#[cfg(feature = "std")]
+use std::path::Path;
+
+#[cfg(feature = "std")]
 use rayon::prelude::*;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::quantized::{Values, WeightBytes, pack, unpack};
+#[cfg(feature = "std")]
+pub use self::write::{NewArtifact, NewArtifactTensor, Storage};
+use crate::model::{CONFIG, WEIGHTS, is_quantized, parse_config};
+use crate::origin::Kept;
+use crate::quantized::{Values, WeightBytes, unpack};
 use crate::{
-    Architecture, Dtype, Error, Family, NewTensor, QuantizedMatrix, Result, Scheme, StoredTensor, TensorFiles, TensorId,
-    TensorSlice, check_finite, read_config, write_config, write_safetensors,
+    Architecture, Dtype, Error, Family, MappedBytes, Origin, QuantizedMatrix, Result, Scheme, StoredTensor, TensorFiles,
+    TensorId, TensorSlice, check_finite,
 };
 
-/// An artifact on disk, every tensor's presence, shape and scheme checked; integers stay in the file.
+/// An artifact, every tensor's presence, shape and scheme checked; integers stay where they lie.
 #[derive(Clone, Debug)]
 pub struct Artifact {
-    path: PathBuf,
+    path: Kept,
     architecture: Architecture,
     config: Value,
     files: TensorFiles,
@@ -34,59 +47,47 @@ pub enum ArtifactTensor {
     Quantized(QuantizedMatrix),
 }
 
-/// What an artifact is written from: each stored tensor, dense as f32 or quantized, `[out, in]`.
-pub struct NewArtifact<'a> {
-    /// What the model is.
-    pub architecture: &'a Architecture,
-    /// The `config.json` of the checkpoint.
-    pub config: &'a Value,
-    /// The type dense tensors are written in.
-    pub dense_dtype: Dtype,
-    /// Every stored tensor of the architecture, quantized or left dense.
-    pub tensors: Vec<(StoredTensor, NewArtifactTensor)>,
-    /// `Some(8)`: projections quantize their input to INT8, per token, as they run.
-    pub activation_bits: Option<u8>,
-}
-
-/// A tensor to be written.
-pub enum NewArtifactTensor {
-    /// Stays dense: `[out, in]` values.
-    Dense(Vec<f32>),
-    /// Quantized.
-    Quantized(QuantizedMatrix),
-}
-
-/// How a stored tensor lies in an artifact.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Storage {
-    /// Dense, in this type.
-    Dense(Dtype),
-    /// Integers packed into 32-bit words.
-    Packed(Scheme),
-    /// Signed bytes, one scale per output channel: the layout of W8A8.
-    Signed(Scheme),
-}
-
 impl Artifact {
     /// Opens an artifact that this program or llm-compressor wrote.
     ///
     /// # Errors
     /// A missing or damaged file or tensor, by name; [`Error::Unsupported`] for schemes the engine does not run.
+    #[cfg(feature = "std")]
     pub fn open(path: &Path) -> Result<Self> {
-        let config = read_config(path)?;
-        let config_path = path.join("config.json");
-        let Some(quantization) = config.get("quantization_config").filter(|value| !value.is_null()) else {
-            return Err(Error::unsupported(path, "is no artifact: its config.json has no `quantization_config`"));
-        };
+        let config = crate::read_config(path)?;
+        Self::read(config, &path.join(CONFIG).shown(), path.to_owned(), || TensorFiles::open(path))
+    }
+
+    /// Reads an artifact from the bytes of its `config.json` and its `model.safetensors`, by which names errors call them.
+    ///
+    /// # Errors
+    /// As [`crate::Model::from_bytes`]; [`Error::Unsupported`] where the weights are dense.
+    pub fn from_bytes(config: &[u8], weights: impl Into<MappedBytes>) -> Result<Self> {
+        let config = parse_config(config, CONFIG)?;
+        Self::read(config, CONFIG, WEIGHTS.into(), || TensorFiles::from_bytes(weights, WEIGHTS))
+    }
+
+    /// Reads an artifact, whose tensors are asked for when `config`, which errors call `config_origin`, is believed.
+    pub(crate) fn read(
+        config: Value,
+        config_origin: &str,
+        path: Kept,
+        files: impl FnOnce() -> Result<TensorFiles>,
+    ) -> Result<Self> {
+        let origin = path.shown();
+        if !is_quantized(&config) {
+            return Err(Error::unsupported(&origin, "is no artifact: its config.json has no `quantization_config`"));
+        }
+        let quantization = &config["quantization_config"];
         let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or("none");
         if method != "compressed-tensors" {
-            return Err(Error::unsupported(&config_path, format!("quant_method \"{method}\"; known is compressed-tensors")));
+            return Err(Error::unsupported(config_origin, format!("quant_method \"{method}\"; known is compressed-tensors")));
         }
-        let activation_bits = activation_bits(quantization, &config_path)?;
-        let architecture = Family::read(&config, &config_path)?;
-        let files = TensorFiles::open(path)?;
-        let declared = declared_schemes(quantization, &config_path)?;
-        let mut reader = Reader { path, files: &files, architecture: &architecture, declared, used: BTreeSet::new() };
+        let activation_bits = activation_bits(quantization, config_origin)?;
+        let architecture = Family::read(&config, config_origin)?;
+        let files = files()?;
+        let declared = declared_schemes(quantization, config_origin)?;
+        let mut reader = Reader { origin: &origin, files: &files, architecture: &architecture, declared, used: BTreeSet::new() };
         let mut tensors = BTreeMap::new();
         let mut parts = BTreeMap::new();
         for stored in Family::stored(&architecture) {
@@ -101,12 +102,14 @@ impl Artifact {
         let used = reader.used;
         let unread = |name: &str| !used.contains(name) && !Family::is_ignored(&architecture, name);
         if let Some((name, _)) = files.iter().find(|(name, _)| unread(name)) {
-            return Err(Error::malformed(path, format!("tensor `{name}` has no place in the model that config.json describes")));
+            let what = format!("tensor `{name}` has no place in the model that config.json describes");
+            return Err(Error::malformed(&origin, what));
         }
-        Ok(Self { path: path.to_owned(), architecture, config, files, tensors, parts, activation_bits })
+        Ok(Self { path, architecture, config, files, tensors, parts, activation_bits })
     }
 
-    /// Where it is.
+    /// Where it is; `model.safetensors` where it was read from bytes, as errors call it then.
+    #[cfg(feature = "std")]
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -127,11 +130,8 @@ impl Artifact {
     }
 
     /// Bytes of the files that hold weights.
-    ///
-    /// # Errors
-    /// [`Error::Io`] where a file is gone.
-    pub fn weight_bytes(&self) -> Result<u64> {
-        self.files.files().iter().map(|file| Ok(fs_err::metadata(file)?.len())).sum()
+    pub fn weight_bytes(&self) -> u64 {
+        self.files.bytes()
     }
 
     /// The stored tensors, by the names Hugging Face has for them.
@@ -162,16 +162,25 @@ impl Artifact {
     pub fn values(&self, id: TensorId) -> Result<Vec<f32>> {
         let values = match self.tensor(id) {
             ArtifactTensor::Dense(slice) => slice.to_f32().expect("`open` refused integer types"),
-            ArtifactTensor::Quantized(matrix) => (0..matrix.rows).into_par_iter().flat_map_iter(|row| matrix.row(row)).collect(),
+            ArtifactTensor::Quantized(matrix) => every_row(&matrix),
         };
         check_finite(&self.path, &self.parts[&id].0, &values)?;
         Ok(values)
     }
 }
 
+/// A matrix as the real numbers it stands for.
+fn every_row(matrix: &QuantizedMatrix) -> Vec<f32> {
+    #[cfg(feature = "std")]
+    let rows = (0..matrix.rows).into_par_iter().flat_map_iter(|row| matrix.row(row));
+    #[cfg(not(feature = "std"))]
+    let rows = (0..matrix.rows).flat_map(|row| matrix.row(row));
+    rows.collect()
+}
+
 /// Reads the stored tensors of an artifact, remembering which names it used.
 struct Reader<'a> {
-    path: &'a Path,
+    origin: &'a str,
     files: &'a TensorFiles,
     architecture: &'a Architecture,
     declared: Vec<Declared>,
@@ -196,7 +205,7 @@ impl Reader<'_> {
             return self.packed(stored, &packed, &shape).map(ArtifactTensor::Quantized);
         }
         let Some(slice) = self.take(&stored.name) else {
-            return Err(Error::MissingTensor { path: self.path.to_owned(), name: stored.name.clone() });
+            return Err(Error::MissingTensor { path: self.origin.to_owned(), name: stored.name.clone() });
         };
         if slice.dtype == Dtype::I8 {
             self.refuse_integers_of_a_vector(stored, &shape)?;
@@ -204,12 +213,12 @@ impl Reader<'_> {
             return self.signed(stored, slice, &shape).map(ArtifactTensor::Quantized);
         }
         if !slice.dtype.is_float() {
-            return Err(Error::unsupported(self.path, format!("tensor `{}` is {}", stored.name, slice.dtype)));
+            return Err(Error::unsupported(self.origin, format!("tensor `{}` is {}", stored.name, slice.dtype)));
         }
         self.expect_shape(&stored.name, &slice, &shape)?;
         if stored.transposed {
             // Only GPT-2 stores `[in, out]`; this program writes its artifacts with every matrix quantized or turned.
-            return Err(Error::unsupported(self.path, format!("tensor `{}` is dense and stored [in, out]", stored.name)));
+            return Err(Error::unsupported(self.origin, format!("tensor `{}` is dense and stored [in, out]", stored.name)));
         }
         Ok(ArtifactTensor::Dense(slice))
     }
@@ -217,7 +226,7 @@ impl Reader<'_> {
     fn refuse_integers_of_a_vector(&self, stored: &StoredTensor, shape: &[usize]) -> Result<()> {
         match shape {
             [_, _] => Ok(()),
-            _ => Err(Error::unsupported(self.path, format!("tensor `{}` is quantized, only matrices can be", stored.name))),
+            _ => Err(Error::unsupported(self.origin, format!("tensor `{}` is quantized, only matrices can be", stored.name))),
         }
     }
 
@@ -232,10 +241,11 @@ impl Reader<'_> {
         let (rows, columns) = (shape[0], shape[1]);
         let shape_name = format!("{name}_shape");
         let said = self.take(&shape_name).ok_or_else(|| self.missing(&shape_name))?;
-        let said: Vec<usize> =
-            said.bytes.chunks_exact(8).map(|eight| i64::from_le_bytes(eight.try_into().expect("eight bytes")) as usize).collect();
-        if said != shape {
-            return Err(Error::Shape { path: self.path.to_owned(), name: name.clone(), found: said, expected: shape.to_vec() });
+        let said = said.bytes.as_chunks().0.iter().map(|eight| i64::from_le_bytes(*eight));
+        // As an i64: on 32 bits, another shape could wrap to the one that is asked for.
+        if !said.clone().eq(shape.iter().map(|size| *size as i64)) {
+            let said = said.map(|size| size as usize).collect();
+            return Err(Error::Shape { path: self.origin.to_owned(), name: name.clone(), found: said, expected: shape.to_vec() });
         }
         let words = packed.shape.get(1).copied().unwrap_or(0);
         let fits = |bits: u8| (columns * usize::from(bits)).div_ceil(32) == words;
@@ -246,16 +256,16 @@ impl Reader<'_> {
         let bits = match bits {
             _ if packed.dtype != Dtype::I32 => {
                 let what = format!("tensor `{name}_packed` is {}, packed i32 is needed", packed.dtype);
-                return Err(Error::unsupported(self.path, what));
+                return Err(Error::unsupported(self.origin, what));
             }
             Some(bits @ (4 | 8)) if packed.shape == [rows, words] => bits,
             Some(bits) if packed.shape == [rows, words] => {
-                return Err(Error::unsupported(self.path, format!("tensor `{name}` has {bits} bits; the engine runs 4 and 8")));
+                return Err(Error::unsupported(self.origin, format!("tensor `{name}` has {bits} bits; the engine runs 4 and 8")));
             }
             _ => {
                 let what =
                     format!("tensor `{name}_packed` has shape {:?}, which packs no [{rows}, {columns}] matrix", packed.shape);
-                return Err(Error::malformed(self.path, what));
+                return Err(Error::malformed(self.origin, what));
             }
         };
         let (scales, groups) = self.scales(name, rows, columns)?;
@@ -280,7 +290,7 @@ impl Reader<'_> {
         let (scales, groups) = self.scales(&stored.name, rows, columns)?;
         if self.files.get(&format!("{}_zero_point", stored.name)).is_some() {
             return Err(Error::unsupported(
-                self.path,
+                self.origin,
                 format!("tensor `{}` is INT8 with zero points and not packed", stored.name),
             ));
         }
@@ -296,11 +306,11 @@ impl Reader<'_> {
         let groups = slice.shape.get(1).copied().unwrap_or(0);
         if slice.shape != [rows, groups] || groups == 0 || !columns.is_multiple_of(groups) {
             let what = format!("tensor `{scale_name}` has shape {:?}, which fits no [{rows}, {columns}] matrix", slice.shape);
-            return Err(Error::malformed(self.path, what));
+            return Err(Error::malformed(self.origin, what));
         }
         let scales =
-            slice.to_f32().ok_or_else(|| Error::unsupported(self.path, format!("tensor `{scale_name}` is {}", slice.dtype)))?;
-        check_finite(self.path, &scale_name, &scales)?;
+            slice.to_f32().ok_or_else(|| Error::unsupported(self.origin, format!("tensor `{scale_name}` is {}", slice.dtype)))?;
+        check_finite(self.origin, &scale_name, &scales)?;
         Ok((scales, groups))
     }
 
@@ -310,7 +320,10 @@ impl Reader<'_> {
         let Some(slice) = self.take(&point_name) else { return Ok(None) };
         let words = (rows * usize::from(bits)).div_ceil(32);
         if slice.dtype != Dtype::I32 {
-            return Err(Error::unsupported(self.path, format!("tensor `{point_name}` is {}, packed i32 is needed", slice.dtype)));
+            return Err(Error::unsupported(
+                self.origin,
+                format!("tensor `{point_name}` is {}, packed i32 is needed", slice.dtype),
+            ));
         }
         self.expect_shape(&point_name, &slice, &[words, groups])?;
         let mut points = vec![0i8; rows * groups];
@@ -329,11 +342,11 @@ impl Reader<'_> {
             return Ok(());
         }
         let (found, expected) = (slice.shape.clone(), expected.to_vec());
-        Err(Error::Shape { path: self.path.to_owned(), name: name.to_owned(), found, expected })
+        Err(Error::Shape { path: self.origin.to_owned(), name: name.to_owned(), found, expected })
     }
 
     fn missing(&self, name: &str) -> Error {
-        Error::MissingTensor { path: self.path.to_owned(), name: name.to_owned() }
+        Error::MissingTensor { path: self.origin.to_owned(), name: name.to_owned() }
     }
 }
 
@@ -344,13 +357,19 @@ fn shape_of_rows(shape: &mut [usize], stored: &StoredTensor) {
     }
 }
 
-fn declared_schemes(quantization: &Value, path: &Path) -> Result<Vec<Declared>> {
+/// The groups of `quantization_config` in the order of their names, which is the same with and without `std`: the file's is not.
+fn config_groups<'a>(quantization: &'a Value, origin: &str) -> Result<BTreeMap<&'a str, &'a Value>> {
     let groups = quantization.get("config_groups").and_then(Value::as_object);
-    let groups = groups.ok_or_else(|| Error::malformed(path, "`quantization_config.config_groups` is missing"))?;
-    let declared = groups.iter().filter_map(|(name, group)| {
+    let groups = groups.ok_or_else(|| Error::malformed(origin, "`quantization_config.config_groups` is missing"))?;
+    Ok(groups.iter().map(|(name, group)| (name.as_str(), group)).collect())
+}
+
+fn declared_schemes(quantization: &Value, origin: &str) -> Result<Vec<Declared>> {
+    let groups = config_groups(quantization, origin)?;
+    let declared = groups.into_iter().filter_map(|(name, group)| {
         let weights = group.get("weights").filter(|value| !value.is_null())?;
         let Some(bits) = weights.get("num_bits").and_then(Value::as_u64) else {
-            return Some(Err(Error::malformed(path, format!("`config_groups.{name}.weights.num_bits` is missing"))));
+            return Some(Err(Error::malformed(origin, format!("`config_groups.{name}.weights.num_bits` is missing"))));
         };
         let targets = group.get("targets").and_then(Value::as_array).into_iter().flatten();
         Some(Ok(Declared {
@@ -363,9 +382,8 @@ fn declared_schemes(quantization: &Value, path: &Path) -> Result<Vec<Declared>> 
 }
 
 /// What `quantization_config` says about activations; only INT8 per token, dynamic and symmetric, is run here.
-fn activation_bits(quantization: &Value, path: &Path) -> Result<Option<u8>> {
-    let groups = quantization.get("config_groups").and_then(Value::as_object);
-    let groups = groups.ok_or_else(|| Error::malformed(path, "`quantization_config.config_groups` is missing"))?;
+fn activation_bits(quantization: &Value, origin: &str) -> Result<Option<u8>> {
+    let groups = config_groups(quantization, origin)?;
     let mut found = None;
     for (name, group) in groups {
         let Some(activations) = group.get("input_activations").filter(|value| !value.is_null()) else { continue };
@@ -377,196 +395,26 @@ fn activation_bits(quantization: &Value, path: &Path) -> Result<Option<u8>> {
         if !is_known {
             let what =
                 format!("`config_groups.{name}.input_activations`: only 8 bits, dynamic, per token, symmetric is run here");
-            return Err(Error::unsupported(path, what));
+            return Err(Error::unsupported(origin, what));
         }
         found = Some(8);
     }
     Ok(found)
 }
 
-impl Storage {
-    /// What `stored` is written as in this layout: names, types and shapes.
-    ///
-    /// Matrices are written `[out, in]`, whatever their family does.
-    pub fn layout(self, stored: &StoredTensor, architecture: &Architecture) -> Vec<(String, Dtype, Vec<usize>)> {
-        let mut shape = stored.shape(architecture);
-        shape_of_rows(&mut shape, stored);
-        match self {
-            Self::Dense(dtype) => vec![(stored.name.clone(), dtype, shape)],
-            Self::Packed(scheme) | Self::Signed(scheme) => {
-                quantized_layout(&stored.name, shape[0], shape[1], scheme, matches!(self, Self::Packed(_)))
-            }
-        }
-    }
-
-    /// Bytes that `stored` takes in this layout, scales included.
-    pub fn bytes(self, stored: &StoredTensor, architecture: &Architecture) -> u64 {
-        let bytes = |(_, dtype, shape): (_, Dtype, Vec<usize>)| shape.iter().product::<usize>() as u64 * dtype.bytes() as u64;
-        self.layout(stored, architecture).into_iter().map(bytes).sum()
-    }
-}
-
-/// The tensors that a quantized matrix is stored as.
-fn quantized_layout(name: &str, rows: usize, columns: usize, scheme: Scheme, packed: bool) -> Vec<(String, Dtype, Vec<usize>)> {
-    let groups = scheme.groups(columns);
-    let mut layout = vec![(format!("{name}_scale"), Dtype::F32, vec![rows, groups])];
-    if packed {
-        layout.push((format!("{name}_packed"), Dtype::I32, vec![rows, scheme.row_bytes(columns) / 4]));
-        layout.push((format!("{name}_shape"), Dtype::I64, vec![2]));
-    } else {
-        layout.push((name.to_owned(), Dtype::I8, vec![rows, columns]));
-    }
-    if !scheme.symmetric {
-        layout.push((format!("{name}_zero_point"), Dtype::I32, vec![scheme.row_bytes(rows) / 4, groups]));
-    }
-    layout
-}
-
-impl NewArtifact<'_> {
-    /// Writes `config.json` and `model.safetensors` into `folder`.
-    ///
-    /// # Errors
-    /// [`Error::Io`] where the folder can't be written, [`Error::Unsupported`] where layers differ in size.
-    pub fn write(&self, folder: &Path) -> Result<()> {
-        let mut config = Family::write(self.architecture, self.config, folder)?;
-        config["quantization_config"] = self.quantization_config();
-        config["dtype"] = match self.dense_dtype {
-            Dtype::F16 => "float16".into(),
-            Dtype::Bf16 => "bfloat16".into(),
-            _ => "float32".into(),
-        };
-        if let Some(keys) = config.as_object_mut() {
-            keys.remove("torch_dtype");
-        }
-        fs_err::create_dir_all(folder)?;
-        write_safetensors(&folder.join("model.safetensors"), self.new_tensors())?;
-        write_config(folder, &config)
-    }
-
-    fn new_tensors(&self) -> Vec<(String, NewTensor<'_>)> {
-        let mut tensors = Vec::new();
-        for (stored, tensor) in &self.tensors {
-            let name = &stored.name;
-            match tensor {
-                NewArtifactTensor::Dense(values) => {
-                    let mut shape = stored.shape(self.architecture);
-                    shape_of_rows(&mut shape, stored);
-                    let dtype = self.dense_dtype;
-                    let bytes = Box::new(move || Cow::Owned(dtype.from_f32(values).expect("dense tensors have a float type")));
-                    tensors.push((name.clone(), NewTensor { dtype, shape, bytes }));
-                }
-                NewArtifactTensor::Quantized(matrix) => tensors.extend(quantized_tensors(name, matrix)),
-            }
-        }
-        tensors
-    }
-
-    fn quantization_config(&self) -> Value {
-        let mut groups = serde_json::Map::new();
-        let mut ignore: Vec<&str> = Vec::new();
-        let mut schemes: Vec<(Scheme, bool, bool, Vec<String>)> = Vec::new();
-        for (stored, tensor) in &self.tensors {
-            let module = stored.name.strip_suffix(".weight").unwrap_or(&stored.name);
-            let is_embedding = stored.parts[0] == TensorId::Embedding;
-            let is_head = stored.parts[0] == TensorId::Head;
-            match tensor {
-                NewArtifactTensor::Quantized(matrix) => {
-                    let packed = matches!(matrix.values, Values::Packed(_));
-                    let target = match (is_embedding || is_head, stored.transposed) {
-                        (true, _) => module.to_owned(),
-                        (false, true) => "Conv1D".to_owned(),
-                        (false, false) => "Linear".to_owned(),
-                    };
-                    let key = (matrix.scheme, packed, stored.parts[0].is_projection());
-                    match schemes.iter_mut().find(|(scheme, is_packed, projection, _)| (*scheme, *is_packed, *projection) == key)
-                    {
-                        Some((.., targets)) if targets.contains(&target) => {}
-                        Some((.., targets)) => targets.push(target),
-                        None => schemes.push((key.0, key.1, key.2, vec![target])),
-                    }
-                }
-                NewArtifactTensor::Dense(_) if is_head => ignore.push("lm_head"),
-                NewArtifactTensor::Dense(_) => {}
-            }
-        }
-        if self.architecture.tied_embeddings {
-            ignore.push("lm_head");
-        }
-        let mut format = "pack-quantized";
-        for (index, (scheme, packed, is_projection, targets)) in schemes.iter().enumerate() {
-            let group_format = if *packed { "pack-quantized" } else { "int-quantized" };
-            if *is_projection {
-                format = group_format;
-            }
-            let activations = match self.activation_bits {
-                Some(bits) if *is_projection => json!({
-                    "num_bits": bits, "type": "int", "symmetric": true, "strategy": "token", "dynamic": true, "group_size": null,
-                    "observer": null,
-                }),
-                _ => Value::Null,
-            };
-            let strategy = if scheme.group_size.is_some() { "group" } else { "channel" };
-            let group = json!({
-                "format": group_format,
-                "targets": targets,
-                "weights": {
-                    "num_bits": scheme.bits, "type": "int", "symmetric": scheme.symmetric, "strategy": strategy,
-                    "group_size": scheme.group_size, "dynamic": false, "observer": "memoryless_minmax",
-                },
-                "input_activations": activations,
-                "output_activations": null,
-            });
-            groups.insert(format!("group_{index}"), group);
-        }
-        json!({
-            "quant_method": "compressed-tensors", "format": format, "quantization_status": "compressed",
-            "config_groups": groups, "ignore": ignore, "kv_cache_scheme": null, "global_compression_ratio": null,
-        })
-    }
-}
-
-/// The tensors that a quantized matrix is stored as, with their bytes.
-fn quantized_tensors<'a>(name: &str, matrix: &'a QuantizedMatrix) -> Vec<(String, NewTensor<'a>)> {
-    let packed = matches!(matrix.values, Values::Packed(_));
-    let (Values::Packed(integers) | Values::Signed(integers)) = &matrix.values;
-    let bytes_of = |part: &str| -> Box<dyn Fn() -> Cow<'a, [u8]> + 'a> {
-        match part.strip_prefix(name).unwrap_or(part) {
-            "_scale" => Box::new(|| Cow::Owned(Dtype::F32.from_f32(&matrix.scales).expect("f32 is a float type"))),
-            "_shape" => Box::new(|| {
-                Cow::Owned([matrix.rows, matrix.columns].iter().flat_map(|size| (*size as i64).to_le_bytes()).collect())
-            }),
-            "_zero_point" => Box::new(|| Cow::Owned(packed_zero_points(matrix))),
-            _ => Box::new(|| Cow::Borrowed(&integers[..])),
-        }
-    };
-    let layout = quantized_layout(name, matrix.rows, matrix.columns, matrix.scheme, packed);
-    layout
-        .into_iter()
-        .map(|(part, dtype, shape)| {
-            let bytes = bytes_of(&part);
-            (part, NewTensor { dtype, shape, bytes })
-        })
-        .collect()
-}
-
-/// Zero points packed down the rows: `[ceil(rows · bits / 32), groups]` words.
-fn packed_zero_points(matrix: &QuantizedMatrix) -> Vec<u8> {
-    let (rows, groups) = (matrix.rows, matrix.groups());
-    let Some(points) = &matrix.zero_points else { return Vec::new() };
-    let column = |group| (0..rows).map(|row| points[row * groups + group]).collect::<Vec<i8>>();
-    let columns: Vec<Vec<u8>> = (0..groups).map(|group| pack(&column(group), matrix.scheme.bits)).collect();
-    let words = matrix.scheme.row_bytes(rows) / 4;
-    (0..words).flat_map(|word| columns.iter().flat_map(move |column| column[word * 4..][..4].iter().copied())).collect()
-}
-
-#[cfg(test)]
+#[cfg(all(test, feature = "std"))]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::borrow::Cow;
+
     use proptest::prelude::*;
+    use serde_json::json;
 
     use super::*;
     use crate::damage::Damage;
+    use crate::model::tests::check_bytes_against_folder;
+    use crate::{NewTensor, pack, write_safetensors};
 
     /// One layer whose widths are all different: hidden 8, two heads of 4 on one key/value head, 16 channels, 5 tokens.
     fn architecture(family: Family) -> Architecture {
@@ -727,11 +575,24 @@ mod tests {
         assert_eq!(points, format!("tensor `{QUERY}_zero_point` has shape [1, 1], config.json asks for [1, 4]"));
     }
 
+    #[test]
+    fn where_two_groups_name_a_module_the_first_name_decides_whatever_their_order_in_the_file() {
+        let group = |bits: u8| json!({"targets": ["Linear"], "weights": {"num_bits": bits}});
+        for quantization in [
+            json!({"config_groups": {"group_0": group(4), "group_1": group(8)}}),
+            json!({"config_groups": {"group_1": group(8), "group_0": group(4)}}),
+        ] {
+            let declared = declared_schemes(&quantization, "config.json").unwrap();
+            assert_eq!(declared.iter().map(|declared| declared.bits).collect::<Vec<_>>(), [4, 8]);
+        }
+    }
+
     proptest! {
         #[test]
         fn what_is_written_is_read_back((family, quantized) in quantized(), seed in any::<u8>()) {
             let (folder, tensors) = written(family, quantized, seed);
             let artifact = Artifact::open(folder.path()).unwrap();
+            check_bytes_against_folder(folder.path());
             prop_assert_eq!(artifact.stored().count(), tensors.len());
             for (stored, new) in &tensors {
                 let (_, read) = artifact.stored().find(|(name, _)| *name == stored.name).unwrap();
@@ -759,6 +620,7 @@ mod tests {
             let path = folder.path().join(if in_config { "config.json" } else { "model.safetensors" });
             damage.strike(&path);
             check_any(folder.path());
+            check_bytes_against_folder(folder.path());
         }
     }
 }

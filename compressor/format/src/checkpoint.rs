@@ -1,20 +1,27 @@
-//! Checkpoints: a Hugging Face folder or a GGUF file with dense weights.
+//! Checkpoints: a model with dense weights, from a Hugging Face folder, a GGUF file or bytes.
 
-use std::collections::{BTreeMap, HashMap};
-use std::io::Write;
-use std::path::{Path, PathBuf};
+#[cfg(feature = "std")]
+mod folder;
 
-use rayon::prelude::*;
+use alloc::borrow::ToOwned;
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+
 use serde_json::Value;
 
+#[cfg(feature = "std")]
+pub use self::folder::{copy_companions, read_config};
+use crate::model::{CONFIG, WEIGHTS, is_quantized, parse_config};
+use crate::origin::Kept;
 use crate::safetensors::{Dtype, TensorFiles, TensorSlice};
-use crate::weights::transpose;
-use crate::{Architecture, Error, Family, GgufFile, Result, StoredTensor, TensorId, Tokenizer, Weights};
+use crate::{Architecture, Error, Family, MappedBytes, Origin, Result, StoredTensor, TensorId, check_finite};
 
-/// A checkpoint on disk: its architecture is read and every tensor's presence and shape checked; values stay in the file.
+/// A checkpoint: its architecture is read and every tensor's presence and shape checked; values stay where they lie.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
-    path: PathBuf,
+    path: Kept,
     architecture: Architecture,
     config: Value,
     source: Source,
@@ -23,60 +30,37 @@ pub struct Checkpoint {
 #[derive(Clone, Debug)]
 enum Source {
     Safetensors(SafetensorsSource),
-    Gguf(Box<GgufFile>),
+    #[cfg(feature = "std")]
+    Gguf(alloc::boxed::Box<crate::GgufFile>),
 }
 
-/// The files that make a tokenizer; they travel with the model.
-const COMPANIONS: [&str; 8] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "generation_config.json",
-    "chat_template.jinja",
-];
-
 impl Checkpoint {
-    /// Opens a Hugging Face folder or a GGUF file.
+    /// Reads a checkpoint from the bytes of its `config.json` and its `model.safetensors`, by which names errors call them.
     ///
     /// # Errors
-    /// A missing or damaged file, an unknown family, a tensor that is missing or of another shape than `config.json` says, and
-    /// tensors that nothing would read; all by name. [`Error::Unsupported`] for a folder with quantized weights.
-    pub fn open(path: &Path) -> Result<Self> {
-        if path.is_file() {
-            return Self::open_gguf(path);
-        }
-        let config = read_config(path)?;
-        if config.get("quantization_config").is_some_and(|quantized| !quantized.is_null()) {
+    /// As [`crate::Model::from_bytes`]; [`Error::Unsupported`] where the weights are quantized.
+    pub fn from_bytes(config: &[u8], weights: impl Into<MappedBytes>) -> Result<Self> {
+        let config = parse_config(config, CONFIG)?;
+        Self::read(config, CONFIG, WEIGHTS.into(), || TensorFiles::from_bytes(weights, WEIGHTS))
+    }
+
+    /// Reads a checkpoint, whose tensors are asked for when `config`, which errors call `config_origin`, is believed.
+    pub(crate) fn read(
+        config: Value,
+        config_origin: &str,
+        path: Kept,
+        files: impl FnOnce() -> Result<TensorFiles>,
+    ) -> Result<Self> {
+        let origin = path.shown();
+        if is_quantized(&config) {
             return Err(Error::unsupported(
-                path,
+                &origin,
                 "holds quantized weights (an artifact), a checkpoint with dense ones is needed",
             ));
         }
-        let architecture = Family::read(&config, &path.join("config.json"))?;
-        let source = Source::Safetensors(SafetensorsSource::open(path, &architecture)?);
-        Ok(Self { path: path.to_owned(), architecture, config, source })
-    }
-
-    fn open_gguf(path: &Path) -> Result<Self> {
-        let file = GgufFile::open(path)?;
-        let config = file.config()?;
-        let architecture = Family::read(&config, path)?;
-        for id in architecture.tensors() {
-            let name = id.to_string();
-            let (found, expected) = (file.canonical_shape(&name)?, architecture.shape(id));
-            if found != expected {
-                return Err(Error::Shape { path: path.to_owned(), name, found, expected });
-            }
-        }
-        Ok(Self { path: path.to_owned(), architecture, config, source: Source::Gguf(Box::new(file)) })
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
+        let architecture = Family::read(&config, config_origin)?;
+        let source = Source::Safetensors(SafetensorsSource::new(files()?, &architecture, &origin)?);
+        Ok(Self { path, architecture, config, source })
     }
 
     /// What it is.
@@ -89,36 +73,12 @@ impl Checkpoint {
         &self.config
     }
 
-    /// The files it was read from: configuration, weights, and what makes the tokenizer.
-    pub fn files(&self) -> Vec<PathBuf> {
-        match &self.source {
-            Source::Safetensors(source) => {
-                let mut files = vec![self.path.join("config.json")];
-                files.extend_from_slice(source.files.files());
-                files.extend(companions(&self.path));
-                files
-            }
-            Source::Gguf(_) => vec![self.path.clone()],
-        }
-    }
-
     /// The element type that most weights are stored in; f32 for a GGUF file, whose blocks are dequantized.
     pub fn dtype(&self) -> Dtype {
         match &self.source {
             Source::Safetensors(source) => source.dtype(),
+            #[cfg(feature = "std")]
             Source::Gguf(_) => Dtype::F32,
-        }
-    }
-
-    /// Bytes of the files that hold weights.
-    ///
-    /// # Errors
-    /// [`Error::Io`] where a file is gone.
-    pub fn weight_bytes(&self) -> Result<u64> {
-        let bytes = |file: &PathBuf| Ok(fs_err::metadata(file)?.len());
-        match &self.source {
-            Source::Safetensors(source) => source.files.files().iter().map(bytes).sum(),
-            Source::Gguf(_) => bytes(&self.path),
         }
     }
 
@@ -130,13 +90,14 @@ impl Checkpoint {
         match &self.source {
             Source::Safetensors(source) => {
                 let values = source.values(&self.architecture, id);
-                crate::check_finite(&self.path, &source.location(id).tensor.name, &values)?;
+                check_finite(&self.path, &source.location(id).tensor.name, &values)?;
                 Ok(values)
             }
+            #[cfg(feature = "std")]
             Source::Gguf(file) => {
                 let name = id.to_string();
                 let values = file.canonical_f32(&name)?;
-                crate::check_finite(&self.path, &name, &values)?;
+                check_finite(&self.path, &name, &values)?;
                 Ok(values)
             }
         }
@@ -146,85 +107,17 @@ impl Checkpoint {
     pub fn mapped(&self, id: TensorId) -> Option<TensorSlice> {
         match &self.source {
             Source::Safetensors(source) => source.mapped(&self.architecture, id),
+            #[cfg(feature = "std")]
             Source::Gguf(_) => None,
         }
     }
-
-    /// Every tensor's values, in memory.
-    ///
-    /// # Errors
-    /// As [`Self::tensor`].
-    pub fn weights(&self) -> Result<Weights> {
-        let values: Result<BTreeMap<_, _>> =
-            self.architecture.tensors().into_par_iter().map(|id| Ok((id, self.tensor(id)?))).collect();
-        Ok(Weights::new(self.architecture.clone(), self.config.clone(), values?))
-    }
-
-    /// The tokenizer that lies with the weights: `tokenizer.json`, or the one inside a GGUF file.
-    ///
-    /// # Errors
-    /// Where there is none, or it is damaged.
-    pub fn tokenizer(&self) -> Result<Tokenizer> {
-        match &self.source {
-            Source::Safetensors(_) => Tokenizer::open(self.path.join("tokenizer.json")),
-            Source::Gguf(file) => {
-                Tokenizer::from_json(self.gguf_tokenizer(file)?).map_err(|error| Error::malformed(&self.path, error.to_string()))
-            }
-        }
-    }
-
-    /// A GGUF file's tokenizer as `tokenizer.json`.
-    fn gguf_tokenizer(&self, file: &GgufFile) -> Result<Vec<u8>> {
-        let json = file.tokenizer()?.to_string(true).map_err(|error| Error::malformed(&self.path, error.to_string()))?;
-        Ok(json.into_bytes())
-    }
-
-    /// Copies what makes the tokenizer into `folder`.
-    ///
-    /// # Errors
-    /// [`Error::Io`] where a file can't be copied.
-    pub fn copy_companions(&self, folder: &Path) -> Result<()> {
-        match &self.source {
-            Source::Safetensors(_) => copy_companions(&self.path, folder),
-            Source::Gguf(file) => {
-                let json = self.gguf_tokenizer(file)?;
-                crate::write_beside(folder.join("tokenizer.json"), |out| Ok(out.write_all(&json)?))
-            }
-        }
-    }
-}
-
-/// Reads a folder's `config.json`.
-///
-/// # Errors
-/// [`Error::Io`] where there is none, [`Error::Malformed`] with line and column where it is no JSON.
-pub fn read_config(folder: &Path) -> Result<Value> {
-    let path = folder.join("config.json");
-    serde_json::from_slice(&fs_err::read(&path)?).map_err(|error| Error::malformed(&path, format!("is not valid JSON: {error}")))
-}
-
-/// Copies what makes the tokenizer from one folder into another.
-///
-/// # Errors
-/// [`Error::Io`] where a file can't be copied.
-pub fn copy_companions(from: &Path, to: &Path) -> Result<()> {
-    for file in companions(from) {
-        let name = file.file_name().expect("made by joining a name");
-        let bytes = fs_err::read(&file)?;
-        crate::write_beside(to.join(name), |out| Ok(out.write_all(&bytes)?))?;
-    }
-    Ok(())
-}
-
-fn companions(folder: &Path) -> Vec<PathBuf> {
-    COMPANIONS.iter().map(|name| folder.join(name)).filter(|path| path.is_file()).collect()
 }
 
 /// Tensors in safetensors files, found by what they are.
 #[derive(Clone, Debug)]
 struct SafetensorsSource {
     files: TensorFiles,
-    locations: HashMap<TensorId, Location>,
+    locations: BTreeMap<TensorId, Location>,
 }
 
 /// Where a tensor lies: rows `first_row..` of a stored one.
@@ -236,22 +129,21 @@ struct Location {
 }
 
 impl SafetensorsSource {
-    fn open(folder: &Path, architecture: &Architecture) -> Result<Self> {
-        let files = TensorFiles::open(folder)?;
-        let mut locations = HashMap::new();
+    fn new(files: TensorFiles, architecture: &Architecture, origin: &str) -> Result<Self> {
+        let mut locations = BTreeMap::new();
         let mut known = Vec::new();
         for tensor in Family::stored(architecture) {
             let name_in_file = name_in(&files, architecture, &tensor.name)
-                .ok_or_else(|| Error::MissingTensor { path: folder.to_owned(), name: tensor.name.clone() })?;
+                .ok_or_else(|| Error::MissingTensor { path: origin.to_owned(), name: tensor.name.clone() })?;
             let slice = files.get(&name_in_file).expect("found by name above");
             let expected = tensor.shape(architecture);
             if slice.shape != expected {
                 let found = slice.shape.clone();
-                return Err(Error::Shape { path: folder.to_owned(), name: name_in_file, found, expected });
+                return Err(Error::Shape { path: origin.to_owned(), name: name_in_file, found, expected });
             }
             if !slice.dtype.is_float() {
                 let what = format!("tensor `{name_in_file}` is {}, dense weights are f32, f16 or bf16", slice.dtype);
-                return Err(Error::unsupported(folder, what));
+                return Err(Error::unsupported(origin, what));
             }
             let mut first_row = 0;
             for part in &tensor.parts {
@@ -265,27 +157,27 @@ impl SafetensorsSource {
         let unread = |name: &str| known.binary_search(&name.to_owned()).is_err() && !Family::is_ignored(architecture, name);
         if let Some((name, _)) = files.iter().find(|(name, _)| unread(name)) {
             let what = format!("tensor `{name}` has no place in the model that config.json describes");
-            return Err(Error::malformed(folder, what));
+            return Err(Error::malformed(origin, what));
         }
         Ok(Self { files, locations })
     }
 
     fn location(&self, id: TensorId) -> &Location {
-        self.locations.get(&id).expect("`open` located every tensor of the architecture")
+        self.locations.get(&id).expect("`new` located every tensor of the architecture")
     }
 
     fn slice(&self, location: &Location) -> &TensorSlice {
-        self.files.get(&location.name_in_file).expect("`open` found this name")
+        self.files.get(&location.name_in_file).expect("`new` found this name")
     }
 
     fn values(&self, architecture: &Architecture, id: TensorId) -> Vec<f32> {
         let location = self.location(id);
         if let Some(mapped) = self.mapped(architecture, id) {
-            return mapped.to_f32().expect("`open` refused integer types");
+            return mapped.to_f32().expect("`new` refused integer types");
         }
         let slice = self.slice(location);
         let columns = slice.shape[1];
-        let whole = transpose(&slice.to_f32().expect("`open` refused integer types"), columns);
+        let whole = transpose(&slice.to_f32().expect("`new` refused integer types"), columns);
         let per_row = slice.shape[0];
         let rows = architecture.shape(id)[0];
         whole[location.first_row * per_row..(location.first_row + rows) * per_row].to_vec()
@@ -319,13 +211,25 @@ fn name_in(files: &TensorFiles, architecture: &Architecture, name: &str) -> Opti
     [Some(name), short].into_iter().flatten().find(|name| files.get(name).is_some()).map(str::to_owned)
 }
 
-#[cfg(test)]
+/// Turns row-major `[rows, columns]` into `[columns, rows]`.
+pub(crate) fn transpose(values: &[f32], columns: usize) -> Vec<f32> {
+    let rows = values.len() / columns;
+    (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column])).collect()
+}
+
+#[cfg(all(test, feature = "std"))]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::path::Path;
+
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
+    use crate::Weights;
+    use crate::damage::Damage;
+    use crate::model::tests::check_bytes_against_folder;
 
     fn architecture(family: Family) -> Architecture {
         let config = match family {
@@ -357,6 +261,7 @@ mod tests {
             for (id, values) in weights.iter() {
                 assert_eq!(checkpoint.tensor(id).unwrap(), values, "{family:?} {id}");
             }
+            check_bytes_against_folder(folder.path());
         }
     }
 
@@ -452,5 +357,18 @@ mod tests {
         fs_err::write(&index, r#"{"weight_map": {"model.norm.weight": "../secret.safetensors"}}"#).unwrap();
         let expected = format!("{}: `../secret.safetensors` is not the name of a file in this folder", index.display());
         assert_eq!(Checkpoint::open(folder.path()).unwrap_err().to_string(), expected);
+    }
+
+    proptest! {
+        #[test]
+        fn changed_files_and_their_bytes_are_one_model_or_refused_for_one_reason(
+            family in prop::sample::select(Family::ALL.to_vec()),
+            in_config in any::<bool>(),
+            damage in Damage::any(0..4, 0.2),
+        ) {
+            let (folder, _) = written(family, Dtype::F16);
+            damage.strike(&folder.path().join(if in_config { "config.json" } else { "model.safetensors" }));
+            check_bytes_against_folder(folder.path());
+        }
     }
 }

@@ -23,6 +23,12 @@ impl Damage {
     /// Damages the file, which is not empty.
     pub(crate) fn strike(&self, path: &Path) {
         let mut file = fs_err::read(path).expect("a test's own file");
+        self.change(&mut file);
+        fs_err::write(path, file).expect("a test's own file");
+    }
+
+    /// Damages a file's bytes, of which there are some.
+    pub(crate) fn change(&self, file: &mut Vec<u8>) {
         for (at, byte) in &self.bytes {
             let at = at.index(file.len());
             file[at] = *byte;
@@ -30,6 +36,5 @@ impl Damage {
         if let Some(cut) = self.cut {
             file.truncate(cut.index(file.len()));
         }
-        fs_err::write(path, file).expect("a test's own file");
     }
 }

@@ -1,49 +1,76 @@
 //! Everything `compressor` keeps on disk: recipe, model, dataset, artifact, report.
 //!
 //! Nothing here computes with a model, and nothing here knows Burn.
+//!
+//! Without the feature `std`, which is on by default, what is left needs `alloc` alone: [`Model::from_bytes`] and the types of what
+//! it reads. An engine for firmware or a browser is built on that.
+
+#![cfg_attr(not(feature = "std"), no_std)]
+
+extern crate alloc;
 
 mod architecture;
 mod artifact;
 mod checkpoint;
-#[cfg(test)]
-mod damage;
-mod dataset;
 mod error;
 mod families;
-mod gguf;
-mod manifest;
 mod mapped;
-mod metrics;
 mod model;
+mod origin;
 mod quantized;
-mod recipe;
-mod report;
 mod safetensors;
+
+#[cfg(all(test, feature = "std"))]
+mod damage;
+#[cfg(feature = "std")]
+mod dataset;
+#[cfg(feature = "std")]
+mod gguf;
+#[cfg(feature = "std")]
+mod manifest;
+#[cfg(feature = "std")]
+mod metrics;
+#[cfg(feature = "std")]
+mod recipe;
+#[cfg(feature = "std")]
+mod report;
+#[cfg(feature = "std")]
 mod tokenizer;
+#[cfg(feature = "std")]
 mod weights;
+#[cfg(feature = "std")]
 mod write;
 
 pub use architecture::{
     Activation, Architecture, Attention, LayerShape, LayerTensor, Mlp, Norm, NormKind, Part, Positions, RotaryScaling, TensorId,
 };
-pub use artifact::{Artifact, ArtifactTensor, NewArtifact, NewArtifactTensor, Storage};
-pub use checkpoint::{Checkpoint, copy_companions, read_config};
-pub use dataset::samples::{Batch, Batches, SampleOrder, Samples, Tokens};
-pub use dataset::{Dataset, Examples, FileSet, GrammarSet, JsonlSet, Pair, Split, TextSet, completion_matches};
-pub use error::{Error, Result};
+pub use artifact::{Artifact, ArtifactTensor};
+pub use checkpoint::Checkpoint;
+pub use error::{Error, Result, check_finite};
 pub use families::{Family, StoredTensor};
-pub use gguf::{GgmlType, GgufFile, GgufTensor, gguf_name};
-pub use manifest::{DenseTensor, FileHash, Manifest, Mismatch, OpensIn, Reference, Tool};
-pub use mapped::{MappedBytes, map_file};
-pub use metrics::{Metrics, StepLosses};
+pub use mapped::MappedBytes;
 pub use model::Model;
+pub use origin::Origin;
 pub use quantized::{QuantizedMatrix, Scheme, Values, WeightBytes, pack, unpack};
-pub use recipe::{
-    Activations, Budget, Clipping, Distill, Draft, EmbeddingScheme, HeadUnit, Importance, MagnitudeNorm, Mistake, ModelSource,
-    Place, Prune, Quantize, Recipe, RecipeText, Sizes, Stage, Student, Train, TrainingKeys, Verify, by_line,
+pub use safetensors::{Dtype, TensorFiles, TensorSlice};
+
+#[cfg(feature = "std")]
+pub use {
+    artifact::{NewArtifact, NewArtifactTensor, Storage},
+    checkpoint::{copy_companions, read_config},
+    dataset::samples::{Batch, Batches, SampleOrder, Samples, Tokens},
+    dataset::{Dataset, Examples, FileSet, GrammarSet, JsonlSet, Pair, Split, TextSet, completion_matches},
+    gguf::{GgmlType, GgufFile, GgufTensor, gguf_name},
+    manifest::{DenseTensor, FileHash, Manifest, Mismatch, OpensIn, Reference, Tool},
+    mapped::map_file,
+    metrics::{Metrics, StepLosses},
+    recipe::{
+        Activations, Budget, Clipping, Distill, Draft, EmbeddingScheme, HeadUnit, Importance, MagnitudeNorm, Mistake,
+        ModelSource, Place, Prune, Quantize, Recipe, RecipeText, Sizes, Stage, Student, Train, TrainingKeys, Verify, by_line,
+    },
+    report::{Check, Limit, Machine, Measured, Outcome, REPORT_VERSION, Report, StageReport, Threshold},
+    safetensors::{NewTensor, safetensors_file_bytes, write_safetensors},
+    tokenizer::Tokenizer,
+    weights::{Weights, write_config},
+    write::write_beside,
 };
-pub use report::{Check, Limit, Machine, Measured, Outcome, REPORT_VERSION, Report, StageReport, Threshold};
-pub use safetensors::{Dtype, NewTensor, TensorFiles, TensorSlice, safetensors_file_bytes, write_safetensors};
-pub use tokenizer::Tokenizer;
-pub use weights::{Weights, check_finite, write_config};
-pub use write::write_beside;

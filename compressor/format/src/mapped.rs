@@ -1,18 +1,32 @@
-//! Read-only views of files mapped into memory.
+//! Read-only views of bytes where they lie: in a file mapped into memory, in memory, or in the program itself.
 
-use std::ops::{Deref, Range};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::ops::{Deref, Range};
+#[cfg(feature = "std")]
 use std::path::Path;
-use std::sync::Arc;
 
+#[cfg(feature = "std")]
 use memmap2::{Mmap, UncheckedAdvice};
 
-use crate::{Error, Result};
-
-/// A range of a mapped file; dereferences to its bytes, and clones without copying them.
-#[derive(Debug, Clone)]
+/// A range of bytes that are read where they lie; dereferences to them, and clones without copying them.
+///
+/// Made from a mapped file, from an `Arc<[u8]>` or a `Vec<u8>`, or from a `&'static [u8]`, which is how firmware keeps its weights in
+/// flash.
+#[derive(Clone)]
 pub struct MappedBytes {
-    map: Arc<Mmap>,
+    holder: Holder,
     range: Range<usize>,
+}
+
+/// What keeps the bytes alive.
+#[derive(Clone)]
+enum Holder {
+    #[cfg(feature = "std")]
+    File(Arc<Mmap>),
+    Memory(Arc<[u8]>),
+    Program(&'static [u8]),
 }
 
 /// Maps a whole file for reading.
@@ -20,13 +34,14 @@ pub struct MappedBytes {
 /// The pages are shared with every other reader of the file and cost memory only when touched.
 ///
 /// # Errors
-/// [`Error::Io`] when the file can't be opened or mapped, [`Error::Malformed`] when `path` is a folder or a device.
+/// [`crate::Error::Io`] when the file can't be opened or mapped, [`crate::Error::Malformed`] when `path` is a folder or a device.
+#[cfg(feature = "std")]
 #[allow(unsafe_code)]
-pub fn map_file(path: impl AsRef<Path>) -> Result<Arc<Mmap>> {
+pub fn map_file(path: impl AsRef<Path>) -> crate::Result<Arc<Mmap>> {
     let path = path.as_ref();
     let file = fs_err::File::open(path)?;
     if !file.metadata()?.is_file() {
-        return Err(Error::malformed(path, "is not a regular file"));
+        return Err(crate::Error::malformed(path, "is not a regular file"));
     }
     // SAFETY: the map is read-only, and every file that this program writes is renamed into place and never changed afterwards,
     // so the bytes stay still unless another program rewrites the file in place, as with any mapped file.
@@ -37,9 +52,9 @@ pub fn map_file(path: impl AsRef<Path>) -> Result<Arc<Mmap>> {
 
 impl MappedBytes {
     /// The bytes `range` of the mapped file; `None` where the range is backwards or reaches past the end.
+    #[cfg(feature = "std")]
     pub fn new(map: Arc<Mmap>, range: Range<usize>) -> Option<Self> {
-        map.get(range.clone())?;
-        Some(Self { map, range })
+        Self::from(map).slice(range)
     }
 
     /// The part `range` of these bytes, counted from their own start; `None` where it is backwards or reaches past their end.
@@ -47,24 +62,51 @@ impl MappedBytes {
         self.get(range.clone())?;
         // The check above bounds both ends by this view's length, so neither sum can overflow.
         let range = self.range.start + range.start..self.range.start + range.end;
-        Some(Self { map: Arc::clone(&self.map), range })
+        Some(Self { holder: self.holder.clone(), range })
+    }
+
+    /// Tells the operating system that these bytes of a mapped file are not needed soon: they take no memory until they are read
+    /// again. Bytes held in memory stay.
+    pub fn release(&self) {
+        match &self.holder {
+            #[cfg(feature = "std")]
+            #[allow(unsafe_code)]
+            Holder::File(map) => {
+                // SAFETY: the map is of a file, shared and never written, so pages that are dropped are read from the file again.
+                // Where the advice is not taken the bytes stay, which harms nobody.
+                let _ =
+                    unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, self.range.start, self.range.len()) };
+            }
+            Holder::Memory(_) | Holder::Program(_) => {}
+        }
     }
 }
 
+#[cfg(feature = "std")]
 impl From<Arc<Mmap>> for MappedBytes {
     fn from(map: Arc<Mmap>) -> Self {
         let range = 0..map.len();
-        Self { map, range }
+        Self { holder: Holder::File(map), range }
     }
 }
 
-impl MappedBytes {
-    /// Tells the operating system that these bytes are not needed soon: they take no memory until they are read again.
-    #[allow(unsafe_code)]
-    pub fn release(&self) {
-        // SAFETY: the map is of a file, shared and never written, so pages that are dropped are read from the file again. Where the
-        // advice is not taken the bytes stay, which harms nobody.
-        let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, self.range.start, self.range.len()) };
+impl From<Arc<[u8]>> for MappedBytes {
+    fn from(bytes: Arc<[u8]>) -> Self {
+        let range = 0..bytes.len();
+        Self { holder: Holder::Memory(bytes), range }
+    }
+}
+
+impl From<Vec<u8>> for MappedBytes {
+    /// Copies the bytes once, as [`Arc`] asks.
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::from(Arc::<[u8]>::from(bytes))
+    }
+}
+
+impl From<&'static [u8]> for MappedBytes {
+    fn from(bytes: &'static [u8]) -> Self {
+        Self { holder: Holder::Program(bytes), range: 0..bytes.len() }
     }
 }
 
@@ -72,11 +114,24 @@ impl Deref for MappedBytes {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.map[self.range.clone()]
+        let whole: &[u8] = match &self.holder {
+            #[cfg(feature = "std")]
+            Holder::File(map) => map,
+            Holder::Memory(bytes) => bytes,
+            Holder::Program(bytes) => bytes,
+        };
+        &whole[self.range.clone()]
     }
 }
 
-#[cfg(test)]
+impl fmt::Debug for MappedBytes {
+    /// How many they are: a model's bytes are too many to print.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "MappedBytes({})", self.len())
+    }
+}
+
+#[cfg(all(test, feature = "std"))]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
@@ -110,7 +165,26 @@ mod tests {
     }
 
     fn map_of(bytes: &MappedBytes) -> Arc<Mmap> {
-        Arc::clone(&bytes.map)
+        match &bytes.holder {
+            Holder::File(map) => Arc::clone(map),
+            Holder::Memory(_) | Holder::Program(_) => panic!("not mapped"),
+        }
+    }
+
+    #[test]
+    fn bytes_in_memory_and_in_the_program_are_cut_as_a_file_is_and_never_copied() {
+        static PROGRAM: [u8; 10] = *b"0123456789";
+        let memory: Arc<[u8]> = PROGRAM.into();
+        for (bytes, start) in
+            [(MappedBytes::from(&PROGRAM[..]), PROGRAM.as_ptr()), (MappedBytes::from(Arc::clone(&memory)), memory.as_ptr())]
+        {
+            let middle = bytes.slice(2..8).unwrap().slice(1..3).unwrap();
+            assert_eq!(&*middle, b"34");
+            assert_eq!(middle.as_ptr(), start.wrapping_add(3));
+            assert!(bytes.slice(0..11).is_none());
+            assert_eq!(format!("{bytes:?}"), "MappedBytes(10)");
+        }
+        assert_eq!(&*MappedBytes::from(PROGRAM.to_vec()), PROGRAM);
     }
 
     #[test]

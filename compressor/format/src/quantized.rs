@@ -2,16 +2,20 @@
 //!
 //! Layout and rounding: docs/artifact-format.md, checked bit for bit against files written by llm-compressor.
 
-use std::fmt;
-use std::ops::Deref;
-use std::sync::Arc;
+use alloc::sync::Arc;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::fmt;
+use core::ops::Deref;
 
+#[cfg(feature = "std")]
 use serde::{Deserialize, Serialize};
 
 use crate::MappedBytes;
 
 /// Bits, granularity and symmetry of a matrix of integers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "std", derive(Serialize, Deserialize))]
 pub struct Scheme {
     /// Bits of one integer: 4 or 8.
     pub bits: u8,
@@ -48,12 +52,12 @@ pub enum Values {
     Signed(WeightBytes),
 }
 
-/// Bytes that lie in a mapped file or in memory; clones without copying.
+/// The bytes of a matrix; clones without copying.
 #[derive(Clone, Debug)]
 pub enum WeightBytes {
-    /// A range of a mapped file.
+    /// A range of a mapped file, or of bytes that a whole model was read from.
     Mapped(MappedBytes),
-    /// In memory.
+    /// In memory, on their own.
     Owned(Arc<[u8]>),
 }
 

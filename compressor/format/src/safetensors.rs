@@ -1,23 +1,34 @@
-//! Safetensors files, single or sharded, read by memory map and written tensor by tensor.
+//! Safetensors files: the tensors that lie in them, and their element types.
 //!
-//! Format: <https://github.com/huggingface/safetensors>. The `safetensors` crate checks every bound of the header.
+//! - `header`: the one place that believes a file; `folder`: files and shards; `write`: tensor by tensor
+//!
+//! Format: <https://github.com/huggingface/safetensors>.
 
-use std::borrow::Cow;
-use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashMap};
-use std::fmt;
-use std::io::Write;
-use std::path::{Path, PathBuf};
+#[cfg(feature = "std")]
+mod folder;
+mod header;
+#[cfg(feature = "std")]
+mod write;
 
-use half::{bf16, f16};
+use alloc::collections::BTreeMap;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
+#[cfg(feature = "std")]
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, MappedBytes, Result, map_file, write_beside};
+#[cfg(feature = "std")]
+pub use self::write::{NewTensor, safetensors_file_bytes, write_safetensors};
+use crate::{Error, MappedBytes, Origin, Result};
 
-/// The tensors of a folder, by name.
-#[derive(Clone, Debug)]
+/// The tensors of a folder or of one file's bytes, by name.
+#[derive(Clone, Debug, Default)]
 pub struct TensorFiles {
-    files: Vec<PathBuf>,
+    #[cfg(feature = "std")]
+    files: Vec<std::path::PathBuf>,
+    bytes: u64,
     tensors: BTreeMap<String, TensorSlice>,
 }
 
@@ -33,8 +44,8 @@ pub struct TensorSlice {
 }
 
 /// The element types that checkpoints and artifacts use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[cfg_attr(feature = "std", derive(Serialize, Deserialize), serde(rename_all = "lowercase"))]
 pub enum Dtype {
     /// 32-bit float.
     F32,
@@ -50,42 +61,34 @@ pub enum Dtype {
     I64,
 }
 
-/// A tensor to be written: its bytes are made when their turn comes, so that one is in memory at a time.
-pub struct NewTensor<'a> {
-    /// Type of the elements.
-    pub dtype: Dtype,
-    /// Sizes, outermost first.
-    pub shape: Vec<usize>,
-    /// Makes the bytes, little endian, row-major, as many as dtype and shape ask for.
-    pub bytes: Box<dyn Fn() -> Cow<'a, [u8]> + 'a>,
-}
-
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
-
 impl TensorFiles {
-    /// Opens `model.safetensors` or every shard that `model.safetensors.index.json` names.
+    /// Reads the header of a whole file's bytes, which errors call `origin`.
     ///
     /// # Errors
-    /// [`Error::Io`] where a file is missing; [`Error::Malformed`] for a truncated or contradictory header, an index that points
-    /// outside the folder, or a name that stands in two shards; [`Error::Unsupported`] for other element types.
-    pub fn open(folder: &Path) -> Result<Self> {
-        let single = folder.join(SINGLE);
-        let files = if single.exists() { vec![single] } else { shards(folder)? };
-        let mut tensors = BTreeMap::new();
-        for file in &files {
-            for (name, tensor) in read_file(file)? {
-                if tensors.insert(name.clone(), tensor).is_some() {
-                    return Err(Error::malformed(file, format!("tensor `{name}` stands in another shard too")));
-                }
-            }
-        }
-        Ok(Self { files, tensors })
+    /// [`Error::Malformed`] for a truncated or contradictory header, [`Error::Unsupported`] for other element types.
+    pub fn from_bytes<O: Origin + ?Sized>(bytes: impl Into<MappedBytes>, origin: &O) -> Result<Self> {
+        let mut files = Self::default();
+        files.add(&bytes.into(), &origin.shown())?;
+        Ok(files)
     }
 
-    /// The files, in the order of their names.
-    pub fn files(&self) -> &[PathBuf] {
-        &self.files
+    /// Adds the tensors of one more file.
+    fn add(&mut self, file: &MappedBytes, origin: &str) -> Result<()> {
+        let (data, entries) = header::read(file, origin)?;
+        for header::Entry { name, dtype, shape, bytes } in entries {
+            let bytes = file.slice(data + bytes.start..data + bytes.end).expect("`header::read` lets no tensor past the end");
+            if self.tensors.contains_key(&name) {
+                return Err(Error::malformed(origin, format!("tensor `{name}` stands in another shard too")));
+            }
+            self.tensors.insert(name, TensorSlice { dtype, shape, bytes });
+        }
+        self.bytes += file.len() as u64;
+        Ok(())
+    }
+
+    /// Bytes of the files, headers included.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// The tensor with this name.
@@ -97,121 +100,6 @@ impl TensorFiles {
     pub fn iter(&self) -> impl Iterator<Item = (&str, &TensorSlice)> {
         self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
-}
-
-fn shards(folder: &Path) -> Result<Vec<PathBuf>> {
-    #[derive(Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
-    let path = folder.join(INDEX);
-    if !path.exists() {
-        return Err(Error::malformed(folder, format!("holds neither {SINGLE} nor {INDEX}")));
-    }
-    let index: Index =
-        serde_json::from_slice(&fs_err::read(&path)?).map_err(|error| Error::malformed(&path, error.to_string()))?;
-    let mut names: Vec<String> = index.weight_map.into_values().collect();
-    names.sort();
-    names.dedup();
-    if names.is_empty() {
-        return Err(Error::malformed(&path, "`weight_map` names no file"));
-    }
-    for name in &names {
-        if Path::new(name).file_name() != Some(name.as_ref()) {
-            return Err(Error::malformed(&path, format!("`{name}` is not the name of a file in this folder")));
-        }
-    }
-    Ok(names.into_iter().map(|name| folder.join(name)).collect())
-}
-
-fn read_file(path: &Path) -> Result<Vec<(String, TensorSlice)>> {
-    let bytes = MappedBytes::from(map_file(path)?);
-    let (header, metadata) = ::safetensors::SafeTensors::read_metadata(&bytes)
-        .map_err(|error| Error::malformed(path, describe(&error, bytes.len())))?;
-    let start = header + size_of::<u64>();
-    let mut tensors = Vec::new();
-    for (name, tensor) in metadata.tensors() {
-        let dtype = Dtype::from_stored(tensor.dtype)
-            .ok_or_else(|| Error::unsupported(path, format!("tensor `{name}` is {:?}; {}", tensor.dtype, Dtype::KNOWN)))?;
-        let (from, to) = tensor.data_offsets;
-        let bytes = bytes
-            .slice(start + from..start + to)
-            .ok_or_else(|| Error::malformed(path, format!("tensor `{name}` ends past the file")))?;
-        tensors.push((name, TensorSlice { dtype, shape: tensor.shape.clone(), bytes }));
-    }
-    Ok(tensors)
-}
-
-/// The crate's own messages name neither the sizes nor what to make of them.
-fn describe(error: &::safetensors::SafeTensorError, file_bytes: usize) -> String {
-    use ::safetensors::SafeTensorError::{HeaderTooLarge, HeaderTooSmall, InvalidHeaderLength, MetadataIncompleteBuffer};
-    match error {
-        HeaderTooSmall | InvalidHeaderLength => {
-            format!("is cut short: the header reaches past the end of its {file_bytes} bytes")
-        }
-        MetadataIncompleteBuffer => {
-            format!("its {file_bytes} bytes are not what the header says: the file is cut short or has a tail")
-        }
-        HeaderTooLarge => "is not a safetensors file, or its header is damaged: the header's length is impossible".to_owned(),
-        other => format!("is not a valid safetensors file: {other}"),
-    }
-}
-
-/// Writes a safetensors file beside its place and renames it; tensors lie by element size, then by name.
-///
-/// # Errors
-/// Those of [`write_beside`], [`Error::NoRoom`] on a full disk among them.
-pub fn write_safetensors<'a>(path: &Path, tensors: impl IntoIterator<Item = (String, NewTensor<'a>)>) -> Result<()> {
-    let mut tensors: Vec<(String, NewTensor<'a>)> = tensors.into_iter().collect();
-    tensors.sort_by(|(left_name, left), (right_name, right)| order((left.dtype, left_name), (right.dtype, right_name)));
-    let described = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dtype, tensor.shape.clone()));
-    let (head, _) = head(described).ok_or_else(|| Error::malformed(path, "would be larger than a file can be"))?;
-    write_beside(path, |file| {
-        file.write_all(&head)?;
-        for (name, tensor) in &tensors {
-            let bytes = (tensor.bytes)();
-            assert_eq!(bytes.len(), tensor.shape.iter().product::<usize>() * tensor.dtype.bytes(), "bytes of tensor `{name}`");
-            file.write_all(&bytes)?;
-        }
-        Ok(())
-    })
-}
-
-/// Bytes of the file that [`write_safetensors`] makes of tensors with these names, types and shapes, header included; `None` past
-/// what a file's offsets can say.
-pub fn safetensors_file_bytes(mut tensors: Vec<(String, Dtype, Vec<usize>)>) -> Option<u64> {
-    // The order decides how many digits the offsets in the header have.
-    tensors.sort_by(|(left_name, left, _), (right_name, right, _)| order((*left, left_name), (*right, right_name)));
-    let (head, data) = head(tensors.into_iter())?;
-    u64::try_from(head.len()).ok()?.checked_add(u64::try_from(data).ok()?)
-}
-
-/// Large elements first, so that every tensor lies at a multiple of its element's size.
-fn order((left, left_name): (Dtype, &str), (right, right_name): (Dtype, &str)) -> Ordering {
-    right.stored().cmp(&left.stored()).then_with(|| left_name.cmp(right_name))
-}
-
-/// What stands before the tensors, its length first, and the bytes of all of them; `None` past what a file's offsets can say.
-fn head(tensors: impl Iterator<Item = (String, Dtype, Vec<usize>)>) -> Option<(Vec<u8>, usize)> {
-    let mut end = 0usize;
-    let mut described = Vec::new();
-    for (name, dtype, shape) in tensors {
-        let start = end;
-        let bytes = shape.iter().try_fold(dtype.bytes(), |bytes, size| bytes.checked_mul(*size))?;
-        end = start.checked_add(bytes)?;
-        described.push((name, ::safetensors::tensor::TensorInfo { dtype: dtype.stored(), shape, data_offsets: (start, end) }));
-    }
-    let metadata = ::safetensors::tensor::Metadata::new(Some(layout_metadata()), described).ok()?;
-    let mut json = serde_json::to_vec(&metadata).ok()?;
-    json.resize(json.len().next_multiple_of(size_of::<u64>()), b' ');
-    let mut head = u64::try_from(json.len()).ok()?.to_le_bytes().to_vec();
-    head.extend(json);
-    Some((head, end))
-}
-
-/// Transformers refuses a file that does not say which framework's layout it has.
-fn layout_metadata() -> HashMap<String, String> {
-    HashMap::from([("format".to_owned(), "pt".to_owned())])
 }
 
 impl TensorSlice {
@@ -246,43 +134,37 @@ impl Dtype {
             Self::F32 => {
                 Some(bytes.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect())
             }
-            Self::F16 => Some(halves().map(|bits| f16::from_bits(bits).to_f32()).collect()),
-            Self::Bf16 => Some(halves().map(|bits| bf16::from_bits(bits).to_f32()).collect()),
+            Self::F16 => Some(halves().map(f16_to_f32).collect()),
+            Self::Bf16 => Some(halves().map(|bits| f32::from_bits(u32::from(bits) << 16)).collect()),
             Self::I8 | Self::I32 | Self::I64 => None,
         }
     }
 
-    /// Values in this float type, little endian, rounded to nearest even; `None` for an integer type.
-    pub fn from_f32(self, values: &[f32]) -> Option<Vec<u8>> {
-        match self {
-            Self::F32 => Some(values.iter().flat_map(|value| value.to_le_bytes()).collect()),
-            Self::F16 => Some(values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect()),
-            Self::Bf16 => Some(values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect()),
-            Self::I8 | Self::I32 | Self::I64 => None,
-        }
-    }
-
-    fn stored(self) -> ::safetensors::Dtype {
-        match self {
-            Self::F32 => ::safetensors::Dtype::F32,
-            Self::F16 => ::safetensors::Dtype::F16,
-            Self::Bf16 => ::safetensors::Dtype::BF16,
-            Self::I8 => ::safetensors::Dtype::I8,
-            Self::I32 => ::safetensors::Dtype::I32,
-            Self::I64 => ::safetensors::Dtype::I64,
-        }
-    }
-
-    fn from_stored(dtype: ::safetensors::Dtype) -> Option<Self> {
-        match dtype {
-            ::safetensors::Dtype::F32 => Some(Self::F32),
-            ::safetensors::Dtype::F16 => Some(Self::F16),
-            ::safetensors::Dtype::BF16 => Some(Self::Bf16),
-            ::safetensors::Dtype::I8 => Some(Self::I8),
-            ::safetensors::Dtype::I32 => Some(Self::I32),
-            ::safetensors::Dtype::I64 => Some(Self::I64),
+    /// The type that a header calls so.
+    fn in_header(name: &str) -> Option<Self> {
+        match name {
+            "F32" => Some(Self::F32),
+            "F16" => Some(Self::F16),
+            "BF16" => Some(Self::Bf16),
+            "I8" => Some(Self::I8),
+            "I32" => Some(Self::I32),
+            "I64" => Some(Self::I64),
             _ => None,
         }
+    }
+}
+
+/// IEEE half precision as f32, exactly.
+fn f16_to_f32(bits: u16) -> f32 {
+    const INFINITE: u32 = 0x7c00 << 13;
+    /// 2^(127 − 15): an f32's exponents start that much lower.
+    const SCALE: f32 = f32::from_bits((127 + 112) << 23);
+    let sign = u32::from(bits & 0x8000) << 16;
+    let magnitude = u32::from(bits & 0x7fff) << 13;
+    match magnitude >= INFINITE {
+        true => f32::from_bits(sign | 0xff << 23 | magnitude),
+        // Subnormal halves are subnormal f32 before the product, and normal after it.
+        false => f32::from_bits(sign | (f32::from_bits(magnitude) * SCALE).to_bits()),
     }
 }
 
@@ -299,12 +181,18 @@ impl fmt::Display for Dtype {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "std"))]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::borrow::Cow;
+    use std::path::{Path, PathBuf};
+
+    use half::{bf16, f16};
     use proptest::prelude::*;
 
+    use super::folder::SINGLE;
+    use super::write::layout_metadata;
     use super::*;
     use crate::damage::Damage;
 
@@ -375,12 +263,19 @@ mod tests {
         }
     }
 
+    fn with_header(header: &[u8], data: &[u8]) -> Vec<u8> {
+        [&(header.len() as u64).to_le_bytes(), header, data].concat()
+    }
+
+    /// What a folder with this file is refused for, which is also what its bytes are refused for.
     fn refused(header: &str, data: &[u8]) -> String {
         let folder = tempfile::tempdir().unwrap();
-        let bytes = [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat();
-        fs_err::write(folder.path().join(SINGLE), bytes).unwrap();
+        let bytes = with_header(header.as_bytes(), data);
+        fs_err::write(folder.path().join(SINGLE), &bytes).unwrap();
         let error = TensorFiles::open(folder.path()).unwrap_err().to_string();
-        error.replace(&format!("{}/", folder.path().display()), "")
+        let error = error.replace(&format!("{}/", folder.path().display()), "");
+        assert_eq!(TensorFiles::from_bytes(bytes, SINGLE).unwrap_err().to_string(), error);
+        error
     }
 
     #[test]
@@ -405,7 +300,116 @@ mod tests {
         assert_eq!(refused(other, &[0; 4]), "model.safetensors: tensor `t` is U8; known are F32, F16, BF16, I8, I32, I64");
     }
 
+    #[test]
+    fn a_header_that_is_no_table_of_tensors_is_refused() {
+        let invalid = |header: &str| {
+            let refused = refused(header, &[0; 4]);
+            refused.strip_prefix("model.safetensors: is not a valid safetensors file: ").unwrap().to_owned()
+        };
+        let tensor = r#"{"dtype":"I8","shape":[4],"data_offsets":[0,4]}"#;
+        assert_eq!(invalid("{"), "invalid JSON in header: EOF while parsing an object at line 1 column 1");
+        assert_eq!(
+            invalid("[]"),
+            "invalid JSON in header: invalid type: sequence, expected a table of tensors at line 1 column 0"
+        );
+        assert_eq!(
+            invalid(r#"{"t":4}"#),
+            "invalid JSON in header: invalid type: integer `4`, expected a tensor's dtype, shape and data_offsets at line 1 column 6"
+        );
+        assert_eq!(
+            invalid(r#"{"t":{"dtype":"I8","shape":[4]}}"#),
+            "invalid JSON in header: missing field `data_offsets` at line 1 column 31"
+        );
+        assert_eq!(
+            invalid(r#"{"t":{"dtype":"I8","dtype":"I8"}}"#),
+            "invalid JSON in header: duplicate field `dtype` at line 1 column 32"
+        );
+        assert_eq!(
+            invalid(&format!(r#"{{"t":{tensor},"t":{tensor}}}"#)),
+            "invalid JSON in header: tensor `t` stands there twice at line 1 column 105"
+        );
+        assert_eq!(
+            invalid(r#"{"t":{"dtype":"I8","shape":[5],"data_offsets":[0,4]}}"#),
+            "invalid shape, data type, or offset for tensor"
+        );
+        assert_eq!(
+            TensorFiles::from_bytes(with_header(&[0xff], &[]), SINGLE).unwrap_err().to_string(),
+            "model.safetensors: is not a valid safetensors file: invalid UTF-8 in header: invalid utf-8 sequence of 1 bytes from \
+             index 0"
+        );
+        assert_eq!(
+            TensorFiles::from_bytes(vec![0xff; 8], SINGLE).unwrap_err().to_string(),
+            "model.safetensors: is not a safetensors file, or its header is damaged: the header's length is impossible"
+        );
+        for short in [vec![9; 7], vec![9, 0, 0, 0, 0, 0, 0, 0, b'{', b'}']] {
+            let expected =
+                format!("model.safetensors: is cut short: the header reaches past the end of its {} bytes", short.len());
+            assert_eq!(TensorFiles::from_bytes(short, SINGLE).unwrap_err().to_string(), expected);
+        }
+        let known = with_header(format!(r#"{{"__metadata__":{{"format":"pt"}},"t":{tensor}}}"#).as_bytes(), &[7; 4]);
+        let files = TensorFiles::from_bytes(known, SINGLE).unwrap();
+        assert_eq!(&*files.get("t").unwrap().bytes, &[7; 4]);
+        assert!(files.files().is_empty());
+    }
+
+    #[test]
+    fn every_half_is_the_float_that_the_half_crate_makes_of_it() {
+        let every: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+        let same = |ours: Vec<f32>, theirs: fn(u16) -> f32| {
+            assert_eq!(ours.len(), 1 << 16);
+            for (bits, ours) in (0..=u16::MAX).zip(ours) {
+                let theirs = theirs(bits);
+                assert!(ours.to_bits() == theirs.to_bits() || ours.is_nan() && theirs.is_nan(), "{bits:#06x}: {ours} {theirs}");
+            }
+        };
+        same(Dtype::F16.to_f32(&every).unwrap(), |bits| f16::from_bits(bits).to_f32());
+        same(Dtype::Bf16.to_f32(&every).unwrap(), |bits| bf16::from_bits(bits).to_f32());
+    }
+
+    /// The `safetensors` crate reads the same tensors out of these bytes, or refuses them too.
+    fn check_against_the_crate(bytes: Vec<u8>) {
+        type Found = BTreeMap<String, (::safetensors::Dtype, Vec<usize>, Vec<u8>)>;
+        let theirs: Option<Found> = ::safetensors::SafeTensors::deserialize(&bytes).ok().map(|tensors| {
+            let tensor = |(name, view): (String, ::safetensors::tensor::TensorView<'_>)| {
+                (name, (view.dtype(), view.shape().to_vec(), view.data().to_vec()))
+            };
+            tensors.tensors().into_iter().map(tensor).collect()
+        });
+        match (TensorFiles::from_bytes(bytes, SINGLE), theirs) {
+            (Ok(ours), Some(theirs)) => {
+                let tensor = |(name, slice): (&str, &TensorSlice)| {
+                    (name.to_owned(), (slice.dtype.stored(), slice.shape.clone(), slice.bytes.to_vec()))
+                };
+                assert_eq!(ours.iter().map(tensor).collect::<Found>(), theirs);
+            }
+            (Err(Error::Unsupported { .. }), Some(_)) | (Err(_), None) => {}
+            (ours, theirs) => panic!("{ours:?}, but {theirs:?}"),
+        }
+    }
+
+    #[test]
+    fn every_flip_of_a_bit_is_judged_as_the_safetensors_crate_judges_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let whole = fs_err::read(write(folder.path(), &three())).unwrap();
+        for bit in 0..whole.len() * 8 {
+            let mut flipped = whole.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            check_against_the_crate(flipped);
+        }
+    }
+
     proptest! {
+        #[test]
+        fn changed_bytes_are_judged_as_the_safetensors_crate_judges_them(
+            tensors in tensors(),
+            damage in Damage::any(0..3, 0.1),
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let mut bytes = fs_err::read(write(folder.path(), &tensors)).unwrap();
+            damage.change(&mut bytes);
+            check_against_the_crate(bytes);
+        }
+
         #[test]
         fn the_file_is_the_one_that_the_safetensors_crate_makes(tensors in tensors()) {
             let folder = tempfile::tempdir().unwrap();

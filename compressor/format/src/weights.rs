@@ -9,8 +9,9 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 
+use crate::checkpoint::transpose;
 use crate::safetensors::{Dtype, NewTensor, write_safetensors};
-use crate::{Architecture, Error, Family, LayerTensor, Part, Result, StoredTensor, TensorId, write_beside};
+use crate::{Architecture, Error, Family, LayerTensor, Part, Result, StoredTensor, TensorId, check_finite, write_beside};
 
 /// A dense model in memory. Matrices are `[out, in]`, row-major.
 #[derive(Clone, Debug)]
@@ -146,23 +147,6 @@ impl Weights {
 /// [`Error::Io`] where the folder can't be written.
 pub fn write_config(folder: &Path, config: &Value) -> Result<()> {
     write_beside(folder.join("config.json"), |file| Ok(file.write_all(format!("{config:#}\n").as_bytes())?))
-}
-
-/// Turns row-major `[rows, columns]` into `[columns, rows]`.
-pub(crate) fn transpose(values: &[f32], columns: usize) -> Vec<f32> {
-    let rows = values.len() / columns;
-    (0..columns).flat_map(|column| (0..rows).map(move |row| values[row * columns + column])).collect()
-}
-
-/// Refuses NaN and infinities by tensor and place.
-///
-/// # Errors
-/// [`Error::NotFinite`].
-pub fn check_finite(path: &Path, name: &str, values: &[f32]) -> Result<()> {
-    match values.iter().position(|value| !value.is_finite()) {
-        None => Ok(()),
-        Some(index) => Err(Error::NotFinite { path: path.to_owned(), name: name.to_owned(), value: values[index], index }),
-    }
 }
 
 /// Box-Muller on uniform draws: the same values on every machine, which a library's tables do not promise across versions.

@@ -1,6 +1,9 @@
 //! Typed access to the keys of a `config.json`, with the file and the key in every error.
 
-use std::path::Path;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
 
 use serde_json::{Map, Value};
 
@@ -13,21 +16,21 @@ const MOST_LAYERS: u64 = 4096;
 
 pub(super) struct Config<'a> {
     keys: &'a Map<String, Value>,
-    path: &'a Path,
+    origin: &'a str,
 }
 
 impl<'a> Config<'a> {
-    pub(super) fn new(config: &'a Value, path: &'a Path) -> Result<Self> {
-        let keys = config.as_object().ok_or_else(|| Error::malformed(path, "the configuration is not a JSON object"))?;
-        Ok(Self { keys, path })
+    pub(super) fn new(config: &'a Value, origin: &'a str) -> Result<Self> {
+        let keys = config.as_object().ok_or_else(|| Error::malformed(origin, "the configuration is not a JSON object"))?;
+        Ok(Self { keys, origin })
     }
 
     fn malformed(&self, what: String) -> Error {
-        Error::malformed(self.path, what)
+        Error::malformed(self.origin, what)
     }
 
     pub(super) fn unsupported(&self, what: String) -> Error {
-        Error::unsupported(self.path, what)
+        Error::unsupported(self.origin, what)
     }
 
     /// The value of a key; `null` counts as absent, as it does in Transformers.
@@ -132,7 +135,7 @@ impl<'a> Config<'a> {
         }
         for layer in &architecture.layers {
             let (heads, head_dim) = (layer.heads, architecture.head_dim);
-            if (heads * head_dim) as u64 > LARGEST_SIZE {
+            if heads as u64 * head_dim as u64 > LARGEST_SIZE {
                 let what = format!("{heads} attention heads of {head_dim} elements are together wider than {LARGEST_SIZE}");
                 return Err(self.malformed(what));
             }

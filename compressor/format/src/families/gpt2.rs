@@ -1,9 +1,11 @@
 //! GPT-2 and DistilGPT-2: LayerNorm, learned positions, query/key/value fused in one matrix stored `[in, out]`.
 
-use serde_json::{Map, Value, json};
+use alloc::format;
+use alloc::string::String;
+use alloc::vec;
+use alloc::vec::Vec;
 
 use super::config::Config;
-use super::llama::activation_name;
 use super::{Family, StoredTensor};
 use crate::{Architecture, Attention, LayerShape, LayerTensor, Mlp, Norm, NormKind, Part, Positions, Result, TensorId};
 
@@ -35,38 +37,6 @@ pub(super) fn read(config: &Config<'_>) -> Result<Architecture> {
         bos_token_id: config.token_ids("bos_token_id")?.first().copied(),
         eos_token_ids: config.token_ids("eos_token_id")?,
     })
-}
-
-pub(super) fn write(architecture: &Architecture, layer: LayerShape, config: &mut Map<String, Value>) {
-    let mut set = |key: &str, value: Value| config.insert(key.to_owned(), value);
-    set("architectures", json!(["GPT2LMHeadModel"]));
-    set("model_type", json!("gpt2"));
-    set("vocab_size", json!(architecture.vocab_size));
-    set("n_embd", json!(architecture.hidden_size));
-    set("n_layer", json!(architecture.layers.len()));
-    set("n_head", json!(layer.heads));
-    set("n_inner", json!(layer.intermediate_size));
-    set("n_positions", json!(architecture.max_position_embeddings));
-    set("layer_norm_epsilon", json!(architecture.norm.epsilon));
-    set("activation_function", json!(activation_name(architecture)));
-    set("tie_word_embeddings", json!(architecture.tied_embeddings));
-    if layer.heads * architecture.head_dim == architecture.hidden_size {
-        config.remove("head_dim");
-    } else {
-        config.insert("head_dim".to_owned(), json!(architecture.head_dim));
-    }
-    write_tokens(architecture, config);
-}
-
-/// The keys that name the first and the last token of a text.
-pub(super) fn write_tokens(architecture: &Architecture, config: &mut Map<String, Value>) {
-    config.insert("bos_token_id".to_owned(), json!(architecture.bos_token_id));
-    let eos = match architecture.eos_token_ids.as_slice() {
-        [] => Value::Null,
-        [one] => json!(one),
-        several => json!(several),
-    };
-    config.insert("eos_token_id".to_owned(), eos);
 }
 
 pub(super) fn stored(architecture: &Architecture) -> Vec<StoredTensor> {

@@ -1,6 +1,10 @@
 //! Llama and those that differ from it by a few keys: SmolLM2, TinyLlama, Mistral, Qwen2, Qwen3.
 
-use serde_json::{Map, Value, json};
+use alloc::format;
+use alloc::vec;
+use alloc::vec::Vec;
+
+use serde_json::Value;
 
 use super::config::Config;
 use super::{Family, StoredTensor};
@@ -85,87 +89,6 @@ fn rotary(config: &Config<'_>) -> Result<Positions> {
         return Err(config.unsupported(format!("`{key}.partial_rotary_factor`: only whole heads are rotated here")));
     }
     Ok(Positions::Rotary { theta, scaling })
-}
-
-/// The family whose configuration can say these sizes.
-///
-/// Transformers refuses a Llama whose heads do not divide `hidden_size`, even with `head_dim` set, which is what cutting heads
-/// often leaves. A Mistral without a window computes the same and is not refused.
-pub(super) fn family_that_can_say(architecture: &Architecture, layer: LayerShape) -> Family {
-    let refused = architecture.family == Family::Llama && !architecture.hidden_size.is_multiple_of(layer.heads);
-    let is_plain = !architecture.attention.qkv_bias && !architecture.mlp.bias;
-    if refused && is_plain { Family::Mistral } else { architecture.family }
-}
-
-pub(super) fn write(architecture: &Architecture, layer: LayerShape, config: &mut Map<String, Value>) {
-    let family = family_that_can_say(architecture, layer);
-    let class = match family {
-        Family::Llama => "LlamaForCausalLM",
-        Family::Mistral => "MistralForCausalLM",
-        Family::Qwen2 => "Qwen2ForCausalLM",
-        Family::Qwen3 => "Qwen3ForCausalLM",
-        Family::Gpt2 => unreachable!("written by gpt2.rs"),
-    };
-    let mut set = |key: &str, value: Value| config.insert(key.to_owned(), value);
-    set("architectures", json!([class]));
-    set("model_type", json!(family.model_type()));
-    set("vocab_size", json!(architecture.vocab_size));
-    set("hidden_size", json!(architecture.hidden_size));
-    set("head_dim", json!(architecture.head_dim));
-    set("num_hidden_layers", json!(architecture.layers.len()));
-    set("num_attention_heads", json!(layer.heads));
-    set("num_key_value_heads", json!(layer.kv_heads));
-    set("intermediate_size", json!(layer.intermediate_size));
-    set("max_position_embeddings", json!(architecture.max_position_embeddings));
-    set("rms_norm_eps", json!(architecture.norm.epsilon));
-    set("hidden_act", json!(activation_name(architecture)));
-    set("tie_word_embeddings", json!(architecture.tied_embeddings));
-    if family != Family::Qwen2 {
-        set("attention_bias", json!(architecture.attention.qkv_bias));
-    }
-    if family == Family::Llama {
-        set("mlp_bias", json!(architecture.mlp.bias));
-    }
-    if matches!(family, Family::Qwen2 | Family::Qwen3) {
-        set("use_sliding_window", json!(false));
-        // Transformers writes one entry a layer, and refuses a list of another length.
-        set("layer_types", json!(vec!["full_attention"; architecture.layers.len()]));
-    }
-    if family == Family::Mistral {
-        set("sliding_window", Value::Null);
-    }
-    if let Positions::Rotary { theta, scaling } = architecture.positions {
-        set("rope_theta", json!(theta));
-        let (old, new) = match scaling {
-            RotaryScaling::None => (Value::Null, json!({"rope_theta": theta, "rope_type": "default"})),
-            RotaryScaling::Linear { factor } => (
-                json!({"rope_type": "linear", "factor": factor}),
-                json!({"rope_theta": theta, "rope_type": "linear", "factor": factor}),
-            ),
-            RotaryScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
-                let mut scaling = json!({
-                    "rope_type": "llama3", "factor": factor, "low_freq_factor": low_freq_factor,
-                    "high_freq_factor": high_freq_factor,
-                    "original_max_position_embeddings": original_max_position_embeddings,
-                });
-                let old = scaling.clone();
-                scaling["rope_theta"] = json!(theta);
-                (old, scaling)
-            }
-        };
-        set("rope_scaling", old);
-        set("rope_parameters", new);
-    }
-    super::gpt2::write_tokens(architecture, config);
-}
-
-/// The name Transformers has for the non-linearity.
-pub(super) fn activation_name(architecture: &Architecture) -> &'static str {
-    match architecture.mlp.activation {
-        crate::Activation::Silu => "silu",
-        crate::Activation::Gelu => "gelu",
-        crate::Activation::GeluTanh => "gelu_new",
-    }
 }
 
 /// Llama's own names are the ones every tensor is displayed with.

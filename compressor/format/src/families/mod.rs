@@ -6,18 +6,23 @@
 mod config;
 mod gpt2;
 mod llama;
+#[cfg(feature = "std")]
+mod write;
 
-use std::path::Path;
+use alloc::format;
+use alloc::string::String;
+use alloc::vec::Vec;
 
+#[cfg(feature = "std")]
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use self::config::Config;
-use crate::{Architecture, Error, LayerShape, Result, TensorId};
+use crate::{Architecture, Error, Origin, Result, TensorId};
 
 /// A model family, by the `model_type` of its `config.json`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "std", derive(Serialize, Deserialize), serde(rename_all = "lowercase"))]
 pub enum Family {
     /// Llama, SmolLM2, TinyLlama.
     Llama,
@@ -69,17 +74,18 @@ impl Family {
         }
     }
 
-    /// Reads a `config.json` found at `path`.
+    /// Reads a `config.json`, which errors call `origin`.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for an unknown family or a feature that is not there, [`Error::Malformed`] for missing or
     /// contradictory sizes. Nothing falls back.
-    pub fn read(config: &Value, path: &Path) -> Result<Architecture> {
-        let config = Config::new(config, path)?;
+    pub fn read<O: Origin + ?Sized>(config: &Value, origin: &O) -> Result<Architecture> {
+        let origin = origin.shown();
+        let config = Config::new(config, &origin)?;
         let model_type = config.text("model_type")?;
         let family = Self::ALL.into_iter().find(|family| family.model_type() == model_type).ok_or_else(|| {
             let known = Self::ALL.map(Self::model_type).join(", ");
-            Error::unsupported(path, format!("model_type \"{model_type}\" is not a known family; known are {known}"))
+            Error::unsupported(&origin, format!("model_type \"{model_type}\" is not a known family; known are {known}"))
         })?;
         let architecture = match family {
             Self::Llama | Self::Mistral | Self::Qwen2 | Self::Qwen3 => llama::read(family, &config)?,
@@ -87,37 +93,6 @@ impl Family {
         };
         config.check(&architecture)?;
         Ok(architecture)
-    }
-
-    /// The `config.json` of `architecture`: `base` with every key that follows from the architecture set anew.
-    ///
-    /// `base` is the configuration the model was read with, so that what this project does not know survives; an empty object
-    /// for a new model.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] where layers differ: no family's `config.json` can say that.
-    pub fn write(architecture: &Architecture, base: &Value, path: &Path) -> Result<Value> {
-        let layer = architecture.uniform_layer().ok_or_else(|| {
-            Error::unsupported(path, "layers of different sizes can't be written: config.json has one size for all layers")
-        })?;
-        let mut config = match base {
-            Value::Object(map) => map.clone(),
-            _ => serde_json::Map::new(),
-        };
-        match architecture.family {
-            Self::Llama | Self::Mistral | Self::Qwen2 | Self::Qwen3 => llama::write(architecture, layer, &mut config),
-            Self::Gpt2 => gpt2::write(architecture, layer, &mut config),
-        }
-        Ok(Value::Object(config))
-    }
-
-    /// The family under whose name `architecture` with these layers is written: its own, or one that computes the same and whose
-    /// configuration can say these sizes where its own can't.
-    pub fn written_as(architecture: &Architecture, layer: LayerShape) -> Self {
-        match architecture.family {
-            Self::Llama | Self::Mistral | Self::Qwen2 | Self::Qwen3 => llama::family_that_can_say(architecture, layer),
-            Self::Gpt2 => Self::Gpt2,
-        }
     }
 
     /// What `architecture` is stored as, in the order of the computation.
@@ -144,5 +119,5 @@ impl Family {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "std"))]
 mod tests;

@@ -1,0 +1,220 @@
+//! Writes artifacts: the layout of quantized tensors, and `quantization_config`.
+
+use std::borrow::Cow;
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use super::shape_of_rows;
+use crate::{
+    Architecture, Dtype, Family, NewTensor, QuantizedMatrix, Result, Scheme, StoredTensor, TensorId, Values, pack, write_config,
+    write_safetensors,
+};
+
+/// What an artifact is written from: each stored tensor, dense as f32 or quantized, `[out, in]`.
+pub struct NewArtifact<'a> {
+    /// What the model is.
+    pub architecture: &'a Architecture,
+    /// The `config.json` of the checkpoint.
+    pub config: &'a Value,
+    /// The type dense tensors are written in.
+    pub dense_dtype: Dtype,
+    /// Every stored tensor of the architecture, quantized or left dense.
+    pub tensors: Vec<(StoredTensor, NewArtifactTensor)>,
+    /// `Some(8)`: projections quantize their input to INT8, per token, as they run.
+    pub activation_bits: Option<u8>,
+}
+
+/// A tensor to be written.
+pub enum NewArtifactTensor {
+    /// Stays dense: `[out, in]` values.
+    Dense(Vec<f32>),
+    /// Quantized.
+    Quantized(QuantizedMatrix),
+}
+
+/// How a stored tensor lies in an artifact.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// Dense, in this type.
+    Dense(Dtype),
+    /// Integers packed into 32-bit words.
+    Packed(Scheme),
+    /// Signed bytes, one scale per output channel: the layout of W8A8.
+    Signed(Scheme),
+}
+
+impl Storage {
+    /// What `stored` is written as in this layout: names, types and shapes.
+    ///
+    /// Matrices are written `[out, in]`, whatever their family does.
+    pub fn layout(self, stored: &StoredTensor, architecture: &Architecture) -> Vec<(String, Dtype, Vec<usize>)> {
+        let mut shape = stored.shape(architecture);
+        shape_of_rows(&mut shape, stored);
+        match self {
+            Self::Dense(dtype) => vec![(stored.name.clone(), dtype, shape)],
+            Self::Packed(scheme) | Self::Signed(scheme) => {
+                quantized_layout(&stored.name, shape[0], shape[1], scheme, matches!(self, Self::Packed(_)))
+            }
+        }
+    }
+
+    /// Bytes that `stored` takes in this layout, scales included.
+    pub fn bytes(self, stored: &StoredTensor, architecture: &Architecture) -> u64 {
+        let bytes = |(_, dtype, shape): (_, Dtype, Vec<usize>)| shape.iter().product::<usize>() as u64 * dtype.bytes() as u64;
+        self.layout(stored, architecture).into_iter().map(bytes).sum()
+    }
+}
+
+/// The tensors that a quantized matrix is stored as.
+fn quantized_layout(name: &str, rows: usize, columns: usize, scheme: Scheme, packed: bool) -> Vec<(String, Dtype, Vec<usize>)> {
+    let groups = scheme.groups(columns);
+    let mut layout = vec![(format!("{name}_scale"), Dtype::F32, vec![rows, groups])];
+    if packed {
+        layout.push((format!("{name}_packed"), Dtype::I32, vec![rows, scheme.row_bytes(columns) / 4]));
+        layout.push((format!("{name}_shape"), Dtype::I64, vec![2]));
+    } else {
+        layout.push((name.to_owned(), Dtype::I8, vec![rows, columns]));
+    }
+    if !scheme.symmetric {
+        layout.push((format!("{name}_zero_point"), Dtype::I32, vec![scheme.row_bytes(rows) / 4, groups]));
+    }
+    layout
+}
+
+impl NewArtifact<'_> {
+    /// Writes `config.json` and `model.safetensors` into `folder`.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`] where the folder can't be written, [`crate::Error::Unsupported`] where layers differ in size.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        let mut config = Family::write(self.architecture, self.config, folder)?;
+        config["quantization_config"] = self.quantization_config();
+        config["dtype"] = match self.dense_dtype {
+            Dtype::F16 => "float16".into(),
+            Dtype::Bf16 => "bfloat16".into(),
+            _ => "float32".into(),
+        };
+        if let Some(keys) = config.as_object_mut() {
+            keys.remove("torch_dtype");
+        }
+        fs_err::create_dir_all(folder)?;
+        write_safetensors(&folder.join("model.safetensors"), self.new_tensors())?;
+        write_config(folder, &config)
+    }
+
+    fn new_tensors(&self) -> Vec<(String, NewTensor<'_>)> {
+        let mut tensors = Vec::new();
+        for (stored, tensor) in &self.tensors {
+            let name = &stored.name;
+            match tensor {
+                NewArtifactTensor::Dense(values) => {
+                    let mut shape = stored.shape(self.architecture);
+                    shape_of_rows(&mut shape, stored);
+                    let dtype = self.dense_dtype;
+                    let bytes = Box::new(move || Cow::Owned(dtype.from_f32(values).expect("dense tensors have a float type")));
+                    tensors.push((name.clone(), NewTensor { dtype, shape, bytes }));
+                }
+                NewArtifactTensor::Quantized(matrix) => tensors.extend(quantized_tensors(name, matrix)),
+            }
+        }
+        tensors
+    }
+
+    fn quantization_config(&self) -> Value {
+        let mut groups = serde_json::Map::new();
+        let mut ignore: Vec<&str> = Vec::new();
+        let mut schemes: Vec<(Scheme, bool, bool, Vec<String>)> = Vec::new();
+        for (stored, tensor) in &self.tensors {
+            let module = stored.name.strip_suffix(".weight").unwrap_or(&stored.name);
+            let is_embedding = stored.parts[0] == TensorId::Embedding;
+            let is_head = stored.parts[0] == TensorId::Head;
+            match tensor {
+                NewArtifactTensor::Quantized(matrix) => {
+                    let packed = matches!(matrix.values, Values::Packed(_));
+                    let target = match (is_embedding || is_head, stored.transposed) {
+                        (true, _) => module.to_owned(),
+                        (false, true) => "Conv1D".to_owned(),
+                        (false, false) => "Linear".to_owned(),
+                    };
+                    let key = (matrix.scheme, packed, stored.parts[0].is_projection());
+                    match schemes.iter_mut().find(|(scheme, is_packed, projection, _)| (*scheme, *is_packed, *projection) == key)
+                    {
+                        Some((.., targets)) if targets.contains(&target) => {}
+                        Some((.., targets)) => targets.push(target),
+                        None => schemes.push((key.0, key.1, key.2, vec![target])),
+                    }
+                }
+                NewArtifactTensor::Dense(_) if is_head => ignore.push("lm_head"),
+                NewArtifactTensor::Dense(_) => {}
+            }
+        }
+        if self.architecture.tied_embeddings {
+            ignore.push("lm_head");
+        }
+        let mut format = "pack-quantized";
+        for (index, (scheme, packed, is_projection, targets)) in schemes.iter().enumerate() {
+            let group_format = if *packed { "pack-quantized" } else { "int-quantized" };
+            if *is_projection {
+                format = group_format;
+            }
+            let activations = match self.activation_bits {
+                Some(bits) if *is_projection => json!({
+                    "num_bits": bits, "type": "int", "symmetric": true, "strategy": "token", "dynamic": true, "group_size": null,
+                    "observer": null,
+                }),
+                _ => Value::Null,
+            };
+            let strategy = if scheme.group_size.is_some() { "group" } else { "channel" };
+            let group = json!({
+                "format": group_format,
+                "targets": targets,
+                "weights": {
+                    "num_bits": scheme.bits, "type": "int", "symmetric": scheme.symmetric, "strategy": strategy,
+                    "group_size": scheme.group_size, "dynamic": false, "observer": "memoryless_minmax",
+                },
+                "input_activations": activations,
+                "output_activations": null,
+            });
+            groups.insert(format!("group_{index}"), group);
+        }
+        json!({
+            "quant_method": "compressed-tensors", "format": format, "quantization_status": "compressed",
+            "config_groups": groups, "ignore": ignore, "kv_cache_scheme": null, "global_compression_ratio": null,
+        })
+    }
+}
+
+/// The tensors that a quantized matrix is stored as, with their bytes.
+fn quantized_tensors<'a>(name: &str, matrix: &'a QuantizedMatrix) -> Vec<(String, NewTensor<'a>)> {
+    let packed = matches!(matrix.values, Values::Packed(_));
+    let (Values::Packed(integers) | Values::Signed(integers)) = &matrix.values;
+    let bytes_of = |part: &str| -> Box<dyn Fn() -> Cow<'a, [u8]> + 'a> {
+        match part.strip_prefix(name).unwrap_or(part) {
+            "_scale" => Box::new(|| Cow::Owned(Dtype::F32.from_f32(&matrix.scales).expect("f32 is a float type"))),
+            "_shape" => Box::new(|| {
+                Cow::Owned([matrix.rows, matrix.columns].iter().flat_map(|size| (*size as i64).to_le_bytes()).collect())
+            }),
+            "_zero_point" => Box::new(|| Cow::Owned(packed_zero_points(matrix))),
+            _ => Box::new(|| Cow::Borrowed(&integers[..])),
+        }
+    };
+    let layout = quantized_layout(name, matrix.rows, matrix.columns, matrix.scheme, packed);
+    layout
+        .into_iter()
+        .map(|(part, dtype, shape)| {
+            let bytes = bytes_of(&part);
+            (part, NewTensor { dtype, shape, bytes })
+        })
+        .collect()
+}
+
+/// Zero points packed down the rows: `[ceil(rows · bits / 32), groups]` words.
+fn packed_zero_points(matrix: &QuantizedMatrix) -> Vec<u8> {
+    let (rows, groups) = (matrix.rows, matrix.groups());
+    let Some(points) = &matrix.zero_points else { return Vec::new() };
+    let column = |group| (0..rows).map(|row| points[row * groups + group]).collect::<Vec<i8>>();
+    let columns: Vec<Vec<u8>> = (0..groups).map(|group| pack(&column(group), matrix.scheme.bits)).collect();
+    let words = matrix.scheme.row_bytes(rows) / 4;
+    (0..words).flat_map(|word| columns.iter().flat_map(move |column| column[word * 4..][..4].iter().copied())).collect()
+}

@@ -1,0 +1,103 @@
+//! Writes safetensors files, tensor by tensor.
+
+use std::borrow::Cow;
+use std::cmp::Ordering;
+use std::collections::HashMap;
+use std::io::Write;
+use std::path::Path;
+
+use half::{bf16, f16};
+
+use super::Dtype;
+use crate::{Error, Result, write_beside};
+
+/// A tensor to be written: its bytes are made when their turn comes, so that one is in memory at a time.
+pub struct NewTensor<'a> {
+    /// Type of the elements.
+    pub dtype: Dtype,
+    /// Sizes, outermost first.
+    pub shape: Vec<usize>,
+    /// Makes the bytes, little endian, row-major, as many as dtype and shape ask for.
+    pub bytes: Box<dyn Fn() -> Cow<'a, [u8]> + 'a>,
+}
+
+/// Writes a safetensors file beside its place and renames it; tensors lie by element size, then by name.
+///
+/// # Errors
+/// Those of [`write_beside`], [`Error::NoRoom`] on a full disk among them.
+pub fn write_safetensors<'a>(path: &Path, tensors: impl IntoIterator<Item = (String, NewTensor<'a>)>) -> Result<()> {
+    let mut tensors: Vec<(String, NewTensor<'a>)> = tensors.into_iter().collect();
+    tensors.sort_by(|(left_name, left), (right_name, right)| order((left.dtype, left_name), (right.dtype, right_name)));
+    let described = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dtype, tensor.shape.clone()));
+    let (head, _) = head(described).ok_or_else(|| Error::malformed(path, "would be larger than a file can be"))?;
+    write_beside(path, |file| {
+        file.write_all(&head)?;
+        for (name, tensor) in &tensors {
+            let bytes = (tensor.bytes)();
+            assert_eq!(bytes.len(), tensor.shape.iter().product::<usize>() * tensor.dtype.bytes(), "bytes of tensor `{name}`");
+            file.write_all(&bytes)?;
+        }
+        Ok(())
+    })
+}
+
+/// Bytes of the file that [`write_safetensors`] makes of tensors with these names, types and shapes, header included; `None` past
+/// what a file's offsets can say.
+pub fn safetensors_file_bytes(mut tensors: Vec<(String, Dtype, Vec<usize>)>) -> Option<u64> {
+    // The order decides how many digits the offsets in the header have.
+    tensors.sort_by(|(left_name, left, _), (right_name, right, _)| order((*left, left_name), (*right, right_name)));
+    let (head, data) = head(tensors.into_iter())?;
+    u64::try_from(head.len()).ok()?.checked_add(u64::try_from(data).ok()?)
+}
+
+/// Large elements first, so that every tensor lies at a multiple of its element's size.
+fn order((left, left_name): (Dtype, &str), (right, right_name): (Dtype, &str)) -> Ordering {
+    right.stored().cmp(&left.stored()).then_with(|| left_name.cmp(right_name))
+}
+
+/// What stands before the tensors, its length first, and the bytes of all of them; `None` past what a file's offsets can say.
+fn head(tensors: impl Iterator<Item = (String, Dtype, Vec<usize>)>) -> Option<(Vec<u8>, usize)> {
+    let mut end = 0usize;
+    let mut described = Vec::new();
+    for (name, dtype, shape) in tensors {
+        let start = end;
+        let bytes = shape.iter().try_fold(dtype.bytes(), |bytes, size| bytes.checked_mul(*size))?;
+        end = start.checked_add(bytes)?;
+        described.push((name, ::safetensors::tensor::TensorInfo { dtype: dtype.stored(), shape, data_offsets: (start, end) }));
+    }
+    let metadata = ::safetensors::tensor::Metadata::new(Some(layout_metadata()), described).ok()?;
+    let mut json = serde_json::to_vec(&metadata).ok()?;
+    json.resize(json.len().next_multiple_of(size_of::<u64>()), b' ');
+    let mut head = u64::try_from(json.len()).ok()?.to_le_bytes().to_vec();
+    head.extend(json);
+    Some((head, end))
+}
+
+/// Transformers refuses a file that does not say which framework's layout it has.
+pub(super) fn layout_metadata() -> HashMap<String, String> {
+    HashMap::from([("format".to_owned(), "pt".to_owned())])
+}
+
+impl Dtype {
+    /// Values in this float type, little endian, rounded to nearest even; `None` for an integer type.
+    pub fn from_f32(self, values: &[f32]) -> Option<Vec<u8>> {
+        match self {
+            Self::F32 => Some(values.iter().flat_map(|value| value.to_le_bytes()).collect()),
+            Self::F16 => Some(values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect()),
+            Self::Bf16 => Some(values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect()),
+            Self::I8 | Self::I32 | Self::I64 => None,
+        }
+    }
+
+    /// The type by the name that the `safetensors` crate has for it.
+    pub(super) fn stored(self) -> ::safetensors::Dtype {
+        match self {
+            Self::F32 => ::safetensors::Dtype::F32,
+            Self::F16 => ::safetensors::Dtype::F16,
+            Self::Bf16 => ::safetensors::Dtype::BF16,
+            Self::I8 => ::safetensors::Dtype::I8,
+            Self::I32 => ::safetensors::Dtype::I32,
+            Self::I64 => ::safetensors::Dtype::I64,
+        }
+    }
+}
