@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde_json::Value;
 
+use crate::chat;
 use crate::safetensors::{Dtype, TensorFiles, TensorSlice};
 use crate::weights::transpose;
 use crate::{Architecture, Error, Family, GgufFile, Result, StoredTensor, TensorId, Tokenizer, Weights};
@@ -188,7 +189,8 @@ impl Checkpoint {
             Source::Safetensors(_) => copy_companions(&self.path, folder),
             Source::Gguf(file) => {
                 let json = self.gguf_tokenizer(file)?;
-                crate::write_beside(folder.join("tokenizer.json"), |out| Ok(out.write_all(&json)?))
+                crate::write_beside(folder.join("tokenizer.json"), |out| Ok(out.write_all(&json)?))?;
+                chat::write_files(file, folder)
             }
         }
     }

@@ -4,6 +4,7 @@
 
 mod architecture;
 mod artifact;
+mod chat;
 mod checkpoint;
 #[cfg(test)]
 mod damage;
@@ -27,6 +28,7 @@ pub use architecture::{
     Activation, Architecture, Attention, LayerShape, LayerTensor, Mlp, Norm, NormKind, Part, Positions, RotaryScaling, TensorId,
 };
 pub use artifact::{Artifact, ArtifactTensor, NewArtifact, NewArtifactTensor, Storage};
+pub use chat::{ChatTemplate, Message, Role, end_tokens};
 pub use checkpoint::{Checkpoint, copy_companions, read_config};
 pub use dataset::samples::{Batch, Batches, SampleOrder, Samples, Tokens};
 pub use dataset::{Dataset, Examples, FileSet, GrammarSet, JsonlSet, Pair, Split, TextSet, completion_matches};
@@ -44,6 +46,6 @@ pub use recipe::{
 };
 pub use report::{Check, Limit, Machine, Measured, Outcome, REPORT_VERSION, Report, StageReport, Threshold};
 pub use safetensors::{Dtype, NewTensor, TensorFiles, TensorSlice, safetensors_file_bytes, write_safetensors};
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{TextStream, Tokenizer};
 pub use weights::{Weights, check_finite, write_config};
 pub use write::write_beside;
