@@ -11,6 +11,8 @@ mod command;
 mod devices;
 #[path = "integration/documents.rs"]
 mod documents;
+#[path = "integration/generate.rs"]
+mod generate;
 #[path = "integration/layers.rs"]
 mod layers;
 #[path = "integration/parity.rs"]

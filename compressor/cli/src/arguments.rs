@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Fits a language model into a device: distill, prune, quantize, and prove what was written.
@@ -35,7 +36,7 @@ pub(crate) enum Command {
     Verify(Verify),
     /// Measures perplexity, and exact match where a dataset has answers.
     Eval(Eval),
-    /// Continues a text.
+    /// Continues a text, or answers a message.
     Generate(Generate),
     /// Shows what a model is made of and which programs open it.
     Inspect(Inspect),
@@ -147,27 +148,58 @@ pub(crate) struct Eval {
 
 #[derive(Debug, Args)]
 pub(crate) struct Generate {
-    /// A checkpoint or an artifact.
+    /// A checkpoint, an artifact or a GGUF file.
     pub(crate) model: PathBuf,
-    /// The text to continue.
-    #[arg(long, short, required_unless_present = "prompt_ids")]
+    /// The text to continue; - reads it from standard input, without the last line break.
+    #[arg(long, short, value_name = "TEXT", required_unless_present = "prompt_ids")]
     pub(crate) prompt: Option<String>,
     /// The token numbers to continue, with spaces between them; needs no tokenizer with --ids.
-    #[arg(long, conflicts_with = "prompt")]
+    #[arg(long, value_name = "NUMBERS", conflicts_with = "prompt")]
     pub(crate) prompt_ids: Option<String>,
     /// Tokens to generate at most.
     #[arg(long, short = 'n', default_value_t = 40)]
     pub(crate) tokens: usize,
-    /// Treat the prompt as a request of a dataset with answers, and print the answer alone.
-    #[arg(long)]
-    pub(crate) answer: bool,
-    /// Print token numbers instead of text.
-    #[arg(long)]
-    pub(crate) ids: bool,
+    /// End before this text; may be given several times.
+    #[arg(long, value_name = "TEXT", conflicts_with = "ids", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) stop: Vec<String>,
     /// Go on after the end-of-text token.
     #[arg(long)]
     pub(crate) ignore_end: bool,
+    /// Print token numbers instead of text.
+    #[arg(long)]
+    pub(crate) ids: bool,
+    /// Treat the prompt as a request of a dataset with answers, and print the answer alone.
+    #[arg(long)]
+    pub(crate) answer: bool,
+    /// Treat the prompt as a message to a model that was taught to talk, and print its answer alone.
+    #[arg(long, help_heading = CHAT, conflicts_with_all = ["prompt_ids", "answer"])]
+    pub(crate) chat: bool,
+    /// Tell the model first how to behave.
+    #[arg(long, help_heading = CHAT, value_name = "TEXT", requires = "chat")]
+    pub(crate) system: Option<String>,
+    /// Divides the logits: above 1 more surprising, below 1 less; 0 always takes the most likely token.
+    #[arg(long, help_heading = SAMPLING, value_name = "NUMBER", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub(crate) temperature: f32,
+    /// Choose among so many of the most likely tokens.
+    #[arg(long, help_heading = SAMPLING, value_name = "COUNT")]
+    pub(crate) top_k: Option<usize>,
+    /// Choose among the fewest tokens that together have this probability.
+    #[arg(long, help_heading = SAMPLING, value_name = "PART", allow_negative_numbers = true)]
+    pub(crate) top_p: Option<f32>,
+    /// Choose among tokens with at least this part of the most likely one's probability.
+    #[arg(long, help_heading = SAMPLING, value_name = "PART", allow_negative_numbers = true)]
+    pub(crate) min_p: Option<f32>,
+    /// Makes tokens that are in the text so far less likely, above 1; 1 changes nothing.
+    #[arg(long, help_heading = SAMPLING, value_name = "NUMBER", default_value_t = 1.0, allow_negative_numbers = true)]
+    pub(crate) repetition_penalty: f32,
+    /// Seed of the choices: the same seed gives the same text.
+    #[arg(long, help_heading = SAMPLING, default_value_t = 0)]
+    pub(crate) seed: u64,
 }
+
+/// Headings of `generate --help`.
+const CHAT: &str = "Chat";
+const SAMPLING: &str = "Sampling";
 
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {

@@ -58,7 +58,7 @@ pub(crate) fn carry_out(plan: &Plan, device: &str, output: Output) -> Result<End
     Ok(if report.passed == Some(false) { Ending::Failed } else { Ending::Passed })
 }
 
-fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
+pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
     Ok(writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(value)?)?)
 }
 
@@ -160,43 +160,6 @@ pub(crate) fn eval(arguments: &arguments::Eval, output: Output) -> Result<Ending
         writeln!(out, "score       {:.2} %  ({} examples)", 100.0 * score, matches.len())?;
     }
     Ok(Ending::Passed)
-}
-
-pub(crate) fn generate(arguments: &arguments::Generate, output: Output) -> Result<Ending, Failure> {
-    let engine = Engine::open(&arguments.model, output.options())?;
-    // Token numbers in, token numbers out: a model without a tokenizer can be run too.
-    let needs_tokenizer = arguments.prompt.is_some() || !arguments.ids;
-    let tokenizer = needs_tokenizer.then(|| open_tokenizer(&arguments.model)).transpose()?;
-    let prompt = match (&arguments.prompt, &arguments.prompt_ids, &tokenizer) {
-        (Some(text), _, Some(tokenizer)) if arguments.answer => tokenizer.encode_prompt(text)?,
-        (Some(text), _, Some(tokenizer)) => tokenizer.encode(text)?,
-        (_, ids, _) => parse_ids(ids.as_deref().unwrap_or_default())?,
-    };
-    let mut stop = engine.architecture().eos_token_ids.clone();
-    stop.extend(tokenizer.as_ref().and_then(Tokenizer::eos));
-    if arguments.ignore_end {
-        stop.clear();
-    }
-    let room = engine.architecture().max_position_embeddings.saturating_sub(prompt.len());
-    let answer = compressor_engine::greedy(&engine, &prompt, arguments.tokens.min(room), &stop)?;
-    if output.json {
-        let text = tokenizer.as_ref().map(|tokenizer| tokenizer.decode(&answer)).transpose()?;
-        print_json(&json!({ "prompt_ids": prompt, "generated_ids": answer, "text": text }))?;
-        return Ok(Ending::Passed);
-    }
-    let shown = match &tokenizer {
-        Some(tokenizer) if !arguments.ids => {
-            tokenizer.decode(&if arguments.answer { answer } else { [prompt, answer].concat() })?
-        }
-        _ => answer.iter().map(u32::to_string).collect::<Vec<_>>().join(" "),
-    };
-    writeln!(std::io::stdout(), "{shown}")?;
-    Ok(Ending::Passed)
-}
-
-fn parse_ids(text: &str) -> Result<Vec<u32>, Failure> {
-    let id = |word: &str| word.parse().map_err(|_| anyhow::anyhow!("--prompt-ids: \"{word}\" is not a token number").into());
-    text.split_whitespace().map(id).collect()
 }
 
 pub(crate) fn inspect(arguments: &arguments::Inspect, output: Output) -> Result<Ending, Failure> {

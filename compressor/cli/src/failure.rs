@@ -12,6 +12,8 @@ pub(crate) enum Ending {
     Passed,
     /// A check or the budget failed: exit code 1.
     Failed,
+    /// Somebody wanted it to stop, and what there was has been given: exit code 130.
+    Interrupted,
 }
 
 /// A command that could not run: exit code 2.

@@ -1,4 +1,5 @@
-//! Ctrl-C and the request to terminate: a training saves its state first, everything else ends at once.
+//! Ctrl-C and the request to terminate: a training saves its state first, an answer ends with its last token, everything else ends
+//! at once.
 //!
 //! Ending at once loses nothing either: files are written beside their place and renamed, and a run skips what is finished.
 
@@ -7,37 +8,48 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// The exit code of a command that was interrupted, as shells have it: 128 and the number of SIGINT.
 pub(crate) const EXIT_CODE: u8 = 130;
 
+static ASKS: AtomicBool = AtomicBool::new(false);
 static IS_TRAINING: AtomicBool = AtomicBool::new(false);
 static WAS_ASKED: AtomicBool = AtomicBool::new(false);
 
 /// Listens from now on.
 pub(crate) fn listen() -> anyhow::Result<()> {
     Ok(ctrlc::set_handler(|| {
-        if IS_TRAINING.load(Ordering::SeqCst) && !WAS_ASKED.swap(true, Ordering::SeqCst) {
-            eprintln!("\nsaving the state after this step; once more ends at once");
+        if ASKS.load(Ordering::SeqCst) && !WAS_ASKED.swap(true, Ordering::SeqCst) {
+            if IS_TRAINING.load(Ordering::SeqCst) {
+                eprintln!("\nsaving the state after this step; once more ends at once");
+            }
             return;
         }
         std::process::exit(i32::from(EXIT_CODE));
     })?)
 }
 
-/// While it lives, an interruption only asks.
-pub(crate) struct Training;
+/// While it lives, an interruption only asks; a second one ends the program.
+pub(crate) struct Asked;
 
-impl Training {
-    pub(crate) fn begins() -> Self {
+impl Asked {
+    /// Somebody who asks is told that the state is saved first.
+    pub(crate) fn while_training() -> Self {
         IS_TRAINING.store(true, Ordering::SeqCst);
+        Self::while_generating()
+    }
+
+    /// The answer ends so soon that nothing needs to be said.
+    pub(crate) fn while_generating() -> Self {
+        ASKS.store(true, Ordering::SeqCst);
         Self
     }
 
-    /// True once somebody wants the training to stop.
+    /// True once somebody wants the work to stop.
     pub(crate) fn should_stop(&self) -> bool {
         WAS_ASKED.load(Ordering::SeqCst)
     }
 }
 
-impl Drop for Training {
+impl Drop for Asked {
     fn drop(&mut self) {
+        ASKS.store(false, Ordering::SeqCst);
         IS_TRAINING.store(false, Ordering::SeqCst);
     }
 }

@@ -4,6 +4,7 @@ mod arguments;
 mod bench;
 mod commands;
 mod failure;
+mod generate;
 mod interrupt;
 mod progress;
 mod show;
@@ -26,6 +27,7 @@ fn main() -> ExitCode {
     match dispatch(arguments.command, output) {
         Ok(Ending::Passed) => ExitCode::SUCCESS,
         Ok(Ending::Failed) => ExitCode::from(1),
+        Ok(Ending::Interrupted) => ExitCode::from(interrupt::EXIT_CODE),
         // A reader that has seen enough (`| head`) is no failure.
         Err(Failure::Other(error)) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(Failure::Other(error)) if was_stopped(&error) => {
@@ -46,7 +48,7 @@ fn dispatch(command: Command, output: Output) -> Result<Ending, Failure> {
         Command::Plan(arguments) => commands::plan(&arguments, output),
         Command::Verify(arguments) => commands::verify(&arguments, output),
         Command::Eval(arguments) => commands::eval(&arguments, output),
-        Command::Generate(arguments) => commands::generate(&arguments, output),
+        Command::Generate(arguments) => generate::generate(&arguments, output),
         Command::Inspect(arguments) => commands::inspect(&arguments, output),
         Command::Bench(arguments) => bench::bench(&arguments, output),
         Command::Import(arguments) => commands::import(&arguments, output),

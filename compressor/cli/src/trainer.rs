@@ -45,7 +45,7 @@ impl Trainer for Burn {
                 kd_ratio: distillation.kd_ratio as f32,
             },
         };
-        let interruptible = interrupt::Training::begins();
+        let interruptible = interrupt::Asked::while_training();
         let mut each = |losses: &StepLosses| match observe(losses) {
             ControlFlow::Continue(()) if interruptible.should_stop() => ControlFlow::Break(()),
             seen => seen,

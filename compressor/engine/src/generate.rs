@@ -1,38 +1,75 @@
-//! Greedy generation: always the most likely token.
+//! Generation: one token after the other, picked by a [`Sampler`], or always the most likely one.
+
+use std::ops::ControlFlow;
 
 use compressor_format::Positions;
 
 use crate::engine::Engine;
 use crate::forward::{Logits, Sequence};
+use crate::sample::{Sampler, most_likely};
 use crate::{Cache, Result};
 
 /// Sequences that go through the model together: enough to read each weight once for many tokens, few enough to keep their caches
 /// near. Fixed, so that the number of threads changes no logit.
 const SEQUENCES_TOGETHER: usize = 64;
 
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// With a token of `stop`, which is not handed out.
+    Stop,
+    /// After `max_new` tokens, or where the model's learned positions end.
+    Length,
+    /// The caller had enough.
+    Broken,
+}
+
+/// Continues `prompt` token by token, and hands each one to `take` before the next is computed.
+///
+/// `sampler` sees the prompt and every token. Ends as [`Finish`] says.
+///
+/// # Errors
+/// As [`Engine::forward`]: an empty prompt, an unknown token, a prompt of more tokens than learned positions.
+pub fn generate(
+    engine: &Engine,
+    prompt: &[u32],
+    max_new: usize,
+    stop: &[u32],
+    sampler: &mut Sampler,
+    mut take: impl FnMut(u32) -> ControlFlow<()>,
+) -> Result<Finish> {
+    let mut cache = engine.cache(prompt.len().saturating_add(max_new));
+    let mut logits = engine.forward(&mut cache, prompt, Logits::Last)?;
+    sampler.see(prompt);
+    for generated in 1..=max_new {
+        let token = sampler.pick(&mut logits);
+        if stop.contains(&token) {
+            return Ok(Finish::Stop);
+        }
+        if take(token).is_break() {
+            return Ok(Finish::Broken);
+        }
+        if generated == max_new || cache.tokens() >= positions(engine) {
+            break;
+        }
+        sampler.see(&[token]);
+        logits = engine.forward(&mut cache, &[token], Logits::Last)?;
+    }
+    Ok(Finish::Length)
+}
+
 /// Continues `prompt` with the most likely token, again and again, the lowest id where two are equally likely.
 ///
 /// Ends after `max_new` tokens, with a token of `stop`, which is not returned, or where the model's learned positions end.
 ///
 /// # Errors
-/// As [`Engine::forward`]: an empty prompt, an unknown token, a prompt of more tokens than learned positions.
+/// As [`generate`].
 pub fn greedy(engine: &Engine, prompt: &[u32], max_new: usize, stop: &[u32]) -> Result<Vec<u32>> {
-    let mut cache = engine.cache(prompt.len().saturating_add(max_new));
     let mut generated = Vec::new();
-    let mut logits = engine.forward(&mut cache, prompt, Logits::Last)?;
-    while generated.len() < max_new {
-        let token = most_likely(&logits);
-        if stop.contains(&token) {
-            break;
-        }
+    generate(engine, prompt, max_new, stop, &mut Sampler::greedy(), |token| {
         generated.push(token);
-        if cache.tokens >= positions(engine) {
-            break;
-        }
-        if generated.len() < max_new {
-            logits = engine.forward(&mut cache, &[token], Logits::Last)?;
-        }
-    }
+        ControlFlow::Continue(())
+    })?;
     Ok(generated)
 }
 
@@ -90,15 +127,4 @@ fn positions(engine: &Engine) -> usize {
         Positions::Learned => engine.architecture().max_position_embeddings,
         Positions::Rotary { .. } => usize::MAX,
     }
-}
-
-/// The first of the largest logits.
-pub(crate) fn most_likely(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for (token, logit) in logits.iter().enumerate() {
-        if *logit > logits[best] {
-            best = token;
-        }
-    }
-    best as u32
 }

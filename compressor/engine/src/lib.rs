@@ -18,14 +18,18 @@ mod norm;
 mod packed;
 mod pool;
 mod rotary;
+mod sample;
+mod stop;
 
 pub use cache::{Cache, KvType};
 pub use engine::{ActivationType, Engine, Options};
 pub use error::{Error, Result};
 pub use forward::{Logits, Observer, Operation, Place, Sequence};
-pub use generate::{generate_batch, greedy};
+pub use generate::{Finish, generate, generate_batch, greedy};
 pub use kernels::Kernels;
 #[cfg(target_arch = "aarch64")]
 pub use kernels::Neon;
 #[cfg(target_arch = "x86_64")]
 pub use kernels::{Avx2, Avx512, AvxVnni};
+pub use sample::{InvalidSampling, Sampler, Sampling};
+pub use stop::{Piece, StopStrings};

@@ -20,6 +20,8 @@ mod origin;
 mod quantized;
 mod safetensors;
 
+#[cfg(feature = "std")]
+mod chat;
 #[cfg(all(test, feature = "std"))]
 mod damage;
 #[cfg(feature = "std")]
@@ -57,6 +59,7 @@ pub use safetensors::{Dtype, TensorFiles, TensorSlice};
 #[cfg(feature = "std")]
 pub use {
     artifact::{NewArtifact, NewArtifactTensor, Storage},
+    chat::{ChatTemplate, Message, Role, end_tokens},
     checkpoint::{copy_companions, read_config},
     dataset::samples::{Batch, Batches, SampleOrder, Samples, Tokens},
     dataset::{Dataset, Examples, FileSet, GrammarSet, JsonlSet, Pair, Split, TextSet, completion_matches},

@@ -74,8 +74,7 @@ impl MappedBytes {
             Holder::File(map) => {
                 // SAFETY: the map is of a file, shared and never written, so pages that are dropped are read from the file again.
                 // Where the advice is not taken the bytes stay, which harms nobody.
-                let _ =
-                    unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, self.range.start, self.range.len()) };
+                let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, self.range.start, self.range.len()) };
             }
             Holder::Memory(_) | Holder::Program(_) => {}
         }

@@ -76,6 +76,11 @@ impl Tokenizer {
         self.tokenizer.decode(tokens, true).map_err(|error| Error::Tokenizer(error.to_string()))
     }
 
+    /// Turns tokens into text as they come.
+    pub fn stream(&self) -> TextStream<'_> {
+        TextStream { tokenizer: self, tokens: Vec::new(), settled: 0, given: 0 }
+    }
+
     /// Number of tokens, special ones included.
     pub fn vocab_size(&self) -> usize {
         self.tokenizer.get_vocab_size(true)
@@ -131,6 +136,75 @@ impl Tokenizer {
             return Err(Error::Tokenizer(what));
         }
         train(texts, vocab_size).map_err(|error| Error::Tokenizer(error.to_string()))
+    }
+}
+
+/// Text from tokens that come one after the other.
+///
+/// What a token says can depend on its neighbours: byte-level tokens hold parts of a character, SentencePiece drops the space before
+/// the first word. So tokens are decoded together with some before them, and the text that those alone have is left out.
+#[derive(Clone, Debug)]
+pub struct TextStream<'a> {
+    tokenizer: &'a Tokenizer,
+    /// The tokens that the last piece came from, then those whose text may change yet.
+    tokens: Vec<u32>,
+    /// How many of `tokens` the last piece came from.
+    settled: usize,
+    /// Bytes of the unsettled tokens' text that have been given all the same.
+    given: usize,
+}
+
+/// What a decoder puts where bytes are no character.
+const NO_CHARACTER: char = '\u{FFFD}';
+/// The longest beginning of a character, in bytes; decoders make at most one [`NO_CHARACTER`] of each.
+const LONGEST_BEGINNING: usize = 3;
+
+impl TextStream<'_> {
+    /// Takes the next tokens, and gives the text that is certain now; empty while a character is incomplete.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn push(&mut self, tokens: &[u32]) -> Result<String> {
+        self.tokens.extend_from_slice(tokens);
+        let text = self.unsettled()?;
+        let open = text.chars().rev().take_while(|character| *character == NO_CHARACTER).count();
+        if open == 0 {
+            let piece = self.since(&text, text.len());
+            // Tokens without text, such as special ones, say nothing about a space before the next: they go with the last piece.
+            if !piece.is_empty() {
+                self.tokens.drain(..self.settled);
+            }
+            (self.settled, self.given) = (self.tokens.len(), 0);
+            return Ok(piece);
+        }
+        let certain = text.len() - open.min(LONGEST_BEGINNING) * NO_CHARACTER.len_utf8();
+        let piece = self.since(&text, certain);
+        self.given += piece.len();
+        Ok(piece)
+    }
+
+    /// The rest: what an incomplete character looks like, if there is one.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn finish(self) -> Result<String> {
+        let text = self.unsettled()?;
+        Ok(self.since(&text, text.len()))
+    }
+
+    /// The text of the unsettled tokens.
+    fn unsettled(&self) -> Result<String> {
+        let before = self.tokenizer.decode(&self.tokens[..self.settled])?;
+        match self.tokenizer.decode(&self.tokens)?.strip_prefix(&before) {
+            Some(text) => Ok(text.to_owned()),
+            // A byte can undo the character before it where a decoder takes both as one run; what has been given stays.
+            None => self.tokenizer.decode(&self.tokens[self.settled..]),
+        }
+    }
+
+    /// What of `text[..end]` has not been given.
+    fn since(&self, text: &str, end: usize) -> String {
+        text.get(self.given..end).unwrap_or_default().to_owned()
     }
 }
 
@@ -419,7 +493,100 @@ mod tests {
         assert_eq!(found, [Some(258), Some(259), Some(260)], "{expected:?}");
     }
 
+    /// The pieces that tokens give one at a time, the last at the end.
+    fn pieces(tokenizer: &Tokenizer, tokens: &[u32]) -> Vec<String> {
+        let mut stream = tokenizer.stream();
+        let mut pieces: Vec<String> = tokens.iter().map(|token| stream.push(&[*token]).unwrap()).collect();
+        pieces.push(stream.finish().unwrap());
+        pieces
+    }
+
+    /// A vocabulary as SentencePiece's: a space is `▁`, characters without a token of their own are bytes.
+    fn sentencepiece() -> Tokenizer {
+        let mut vocab: serde_json::Map<String, Value> = (0..256).map(|byte| (format!("<0x{byte:02X}>"), byte.into())).collect();
+        for (token, id) in ["▁Hello", "▁world", "!", "</s>"].into_iter().zip(256..) {
+            vocab.insert(token.to_owned(), id.into());
+        }
+        let json = serde_json::json!({
+            "version": "1.0", "normalizer": null, "pre_tokenizer": null, "post_processor": null,
+            "added_tokens": [{
+                "id": 259, "content": "</s>", "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+                "special": true
+            }],
+            "decoder": { "type": "Sequence", "decoders": [
+                { "type": "Replace", "pattern": { "String": "▁" }, "content": " " }, { "type": "ByteFallback" },
+                { "type": "Fuse" }, { "type": "Strip", "content": " ", "start": 1, "stop": 0 }
+            ] },
+            "model": { "type": "BPE", "vocab": vocab, "merges": [], "byte_fallback": true, "unk_token": null }
+        });
+        Tokenizer::from_json(json.to_string().into_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_character_is_held_back_until_it_is_whole() {
+        let tokenizer = small();
+        let tokens = tokenizer.encode("é😀").unwrap();
+        assert_eq!(tokens.len(), 6, "a token for each byte");
+        assert_eq!(pieces(&tokenizer, &tokens), ["", "é", "", "", "", "😀", ""]);
+        // Cut short: what is there of it looks as it does in a text decoded at once.
+        assert_eq!(pieces(&tokenizer, &tokens[..4]), ["", "é", "", "", "\u{FFFD}"]);
+    }
+
+    #[test]
+    fn bytes_that_never_become_a_character_are_given_three_later() {
+        let tokenizer = small();
+        let second_byte = tokenizer.encode("é").unwrap()[1];
+        let (one, three) = ("\u{FFFD}", "\u{FFFD}\u{FFFD}\u{FFFD}");
+        assert_eq!(pieces(&tokenizer, &[second_byte; 6]), ["", "", "", one, one, one, three]);
+        // The sign for no character is a character too.
+        let tokens = tokenizer.encode("\u{FFFD}€").unwrap();
+        assert_eq!(pieces(&tokenizer, &tokens), ["", "", "", "", "", "\u{FFFD}€", ""]);
+    }
+
+    #[test]
+    fn sentencepiece_keeps_the_spaces_between_words_and_drops_the_first() {
+        let tokenizer = sentencepiece();
+        let tokens = [256, 257, 0xC3, 0xA9, 258, 0xE2, 0x82, 0xAC, 257];
+        let expected = ["Hello", " world", "", "é", "!", "", "", "€", " world", ""];
+        assert_eq!(pieces(&tokenizer, &tokens), expected);
+        assert_eq!(expected.concat(), tokenizer.decode(&tokens).unwrap());
+        // After a prompt the first word is not the first.
+        let mut stream = tokenizer.stream();
+        assert_eq!(stream.push(&[256]).unwrap(), "Hello");
+        assert_eq!(stream.push(&[257]).unwrap(), " world");
+    }
+
+    #[test]
+    fn special_tokens_have_no_text_and_disturb_none() {
+        let tokenizer = sentencepiece();
+        assert_eq!(pieces(&tokenizer, &[256, 259, 257, 259, 259, 258]), ["Hello", "", " world", "", "", "!", ""]);
+        let tokenizer = small();
+        let mut tokens = tokenizer.encode("low é").unwrap();
+        tokens.insert(1, 0);
+        tokens.push(0);
+        assert_eq!(pieces(&tokenizer, &tokens).concat(), "low é");
+    }
+
+    #[test]
+    fn a_byte_that_undoes_a_character_takes_nothing_back() {
+        // The decoder makes three signs of the run of three bytes, of which the first two were a character when they came.
+        assert_eq!(pieces(&sentencepiece(), &[0xC3, 0xA9, 0xFF, 258]), ["", "é", "", "\u{FFFD}!", ""]);
+    }
+
     proptest! {
+        #[test]
+        fn every_text_comes_back_piece_by_piece(text in "\\PC{0,40}") {
+            prop_assume!(!text.contains("<|"));
+            let tokenizer = small();
+            prop_assert_eq!(pieces(&tokenizer, &tokenizer.encode(&text).unwrap()).concat(), text);
+        }
+
+        #[test]
+        fn any_tokens_give_pieces(tokens in proptest::collection::vec(0_u32..260, 0..40)) {
+            pieces(&sentencepiece(), &tokens);
+            pieces(&small(), &tokens);
+        }
+
         #[test]
         fn every_text_comes_back(text in "\\PC{0,60}") {
             prop_assume!(!text.contains("<|"));

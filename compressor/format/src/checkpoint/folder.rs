@@ -119,7 +119,8 @@ impl Checkpoint {
             Source::Safetensors(_) => copy_companions(&self.path, folder),
             Source::Gguf(file) => {
                 let json = self.gguf_tokenizer(file)?;
-                crate::write_beside(folder.join("tokenizer.json"), |out| Ok(out.write_all(&json)?))
+                crate::write_beside(folder.join("tokenizer.json"), |out| Ok(out.write_all(&json)?))?;
+                crate::chat::write_files(file, folder)
             }
         }
     }

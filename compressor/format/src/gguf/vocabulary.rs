@@ -83,6 +83,30 @@ impl GgufFile {
         Ok(usual && self.unsigned("tokenizer.ggml.bos_token_id")?.is_some())
     }
 
+    /// The tokens whose numbers stand under `keys`, where they are there.
+    pub(crate) fn special_tokens<const N: usize>(&self, keys: [&str; N]) -> Result<[Option<String>; N]> {
+        let tokens = self.texts("tokenizer.ggml.tokens")?.unwrap_or_default();
+        let mut found = [const { None }; N];
+        for (found, key) in found.iter_mut().zip(keys) {
+            let Some(id) = self.unsigned(key)? else { continue };
+            let token = usize::try_from(id).ok().and_then(|id| tokens.get(id));
+            let token = token.ok_or_else(|| self.malformed(format!("`{key}` is {id}, and there are {} tokens", tokens.len())))?;
+            *found = Some(token.clone());
+        }
+        Ok(found)
+    }
+
+    /// The numbers of the tokens that end a text and, where it is another, a turn of a conversation.
+    pub(crate) fn end_tokens(&self) -> Result<Vec<u32>> {
+        let mut ends = Vec::new();
+        for key in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"] {
+            let Some(id) = self.unsigned(key)? else { continue };
+            ends.push(u32::try_from(id).map_err(|_| self.malformed(format!("`{key}` is {id}, a token id is needed")))?);
+        }
+        ends.dedup();
+        Ok(ends)
+    }
+
     fn kind(&self) -> Result<Kind> {
         match self.text("tokenizer.ggml.model")? {
             Some("llama") => Ok(Kind::SentencePiece),
@@ -393,5 +417,53 @@ mod tests {
         );
         let no_unknown = Sample::sentencepiece().without("tokenizer.ggml.token_type");
         assert_eq!(refusal(no_unknown), "sample.gguf: the vocabulary has 0 of 256 byte tokens and no token for the unknown");
+    }
+
+    #[test]
+    fn what_a_file_says_about_conversations_becomes_the_files_of_a_folder() {
+        let sample = Sample::byte_level("llama-bpe", &["a b", "b c", "ab c"]).u32("tokenizer.ggml.bos_token_id", 0);
+        let folder = tempfile::tempdir().unwrap();
+        let read_back = |name: &str| fs_err::read_to_string(folder.path().join(name)).unwrap();
+        crate::chat::write_files(&read(&sample.clone().bytes()).unwrap(), folder.path()).unwrap();
+        assert_eq!(fs_err::read_dir(folder.path()).unwrap().count(), 0, "nothing is said, nothing is written");
+
+        let template = "{{ bos_token }}{{ messages[0].content }}";
+        let sample = sample
+            .text("tokenizer.chat_template", template)
+            .without("tokenizer.ggml.eos_token_id")
+            .u32("tokenizer.ggml.eos_token_id", 1)
+            .u32("tokenizer.ggml.eot_token_id", 2);
+        let file = read(&sample.clone().bytes()).unwrap();
+        crate::chat::write_files(&file, folder.path()).unwrap();
+        let tokens = file.special_tokens(["tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id"]).unwrap();
+        let [Some(bos), Some(eos)] = tokens else { panic!("both are there: {tokens:?}") };
+        assert_eq!(bos, "<|endoftext|>");
+        assert_eq!(read_back("chat_template.jinja"), template);
+        assert_eq!(
+            read_back("tokenizer_config.json"),
+            format!(
+                "{{\n  \"tokenizer_class\": \"PreTrainedTokenizerFast\",\n  \"bos_token\": \"{bos}\",\n  \"eos_token\": \"{eos}\"\n}}\n"
+            )
+        );
+        assert_eq!(read_back("generation_config.json"), "{\n  \"eos_token_id\": [\n    1,\n    2\n  ]\n}\n");
+
+        let message = crate::Message { role: crate::Role::User, content: "hi".to_owned() };
+        let from_file = crate::ChatTemplate::in_gguf(&file).unwrap().render(std::slice::from_ref(&message)).unwrap();
+        let from_folder = crate::ChatTemplate::open(folder.path()).unwrap().render(&[message]).unwrap();
+        assert_eq!((from_file.as_str(), from_folder.as_str()), ("<|endoftext|>hi", "<|endoftext|>hi"));
+
+        let beyond = sample.without("tokenizer.ggml.eos_token_id").u32("tokenizer.ggml.eos_token_id", 999);
+        let refused = crate::ChatTemplate::in_gguf(&read(&beyond.bytes()).unwrap()).unwrap_err().to_string();
+        assert!(refused.starts_with("sample.gguf: `tokenizer.ggml.eos_token_id` is 999, and there are "), "{refused}");
+    }
+
+    #[test]
+    fn a_file_without_a_chat_template_is_refused() {
+        let file = read(&Sample::byte_level("llama-bpe", &["a b"]).bytes()).unwrap();
+        let refused = crate::ChatTemplate::in_gguf(&file).unwrap_err().to_string();
+        assert_eq!(
+            refused,
+            "sample.gguf: has no chat template, there is no `tokenizer.chat_template`: it can only continue a text"
+        );
     }
 }
