@@ -25,6 +25,10 @@ interop:
 bench:
     benches/run.sh
 
+# this program beside llama.cpp, which is built first: `just bench-peers MODEL_DIR --rounds 7 --markdown FILE`
+bench-peers *ARGS:
+    benches/peers/run.sh {{ARGS}}
+
 # changes the files that one reader is given until it breaks, `just fuzz gguf 600` for example; needs nightly and cargo-fuzz
 fuzz TARGET SECONDS="60":
     cargo run --release --quiet --manifest-path fuzz/Cargo.toml --no-default-features --example seeds -- fuzz/corpus {{TARGET}}

