@@ -73,7 +73,7 @@ pub use {
     },
     report::{Check, Limit, Machine, Measured, Outcome, REPORT_VERSION, Report, StageReport, Threshold},
     safetensors::{NewTensor, safetensors_file_bytes, write_safetensors},
-    tokenizer::Tokenizer,
+    tokenizer::{TextStream, Tokenizer},
     weights::{Weights, write_config},
     write::write_beside,
 };
