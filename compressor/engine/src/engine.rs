@@ -8,6 +8,7 @@ use compressor_format::{
 
 use crate::cache::{Cache, KvType};
 use crate::kernels::Kernels;
+use crate::kernels::lines::Arena;
 use crate::linear::{Linear, Matrix, Rounding};
 use crate::norm::NormWeights;
 use crate::packed::Packed;
@@ -107,7 +108,7 @@ impl Engine {
         let threads = options.threads.filter(|threads| *threads > 0);
         let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
         let pool = Pool::new(threads).map_err(|source| Error::Threads { threads, source })?;
-        let loader = Loader { architecture, source, pool: &pool, activations: options.activations };
+        let loader = Loader { architecture, source, pool: &pool, arena: Arena::default(), activations: options.activations };
         let embedding = loader.end(TensorId::Embedding)?;
         let layers: Result<Vec<Layer>> = (0..architecture.layers.len()).map(|layer| loader.layer(layer)).collect();
         let position_embedding = match architecture.positions {
@@ -203,6 +204,7 @@ struct Loader<'a> {
     architecture: &'a Architecture,
     source: Source<'a>,
     pool: &'a Pool,
+    arena: Arena,
     activations: ActivationType,
 }
 
@@ -279,7 +281,7 @@ impl Loader<'_> {
             Source::Model(Model::Checkpoint(checkpoint)) => checkpoint.mapped(id).as_ref().and_then(mapped),
             Source::Model(Model::Artifact(artifact)) => match artifact.tensor(id) {
                 ArtifactTensor::Quantized(matrix) => {
-                    let packed = Packed::new(&matrix, self.pool);
+                    let packed = Packed::new(&matrix, self.pool, &self.arena);
                     let (Values::Packed(bytes) | Values::Signed(bytes)) = &matrix.values;
                     bytes.release();
                     Some(Matrix::packed(packed))

@@ -18,7 +18,7 @@ use alloc::vec::Vec;
 
 use compressor_format::{QuantizedMatrix, Values};
 
-use crate::kernels::integer::Line;
+use crate::kernels::lines::{Arena, Line, Lines};
 use crate::kernels::{BLOCK, LANES};
 use crate::pool::Pool;
 
@@ -30,7 +30,7 @@ pub(crate) struct Packed {
     pub(crate) bits: Bits,
     /// Columns that share a scale; divides `columns`.
     pub(crate) group: usize,
-    pub(crate) lines: Vec<Line>,
+    lines: Lines,
     /// `[tiles, groups, LANES]`, where there are any.
     pub(crate) zero_points: Option<Vec<i8>>,
 }
@@ -77,10 +77,11 @@ impl Blocks {
 
 impl Packed {
     /// Repacks a matrix.
-    pub(crate) fn new(matrix: &QuantizedMatrix, pool: &Pool) -> Self {
+    pub(crate) fn new(matrix: &QuantizedMatrix, pool: &Pool, arena: &Arena) -> Self {
         let bits = if matrix.scheme.bits == 4 { Bits::Four } else { Bits::Eight };
         let group = matrix.group_size();
-        let mut packed = Self { rows: matrix.rows, columns: matrix.columns, bits, group, lines: Vec::new(), zero_points: None };
+        let (rows, columns) = (matrix.rows, matrix.columns);
+        let mut packed = Self { rows, columns, bits, group, lines: arena.lines(0), zero_points: None };
         let (tiles, groups) = (packed.tiles(), packed.groups());
         packed.zero_points = matrix.zero_points.as_ref().map(|points| {
             let mut tiled = vec![0; tiles * groups * LANES];
@@ -92,7 +93,7 @@ impl Packed {
             tiled
         });
         let tile_lines = packed.tile_lines();
-        let mut lines = vec![Line::ZERO; tiles * tile_lines];
+        let mut lines = arena.lines(tiles * tile_lines);
         let tasks: Vec<_> = lines.chunks_mut(TILES_PER_TASK * tile_lines).enumerate().collect();
         pool.for_each(tasks, &|(task, lines)| {
             for (tile, lines) in lines.chunks_exact_mut(tile_lines).enumerate() {
@@ -143,7 +144,7 @@ impl Packed {
 
     /// Bytes held.
     pub(crate) fn memory_bytes(&self) -> usize {
-        size_of_val(self.lines.as_slice()) + self.zero_points.as_ref().map_or(0, Vec::len)
+        size_of_val(&*self.lines) + self.zero_points.as_ref().map_or(0, Vec::len)
     }
 
     /// Writes one row as the real numbers it stands for.

@@ -6,48 +6,10 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use bytemuck::{Pod, Zeroable, cast_mut, cast_ref};
-
+use super::lines::Line;
 use super::view::ViewMut;
 use super::{BLOCK, Kernel, LANES, Simd};
 use crate::packed::{Bits, Packed};
-
-/// One cache line of a packed matrix.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(64))]
-pub(crate) struct Line([f32; LANES]);
-
-// SAFETY: sixteen floats without padding; all bits zero are sixteen zeros.
-unsafe impl Zeroable for Line {}
-// SAFETY: as above, and any bits are sixteen floats.
-unsafe impl Pod for Line {}
-
-impl Line {
-    pub(crate) const ZERO: Self = Self([0.0; LANES]);
-
-    #[inline(always)]
-    pub(crate) fn floats(&self) -> &[f32; LANES] {
-        &self.0
-    }
-
-    pub(crate) fn floats_mut(&mut self) -> &mut [f32; LANES] {
-        &mut self.0
-    }
-
-    pub(crate) fn words_mut(&mut self) -> &mut [u32; LANES] {
-        cast_mut(&mut self.0)
-    }
-
-    #[inline(always)]
-    pub(crate) fn bytes(&self) -> &[u8; 4 * LANES] {
-        cast_ref(&self.0)
-    }
-
-    #[inline(always)]
-    pub(crate) fn bytes_mut(&mut self) -> &mut [u8; 4 * LANES] {
-        cast_mut(&mut self.0)
-    }
-}
 
 /// Activations of one block, rounded to INT8: `real = scale · integer`.
 #[derive(Clone, Copy, Debug)]

@@ -17,6 +17,7 @@ mod avx2;
 mod avx512;
 pub(crate) mod dense;
 pub(crate) mod integer;
+pub(crate) mod lines;
 #[cfg(feature = "std")]
 pub(crate) mod matmul;
 #[cfg(target_arch = "aarch64")]

@@ -4,6 +4,7 @@ use compressor_format::{Activation, QuantizedMatrix, Scheme, Values, WeightBytes
 
 use super::attention::Attend;
 use super::dense::{Dense, Dots, Widen};
+use super::lines::Arena;
 use super::integer::{Dequantize, MultiplyReal, MultiplyRounded, Rounded};
 use super::vector::{Activate, Add, Round, exp, softmax};
 use super::view::ViewMut;
@@ -169,7 +170,7 @@ fn round(kernels: Kernels, x: &[f32], blocks: Blocks) -> Vec<Rounded> {
 fn products_of_matrices_are_those_of_integers_worked_one_by_one() {
     let pool = Pool::new(2).expect("threads start");
     let count = matrices(|matrix, what| {
-        let packed = Packed::new(matrix, &pool);
+        let packed = Packed::new(matrix, &pool, &Arena::default());
         let blocks = packed.blocks();
         let tokens = if matrix.rows == 33 { 13 } else { 2 };
         let x: Vec<Vec<f32>> = (0..tokens).map(|token| wave(matrix.columns, 0.37 + token as f32)).collect();
@@ -230,7 +231,7 @@ fn blocks_of(packed: &Packed) -> usize {
 fn packed_rows_stand_for_the_same_numbers() {
     let pool = Pool::new(2).expect("threads start");
     matrices(|matrix, what| {
-        let packed = Packed::new(matrix, &pool);
+        let packed = Packed::new(matrix, &pool, &Arena::default());
         let expected: Vec<f32> = (0..matrix.rows).flat_map(|row| matrix.row(row)).collect();
         let mut rows = vec![f32::NAN; matrix.rows * matrix.columns];
         for (row, out) in rows.chunks_exact_mut(matrix.columns).enumerate() {
