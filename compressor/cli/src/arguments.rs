@@ -143,6 +143,8 @@ pub(crate) struct Eval {
     /// A checkpoint or an artifact.
     pub(crate) model: PathBuf,
     #[command(flatten)]
+    pub(crate) engine: EngineOptions,
+    #[command(flatten)]
     pub(crate) text: Text,
 }
 
@@ -195,6 +197,8 @@ pub(crate) struct Generate {
     /// Seed of the choices: the same seed gives the same text.
     #[arg(long, help_heading = SAMPLING, default_value_t = 0)]
     pub(crate) seed: u64,
+    #[command(flatten)]
+    pub(crate) engine: EngineOptions,
 }
 
 /// Headings of `generate --help`.
@@ -220,6 +224,35 @@ pub(crate) struct Bench {
     /// Tokens to generate and time.
     #[arg(long, default_value_t = 128)]
     pub(crate) generate_tokens: usize,
+    /// Show the time and bytes of every operation and layer, and how near they come to the memory's limit.
+    #[arg(long)]
+    pub(crate) profile: bool,
+    #[command(flatten)]
+    pub(crate) engine: EngineOptions,
+}
+
+/// How the engine runs a model.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct EngineOptions {
+    /// What matrices of integers are multiplied with: activations rounded to INT8 as they come, or as they are.
+    #[arg(long, value_name = "TYPE", default_value = "int8")]
+    pub(crate) activations: ActivationType,
+    /// How keys and values are kept.
+    #[arg(long, value_name = "TYPE", default_value = "f32")]
+    pub(crate) kv_dtype: KvType,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum ActivationType {
+    Int8,
+    F32,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum KvType {
+    F32,
+    F16,
+    Int8,
 }
 
 #[derive(Debug, Args)]

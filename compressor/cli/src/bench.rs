@@ -6,12 +6,12 @@ use std::process::Command;
 use std::time::Instant;
 
 use compressor_engine::{Engine, Logits};
-use compressor_format::Model;
 use compressor_pipeline::{Bench, BenchResult, Error};
 
 use crate::Output;
 use crate::arguments;
 use crate::failure::{Ending, Failure};
+use crate::profile::Profiles;
 
 /// Starts this very program on the model, so that the peak memory is the model's alone.
 pub(crate) struct Child;
@@ -37,9 +37,13 @@ impl Bench for Child {
 }
 
 pub(crate) fn bench(arguments: &arguments::Bench, output: Output) -> Result<Ending, Failure> {
-    let result = measure(arguments, output)?;
+    let Measured { result, model_bytes, cache_bytes, profiles } = measure(arguments, output)?;
     if output.json {
-        writeln!(std::io::stdout(), "{}", serde_json::to_string(&result)?)?;
+        let mut json = serde_json::to_value(&result)?;
+        if let Some(profiles) = profiles {
+            json["profile"] = profiles.to_json();
+        }
+        writeln!(std::io::stdout(), "{json}")?;
         return Ok(Ending::Passed);
     }
     let mut sorted = result.token_milliseconds.clone();
@@ -47,27 +51,36 @@ pub(crate) fn bench(arguments: &arguments::Bench, output: Output) -> Result<Endi
     let at = |q: f64| sorted.get((((sorted.len() as f64) * q).ceil() as usize).saturating_sub(1)).copied().unwrap_or(f64::NAN);
     let mut out = std::io::stdout().lock();
     writeln!(out, "load                 {:>10.1} ms", result.load_milliseconds)?;
-    writeln!(
-        out,
-        "first token          {:>10.1} ms after a prompt of {}",
-        result.first_token_milliseconds, result.prompt_tokens
-    )?;
+    let first = result.first_token_milliseconds;
+    writeln!(out, "first token          {first:>10.1} ms after a prompt of {}", result.prompt_tokens)?;
+    writeln!(out, "load to first token  {:>10.1} ms", result.load_milliseconds + first)?;
     writeln!(out, "prompt               {:>10.1} tokens/s", result.prompt_tokens_per_second)?;
     writeln!(out, "generating           {:>10.1} tokens/s over {} tokens", result.generate_tokens_per_second, sorted.len())?;
     for (name, q) in [("token, p50", 0.5), ("token, p95", 0.95), ("token, p99", 0.99)] {
         writeln!(out, "{name:<20} {:>10.2} ms", at(q))?;
     }
+    writeln!(out, "weights              {:>10.1} MB", model_bytes as f64 / 1e6)?;
+    writeln!(out, "keys and values      {:>10.1} MB", cache_bytes as f64 / 1e6)?;
     match result.peak_memory_bytes {
         Some(bytes) => writeln!(out, "peak memory          {:>10.1} MB", bytes as f64 / 1e6)?,
         None => writeln!(out, "peak memory          not told by this operating system")?,
     }
+    if let Some(profiles) = profiles {
+        profiles.show(&mut out)?;
+    }
     Ok(Ending::Passed)
 }
 
-fn measure(arguments: &arguments::Bench, output: Output) -> Result<BenchResult, Failure> {
+struct Measured {
+    result: BenchResult,
+    model_bytes: usize,
+    cache_bytes: usize,
+    profiles: Option<Profiles>,
+}
+
+fn measure(arguments: &arguments::Bench, output: Output) -> Result<Measured, Failure> {
     let started = Instant::now();
-    let model = Model::open(&arguments.model)?;
-    let engine = Engine::load(&model, output.options())?;
+    let engine = Engine::open(&arguments.model, output.options(arguments.engine))?;
     let load_milliseconds = milliseconds(started);
     let architecture = engine.architecture();
     let (vocab_size, most) = (architecture.vocab_size, architecture.max_position_embeddings);
@@ -82,23 +95,32 @@ fn measure(arguments: &arguments::Bench, output: Output) -> Result<BenchResult, 
     let prompt: Vec<u32> = (0..prompt_tokens).map(|index| (index * 7919 % vocab_size) as u32).collect();
     let mut cache = engine.cache(prompt_tokens + generated);
     let started = Instant::now();
-    let mut next = largest(&engine.forward(&mut cache, &prompt, Logits::Last)?);
+    engine.forward(&mut cache, &prompt, Logits::Last)?;
     let first_token_milliseconds = milliseconds(started);
+    // Once more, now that code and weights are where they stay.
+    cache.truncate(0);
+    let started = Instant::now();
+    let mut next = largest(&engine.forward(&mut cache, &prompt, Logits::Last)?);
+    let prompt_milliseconds = milliseconds(started);
     let mut token_milliseconds = Vec::with_capacity(generated);
     for _ in 0..generated {
         let started = Instant::now();
         next = largest(&engine.forward(&mut cache, &[next], Logits::Last)?);
         token_milliseconds.push(milliseconds(started));
     }
-    Ok(BenchResult {
+    let result = BenchResult {
         load_milliseconds,
         prompt_tokens: prompt_tokens as u64,
         first_token_milliseconds,
-        prompt_tokens_per_second: 1000.0 * prompt_tokens as f64 / first_token_milliseconds,
+        prompt_tokens_per_second: 1000.0 * prompt_tokens as f64 / prompt_milliseconds,
         generate_tokens_per_second: 1000.0 * generated as f64 / token_milliseconds.iter().sum::<f64>(),
         token_milliseconds,
         peak_memory_bytes: compressor_pipeline::peak_memory_bytes(),
-    })
+    };
+    let (model_bytes, cache_bytes) = (engine.memory_bytes(), cache.memory_bytes());
+    // After the peak was read: finding the limit takes memory of its own.
+    let profiles = arguments.profile.then(|| Profiles::measure(&engine, &mut cache, &prompt, generated)).transpose()?;
+    Ok(Measured { result, model_bytes, cache_bytes, profiles })
 }
 
 fn milliseconds(since: Instant) -> f64 {

@@ -140,7 +140,7 @@ fn read_text(path: &Path) -> Result<String, Failure> {
 pub(crate) fn eval(arguments: &arguments::Eval, output: Output) -> Result<Ending, Failure> {
     let tokenizer = open_tokenizer(&arguments.model)?;
     let held_out = held_out(&arguments.text, &tokenizer, &measured_on(&arguments.text))?;
-    let engine = Engine::open(&arguments.model, output.options())?;
+    let engine = Engine::open(&arguments.model, output.options(arguments.engine))?;
     let started = std::time::Instant::now();
     let perplexity = held_out.perplexity(&engine)?;
     let seconds = started.elapsed().as_secs_f64();

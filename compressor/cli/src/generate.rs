@@ -24,7 +24,7 @@ pub(crate) fn generate(arguments: &Generate, output: Output) -> Result<Ending, F
         (Some(text), Some(tokenizer)) => encode(arguments, text, tokenizer)?,
         _ => parse_ids(arguments.prompt_ids.as_deref().unwrap_or_default())?,
     };
-    let engine = Engine::open(&arguments.model, output.options())?;
+    let engine = Engine::open(&arguments.model, output.options(arguments.engine))?;
     let context = engine.architecture().max_position_embeddings;
     let room = context.saturating_sub(prompt.len());
     if room == 0 && arguments.tokens > 0 {

@@ -6,6 +6,7 @@ mod commands;
 mod failure;
 mod generate;
 mod interrupt;
+mod profile;
 mod progress;
 mod show;
 mod stages;
@@ -80,8 +81,21 @@ impl Output {
         }
     }
 
-    fn options(self) -> compressor_engine::Options {
-        compressor_engine::Options { threads: self.threads, ..compressor_engine::Options::default() }
+    fn options(self, engine: arguments::EngineOptions) -> compressor_engine::Options {
+        use compressor_engine::{ActivationType, KvType};
+        compressor_engine::Options {
+            threads: self.threads,
+            kernels: None,
+            activations: match engine.activations {
+                arguments::ActivationType::Int8 => ActivationType::Int8,
+                arguments::ActivationType::F32 => ActivationType::F32,
+            },
+            kv_type: match engine.kv_dtype {
+                arguments::KvType::F32 => KvType::F32,
+                arguments::KvType::F16 => KvType::F16,
+                arguments::KvType::Int8 => KvType::Int8,
+            },
+        }
     }
 }
 

@@ -33,7 +33,7 @@ impl Span<'_> {
 const TOKENS_PER_TASK: usize = 16;
 
 /// Below this many multiplications, sharing the work out costs more than it saves.
-const WORTH_SHARING: usize = 1 << 16;
+const WORTH_SHARING: usize = 1 << 14;
 
 /// `softmax(q kᵀ / √head_dim) v` for each query head over the keys at its own position and before.
 ///

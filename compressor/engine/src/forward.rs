@@ -84,6 +84,25 @@ pub enum Place {
     LayerOutput,
 }
 
+impl Operation {
+    /// As people call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Embedding => "embedding",
+            Self::AttentionNorm => "attention norm",
+            Self::Qkv => "q, k, v projections",
+            Self::Rotary => "rotary, cache",
+            Self::Attention => "attention",
+            Self::Output => "output projection",
+            Self::MlpNorm => "MLP norm",
+            Self::GateUp => "gate, up projections",
+            Self::Activation => "activation",
+            Self::Down => "down projection",
+            Self::Head => "norm, head",
+        }
+    }
+}
+
 impl Engine {
     /// Appends tokens to a sequence.
     ///

@@ -17,6 +17,8 @@ mod linear;
 mod norm;
 mod packed;
 mod pool;
+#[cfg(feature = "std")]
+mod profile;
 mod rotary;
 mod sample;
 mod stop;
@@ -31,5 +33,7 @@ pub use kernels::Kernels;
 pub use kernels::Neon;
 #[cfg(target_arch = "x86_64")]
 pub use kernels::{Avx2, Avx512, AvxVnni};
+#[cfg(feature = "std")]
+pub use profile::{Cost, Profile, memory_speed};
 pub use sample::{InvalidSampling, Sampler, Sampling};
 pub use stop::{Piece, StopStrings};

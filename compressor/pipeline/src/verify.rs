@@ -40,7 +40,7 @@ pub struct BenchResult {
     pub prompt_tokens: u64,
     /// Milliseconds from the prompt to the first token.
     pub first_token_milliseconds: f64,
-    /// Tokens of the prompt read in a second.
+    /// Tokens of the prompt read in a second, when the model has run before.
     pub prompt_tokens_per_second: f64,
     /// Tokens generated in a second, on average.
     pub generate_tokens_per_second: f64,

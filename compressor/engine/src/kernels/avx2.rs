@@ -337,15 +337,17 @@ macro_rules! simd {
             }
 
             #[inline(always)]
-            fn dots<const T: usize>(
+            fn dots<const R: usize, const T: usize>(
                 self,
-                weights: &[u8; LANES * BLOCK],
+                weights: [&[u8; LANES * BLOCK]; R],
                 x: [&[i8; BLOCK]; T],
                 start: [Integers; T],
-            ) -> [Integers; T] {
-                let mut sums = start;
-                for token in 0..T {
-                    sums[token] = self.bytes(weights, x[token], start[token]);
+            ) -> [[Integers; T]; R] {
+                let mut sums = [start; R];
+                for tile in 0..R {
+                    for token in 0..T {
+                        sums[tile][token] = self.bytes(weights[tile], x[token], start[token]);
+                    }
                 }
                 sums
             }

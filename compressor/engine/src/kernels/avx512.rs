@@ -176,12 +176,23 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn dots<const T: usize>(self, weights: &[u8; LANES * BLOCK], x: [&[i8; BLOCK]; T], start: [__m512i; T]) -> [__m512i; T] {
-        let mut sums = start;
-        for (step, weights) in weights.as_chunks().0.iter().enumerate() {
-            let weights = load_bytes(weights);
+    fn dots<const R: usize, const T: usize>(
+        self,
+        weights: [&[u8; LANES * BLOCK]; R],
+        x: [&[i8; BLOCK]; T],
+        start: [__m512i; T],
+    ) -> [[__m512i; T]; R] {
+        let mut sums = [start; R];
+        for step in 0..BLOCK / 4 {
+            let mut registers = [start[0]; R];
+            for tile in 0..R {
+                registers[tile] = load_bytes(&weights[tile].as_chunks().0[step]);
+            }
             for token in 0..T {
-                sums[token] = safe!(_mm512_dpbusd_epi32(sums[token], weights, four_activations(x[token], step)));
+                let x = four_activations(x[token], step);
+                for tile in 0..R {
+                    sums[tile][token] = safe!(_mm512_dpbusd_epi32(sums[tile][token], registers[tile], x));
+                }
             }
         }
         sums

@@ -75,22 +75,30 @@ impl Kernel for MultiplyRounded<'_> {
             }
             return;
         }
-        let mut unpacked = Unpacked::new(matrix);
-        for tile in 0..tiles {
-            unpacked.fill(matrix, self.first_tile + tile);
-            match unpacked.zero_points.is_empty() {
-                true => all_vectors::<S, false>(simd, &unpacked, self.x, &mut self.out, tile, blocks),
-                false => all_vectors::<S, true>(simd, &unpacked, self.x, &mut self.out, tile, blocks),
+        let mut pair = [Unpacked::new(matrix), Unpacked::new(matrix)];
+        let together = if S::WIDE { 2 } else { 1 };
+        for tile in (0..tiles).step_by(together) {
+            let here = together.min(tiles - tile);
+            for (at, unpacked) in pair.iter_mut().enumerate().take(here) {
+                unpacked.fill(matrix, self.first_tile + tile + at);
+            }
+            let [first, second] = &pair;
+            let (zero_points, out) = (matrix.zero_points.is_some(), &mut self.out);
+            match (here, zero_points) {
+                (2, false) => all_vectors::<S, 2, false>(simd, [first, second], self.x, out, tile, blocks),
+                (2, true) => all_vectors::<S, 2, true>(simd, [first, second], self.x, out, tile, blocks),
+                (_, false) => all_vectors::<S, 1, false>(simd, [first], self.x, out, tile, blocks),
+                (_, true) => all_vectors::<S, 1, true>(simd, [first], self.x, out, tile, blocks),
             }
         }
     }
 }
 
-/// One tile times all vectors, as many at once as keep their sums in registers.
+/// Some tiles times all vectors, as many at once as keep their sums in registers.
 #[inline(always)]
-fn all_vectors<S: Simd, const ZERO_POINTS: bool>(
+fn all_vectors<S: Simd, const R: usize, const ZERO_POINTS: bool>(
     simd: S,
-    tile: &Unpacked,
+    tiles: [&Unpacked; R],
     x: &[Rounded],
     out: &mut ViewMut<'_>,
     column: usize,
@@ -100,11 +108,10 @@ fn all_vectors<S: Simd, const ZERO_POINTS: bool>(
     while token * blocks < x.len() {
         let (x, at) = (&x[token * blocks..], (token, column));
         token += match x.len() / blocks {
-            12.. if S::WIDE => many_vectors::<S, ZERO_POINTS, 12>(simd, tile, x, out, at),
-            6.. if S::WIDE => many_vectors::<S, ZERO_POINTS, 6>(simd, tile, x, out, at),
-            4.. => many_vectors::<S, ZERO_POINTS, 4>(simd, tile, x, out, at),
-            2.. => many_vectors::<S, ZERO_POINTS, 2>(simd, tile, x, out, at),
-            _ => many_vectors::<S, ZERO_POINTS, 1>(simd, tile, x, out, at),
+            6.. if S::WIDE => many_vectors::<S, R, ZERO_POINTS, 6>(simd, tiles, x, out, at),
+            4.. => many_vectors::<S, R, ZERO_POINTS, 4>(simd, tiles, x, out, at),
+            2.. => many_vectors::<S, R, ZERO_POINTS, 2>(simd, tiles, x, out, at),
+            _ => many_vectors::<S, R, ZERO_POINTS, 1>(simd, tiles, x, out, at),
         };
     }
 }
@@ -132,7 +139,7 @@ fn one_vector<S: Simd, const NIBBLES: bool, const ZERO_POINTS: bool>(
             }
             let mut dots = match NIBBLES {
                 true => simd.dot_nibbles(bytes(block), &x.integers, simd.splat_i32(x.starts[0])),
-                false => simd.dots(bytes(block), [&x.integers], [start_of_bytes(simd, x)])[0],
+                false => simd.dots([bytes(block)], [&x.integers], [start_of_bytes(simd, x)])[0][0],
             };
             if ZERO_POINTS {
                 let points = simd.load_i8_as_i32(&zero_points[group]);
@@ -209,23 +216,28 @@ impl Unpacked {
 /// From `q + 8` to `q + 128`.
 const OFFSET_OF_NIBBLES: u8 = 120;
 
-/// One tile times the first `T` vectors, the sums in registers; returns `T`.
+/// `R` tiles times the first `T` vectors, the sums in registers; returns `T`.
 #[inline(always)]
-fn many_vectors<S: Simd, const ZERO_POINTS: bool, const T: usize>(
+fn many_vectors<S: Simd, const R: usize, const ZERO_POINTS: bool, const T: usize>(
     simd: S,
-    tile: &Unpacked,
+    tiles: [&Unpacked; R],
     x: &[Rounded],
     out: &mut ViewMut<'_>,
     (first_token, column): (usize, usize),
 ) -> usize {
-    let (weights, scales) = (tile.weights.as_chunks::<8>().0, &tile.scales[..]);
-    let blocks = weights.len();
+    let blocks = tiles[0].scales.len();
     let mut rows: [&[Rounded]; T] = [&[]; T];
     for (row, x) in rows.iter_mut().zip(x.chunks_exact(blocks)) {
         *row = x;
     }
-    let mut totals = [simd.splat(0.0); T];
-    for (block, (weights, scales)) in weights.iter().zip(scales).enumerate() {
+    let mut weights: [&[[Line; 8]]; R] = [&[]; R];
+    let mut scales: [&[Line]; R] = [&[]; R];
+    for tile in 0..R {
+        weights[tile] = &tiles[tile].weights.as_chunks().0[..blocks];
+        scales[tile] = &tiles[tile].scales[..blocks];
+    }
+    let mut totals = [[simd.splat(0.0); T]; R];
+    for block in 0..blocks {
         let mut start = [simd.splat_i32(0); T];
         let mut integers = [&Rounded::ZERO.integers; T];
         for token in 0..T {
@@ -233,22 +245,36 @@ fn many_vectors<S: Simd, const ZERO_POINTS: bool, const T: usize>(
             start[token] = start_of_bytes(simd, x);
             integers[token] = &x.integers;
         }
-        let mut dots = simd.dots(bytes(weights), integers, start);
+        let mut block_weights = [bytes(&weights[0][block]); R];
+        for tile in 1..R {
+            block_weights[tile] = bytes(&weights[tile][block]);
+        }
+        let mut dots = simd.dots(block_weights, integers, start);
         if ZERO_POINTS {
-            let points = simd.load_i8_as_i32(&tile.zero_points[block]);
-            for token in 0..T {
-                let correction = simd.mul_i32(points, simd.splat_i32(rows[token][block].minus_sum));
-                dots[token] = simd.add_i32(dots[token], correction);
+            for tile in 0..R {
+                let points = simd.load_i8_as_i32(&tiles[tile].zero_points[block]);
+                for token in 0..T {
+                    let correction = simd.mul_i32(points, simd.splat_i32(rows[token][block].minus_sum));
+                    dots[tile][token] = simd.add_i32(dots[tile][token], correction);
+                }
             }
         }
-        let scales = simd.load(scales.floats());
+        let mut block_scales = [simd.splat(0.0); R];
+        for tile in 0..R {
+            block_scales[tile] = simd.load(scales[tile][block].floats());
+        }
         for token in 0..T {
-            let scale = simd.mul(scales, simd.splat(rows[token][block].scale));
-            totals[token] = simd.mul_add(simd.to_f32(dots[token]), scale, totals[token]);
+            let scale = simd.splat(rows[token][block].scale);
+            for tile in 0..R {
+                let scale = simd.mul(block_scales[tile], scale);
+                totals[tile][token] = simd.mul_add(simd.to_f32(dots[tile][token]), scale, totals[tile][token]);
+            }
         }
     }
-    for (token, total) in totals.into_iter().enumerate() {
-        write(simd, total, out, first_token + token, column);
+    for (tile, totals) in totals.into_iter().enumerate() {
+        for (token, total) in totals.into_iter().enumerate() {
+            write(simd, total, out, first_token + token, column + tile);
+        }
     }
     T
 }

@@ -189,10 +189,15 @@ pub(crate) trait Simd: Copy {
     #[cfg(test)]
     fn store_i32(self, x: Self::I32, out: &mut [i32; LANES]);
 
-    /// `start[t][lane] + Σ_i weights[lane, i] · x[t][i]` for a block of 16 rows and each of `T` vectors of activations.
+    /// `start[t][lane] + Σ_i weights[r][lane, i] · x[t][i]` for a block of each of `R` tiles and each of `T` vectors of activations.
     ///
     /// Weights are unsigned, element `4k + j` of row `lane` at `64 k + 4 lane + j`, unless [`Self::SIGNED`]; activations are signed.
-    fn dots<const T: usize>(self, weights: &[u8; LANES * BLOCK], x: [&[i8; BLOCK]; T], start: [Self::I32; T]) -> [Self::I32; T];
+    fn dots<const R: usize, const T: usize>(
+        self,
+        weights: [&[u8; LANES * BLOCK]; R],
+        x: [&[i8; BLOCK]; T],
+        start: [Self::I32; T],
+    ) -> [[Self::I32; T]; R];
 
     /// As [`Self::dots`] for one vector, always without a sign, two weights in a byte: element `i` of a row in the low half of the byte that
     /// would hold it if the tile had 16 columns, element `16 + i` in the high half.

@@ -250,15 +250,22 @@ impl Simd for Neon {
     }
 
     #[inline(always)]
-    fn dots<const T: usize>(self, weights: &[u8; LANES * BLOCK], x: [&[i8; BLOCK]; T], start: [Integers; T]) -> [Integers; T] {
+    fn dots<const R: usize, const T: usize>(
+        self,
+        weights: [&[u8; LANES * BLOCK]; R],
+        x: [&[i8; BLOCK]; T],
+        start: [Integers; T],
+    ) -> [[Integers; T]; R] {
         let sign = safe!(vdupq_n_u8(128));
-        let mut sums = start;
-        for (step, line) in weights.as_chunks::<{ 4 * LANES }>().0.iter().enumerate() {
-            for quarter in 0..4 {
-                let weights = safe!(vreinterpretq_s8_u8(veorq_u8(load_bytes(line, quarter), sign)));
-                for token in 0..T {
-                    let x = sixteen(x[token], step / 4);
-                    sums[token][quarter] = add_products(sums[token][quarter], weights, x, step % 4);
+        let mut sums = [start; R];
+        for (sums, weights) in sums.iter_mut().zip(weights) {
+            for (step, line) in weights.as_chunks::<{ 4 * LANES }>().0.iter().enumerate() {
+                for quarter in 0..4 {
+                    let weights = safe!(vreinterpretq_s8_u8(veorq_u8(load_bytes(line, quarter), sign)));
+                    for token in 0..T {
+                        let x = sixteen(x[token], step / 4);
+                        sums[token][quarter] = add_products(sums[token][quarter], weights, x, step % 4);
+                    }
                 }
             }
         }

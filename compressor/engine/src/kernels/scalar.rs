@@ -147,13 +147,20 @@ impl Simd for Scalar {
     }
 
     #[inline(always)]
-    fn dots<const T: usize>(self, weights: &[u8; LANES * BLOCK], x: [&[i8; BLOCK]; T], start: [Self::I32; T]) -> [Self::I32; T] {
-        let mut sums = start;
-        for (sums, x) in sums.iter_mut().zip(x) {
-            for (weights, x) in weights.as_chunks::<{ 4 * LANES }>().0.iter().zip(x.as_chunks::<4>().0) {
-                for (sum, weights) in sums.iter_mut().zip(weights.as_chunks::<4>().0) {
-                    for (weight, x) in weights.iter().zip(x) {
-                        *sum += i32::from(*weight) * i32::from(*x);
+    fn dots<const R: usize, const T: usize>(
+        self,
+        weights: [&[u8; LANES * BLOCK]; R],
+        x: [&[i8; BLOCK]; T],
+        start: [Self::I32; T],
+    ) -> [[Self::I32; T]; R] {
+        let mut sums = [start; R];
+        for (sums, weights) in sums.iter_mut().zip(weights) {
+            for (sums, x) in sums.iter_mut().zip(x) {
+                for (weights, x) in weights.as_chunks::<{ 4 * LANES }>().0.iter().zip(x.as_chunks::<4>().0) {
+                    for (sum, weights) in sums.iter_mut().zip(weights.as_chunks::<4>().0) {
+                        for (weight, x) in weights.iter().zip(x) {
+                            *sum += i32::from(*weight) * i32::from(*x);
+                        }
                     }
                 }
             }

@@ -4,8 +4,8 @@ use compressor_format::{Activation, QuantizedMatrix, Scheme, Values, WeightBytes
 
 use super::attention::Attend;
 use super::dense::{Dense, Dots, Widen};
-use super::lines::Arena;
 use super::integer::{Dequantize, MultiplyReal, MultiplyRounded, Rounded};
+use super::lines::Arena;
 use super::vector::{Activate, Add, Round, exp, softmax};
 use super::view::ViewMut;
 use super::{BLOCK, Kernel, Kernels, LANES, Simd};
@@ -48,13 +48,13 @@ fn with_all(run: impl Fn(Kernels) -> Vec<f32>, mut check: impl FnMut(&str, Vec<f
 
 /// One integer product of every kind.
 struct Products<'a> {
-    weights: &'a [u8; LANES * BLOCK],
+    weights: [&'a [u8; LANES * BLOCK]; 2],
     x: [&'a [i8; BLOCK]; 6],
     start: i32,
 }
 
 impl Kernel for Products<'_> {
-    /// A block times six vectors, times one, and the first half of its bytes as nibbles times another.
+    /// Two blocks times six vectors, one times one, and the first half of its bytes as nibbles times another.
     type Output = Vec<[i32; LANES]>;
 
     #[inline(always)]
@@ -69,9 +69,9 @@ impl Kernel for Products<'_> {
             simd.store_i32(x, &mut lanes);
             found.push(lanes);
         };
-        simd.dots(self.weights, self.x, starts).into_iter().for_each(&mut keep);
-        simd.dots(self.weights, [self.x[0]], [starts[0]]).into_iter().for_each(&mut keep);
-        keep(simd.dot_nibbles(self.weights.first_chunk().expect("half of a block"), self.x[1], start));
+        simd.dots(self.weights, self.x, starts).into_iter().flatten().for_each(&mut keep);
+        simd.dots([self.weights[1]], [self.x[0]], [starts[0]]).into_iter().flatten().for_each(&mut keep);
+        keep(simd.dot_nibbles(self.weights[0].first_chunk().expect("half of a block"), self.x[1], start));
         found
     }
 }
@@ -93,18 +93,18 @@ fn integer_products_are_those_of_the_scalar_loops() {
             let weights: [u8; LANES * BLOCK] = std::array::from_fn(|_| extreme.map_or_else(&mut byte, |extreme| extreme.0));
             let x: [[i8; BLOCK]; 6] =
                 std::array::from_fn(|_| std::array::from_fn(|_| extreme.map_or_else(&mut byte, |extreme| extreme.1) as i8));
-            let products = || Products { weights: &weights, x: x.each_ref(), start: -7 * case as i32 };
+            let products = || Products { weights: weights.each_ref(), x: x.each_ref(), start: -7 * case as i32 };
             assert_eq!(kernels.run(products()), Kernels::Scalar.run(products()), "{}, case {case}", kernels.name());
-            counts[usize::from(extreme.is_some())] += 8;
+            counts[usize::from(extreme.is_some())] += 14;
         }
         println!("{:<14}{:>10}{:>10}", kernels.name(), counts[0], counts[1]);
-        assert_eq!(counts, [294 * 8, 6 * 8]);
+        assert_eq!(counts, [294 * 14, 6 * 14]);
     }
     // By hand: 255 · −128 · 32 columns + start.
     let (weights, x) = ([255; LANES * BLOCK], [-128; BLOCK]);
-    let found = Kernels::Scalar.run(Products { weights: &weights, x: [&x; 6], start: 5 });
-    assert!(found[..7].iter().flatten().all(|sum| *sum == 255 * -128 * 32 + 5));
-    assert!(found[7].iter().all(|sum| *sum == 15 * -128 * 32 + 5));
+    let found = Kernels::Scalar.run(Products { weights: [&weights; 2], x: [&x; 6], start: 5 });
+    assert!(found[..13].iter().flatten().all(|sum| *sum == 255 * -128 * 32 + 5));
+    assert!(found[13].iter().all(|sum| *sum == 15 * -128 * 32 + 5));
 }
 
 /// A matrix with values in every place, an all-zero group among them.

@@ -3,6 +3,8 @@
 use compressor_format::{Activation, NormKind};
 
 use super::integer::Rounded;
+#[cfg(feature = "std")]
+use super::lines::Line;
 use super::{BLOCK, Kernel, LANES, Simd, padded, sum};
 use crate::norm::NormWeights;
 
@@ -21,6 +23,27 @@ impl Kernel for Add<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
         self.out.iter_mut().zip(self.x).for_each(|(out, x)| *out += x);
+    }
+}
+
+/// Reads lines and adds them up: how fast memory can be read.
+#[cfg(feature = "std")]
+pub(crate) struct Read<'a>(pub(crate) &'a [Line]);
+
+#[cfg(feature = "std")]
+impl Kernel for Read<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S) -> f32 {
+        let mut sums = [simd.splat(0.0); 4];
+        for lines in self.0.as_chunks::<4>().0 {
+            simd.prefetch(lines.as_ptr().wrapping_add(64).cast());
+            for at in 0..4 {
+                sums[at] = simd.add(simd.load(lines[at].floats()), sums[at]);
+            }
+        }
+        sum(simd, simd.add(simd.add(sums[0], sums[1]), simd.add(sums[2], sums[3])))
     }
 }
 
