@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use compressor_format::{
-    Architecture, ArtifactTensor, LayerTensor, Model, NormKind, Part, Positions, TensorId, TensorSlice, Values, Weights,
+    Architecture, ArtifactTensor, LayerTensor, Model, NormKind, Part, Positions, TensorId, TensorSlice, Weights,
 };
 
 use crate::cache::{Cache, KvType};
@@ -282,8 +282,7 @@ impl Loader<'_> {
             Source::Model(Model::Artifact(artifact)) => match artifact.tensor(id) {
                 ArtifactTensor::Quantized(matrix) => {
                     let packed = Packed::new(&matrix, self.pool, &self.arena);
-                    let (Values::Packed(bytes) | Values::Signed(bytes)) = &matrix.values;
-                    bytes.release();
+                    matrix.release();
                     Some(Matrix::packed(packed))
                 }
                 ArtifactTensor::Dense(slice) => mapped(&slice),

@@ -18,6 +18,8 @@ mod norm;
 mod packed;
 mod pool;
 #[cfg(feature = "std")]
+mod product;
+#[cfg(feature = "std")]
 mod profile;
 mod rotary;
 mod sample;
@@ -33,6 +35,8 @@ pub use kernels::Kernels;
 pub use kernels::Neon;
 #[cfg(target_arch = "x86_64")]
 pub use kernels::{Avx2, Avx512, AvxVnni};
+#[cfg(feature = "std")]
+pub use product::Product;
 #[cfg(feature = "std")]
 pub use profile::{Cost, Profile, memory_speed};
 pub use sample::{InvalidSampling, Sampler, Sampling};

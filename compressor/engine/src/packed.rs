@@ -181,7 +181,7 @@ impl Packed {
             let stored = (row < self.rows).then(|| &bytes[row * row_bytes..][..row_bytes]);
             for (group, lines) in lines.chunks_exact_mut(self.group_lines()).enumerate() {
                 let (first, blocks) = lines.split_first_mut().expect("a group begins with its scales");
-                first.floats_mut()[lane] = if row < self.rows { matrix.scales[row * groups + group] } else { 0.0 };
+                first.floats_mut()[lane] = if row < self.rows { matrix.scales.get(row * groups + group) } else { 0.0 };
                 for (block, lines) in blocks.chunks_exact_mut(self.bits.lines()).enumerate() {
                     let at = group * self.group + block * BLOCK;
                     match (stored, &matrix.values, self.bits) {

@@ -372,7 +372,7 @@ fn quantize(values: &[f32], columns: usize, scheme: Scheme, storage: Pack) -> Qu
         scheme,
         values: storage(integers, columns, scheme.bits),
         zero_points: (!scheme.symmetric).then_some(points),
-        scales,
+        scales: scales.into(),
     }
 }
 

@@ -22,7 +22,7 @@ use crate::model::{CONFIG, WEIGHTS, is_quantized, parse_config};
 use crate::origin::Kept;
 use crate::quantized::{Values, WeightBytes, unpack};
 use crate::{
-    Architecture, Dtype, Error, Family, MappedBytes, Origin, QuantizedMatrix, Result, Scheme, StoredTensor, TensorFiles,
+    Architecture, Dtype, Error, Family, MappedBytes, Origin, QuantizedMatrix, Result, Scales, Scheme, StoredTensor, TensorFiles,
     TensorId, TensorSlice, check_finite,
 };
 
@@ -300,7 +300,7 @@ impl Reader<'_> {
     }
 
     /// Scales `[rows, groups]`, with the number of groups.
-    fn scales(&mut self, name: &str, rows: usize, columns: usize) -> Result<(Vec<f32>, usize)> {
+    fn scales(&mut self, name: &str, rows: usize, columns: usize) -> Result<(Scales, usize)> {
         let scale_name = format!("{name}_scale");
         let slice = self.take(&scale_name).ok_or_else(|| self.missing(&scale_name))?;
         let groups = slice.shape.get(1).copied().unwrap_or(0);
@@ -308,9 +308,13 @@ impl Reader<'_> {
             let what = format!("tensor `{scale_name}` has shape {:?}, which fits no [{rows}, {columns}] matrix", slice.shape);
             return Err(Error::malformed(self.origin, what));
         }
-        let scales =
-            slice.to_f32().ok_or_else(|| Error::unsupported(self.origin, format!("tensor `{scale_name}` is {}", slice.dtype)))?;
-        check_finite(self.origin, &scale_name, &scales)?;
+        let integers = || Error::unsupported(self.origin, format!("tensor `{scale_name}` is {}", slice.dtype));
+        let scales = Scales::stored(&slice).ok_or_else(integers)?;
+        if let Some((index, value)) = scales.not_finite() {
+            return Err(Error::NotFinite { path: self.origin.to_owned(), name: scale_name, value, index });
+        }
+        // Read to be checked, and not needed again before the model is.
+        scales.release();
         Ok((scales, groups))
     }
 
@@ -476,7 +480,7 @@ mod tests {
             };
             let groups = rows * scheme.groups(columns);
             let zero_points = (!scheme.symmetric).then(|| integers(groups));
-            let scales = (0..groups).map(|_| f32::from(next()) / 1024.0).collect();
+            let scales = (0..groups).map(|_| f32::from(next()) / 1024.0).collect::<Vec<f32>>().into();
             (stored, NewArtifactTensor::Quantized(QuantizedMatrix { rows, columns, scheme, values, scales, zero_points }))
         };
         Family::stored(architecture).into_iter().map(&mut tensor).collect()

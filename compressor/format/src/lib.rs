@@ -19,6 +19,7 @@ mod model;
 mod origin;
 mod quantized;
 mod safetensors;
+mod scales;
 
 #[cfg(feature = "std")]
 mod chat;
@@ -55,6 +56,7 @@ pub use model::Model;
 pub use origin::Origin;
 pub use quantized::{QuantizedMatrix, Scheme, Values, WeightBytes, pack, unpack};
 pub use safetensors::{Dtype, TensorFiles, TensorSlice};
+pub use scales::Scales;
 
 #[cfg(feature = "std")]
 pub use {

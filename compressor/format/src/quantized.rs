@@ -11,7 +11,7 @@ use core::ops::Deref;
 #[cfg(feature = "std")]
 use serde::{Deserialize, Serialize};
 
-use crate::MappedBytes;
+use crate::{MappedBytes, Scales};
 
 /// Bits, granularity and symmetry of a matrix of integers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -37,7 +37,7 @@ pub struct QuantizedMatrix {
     /// The integers.
     pub values: Values,
     /// `[rows, groups]`.
-    pub scales: Vec<f32>,
+    pub scales: Scales,
     /// `[rows, groups]`, where the scheme is not symmetric.
     pub zero_points: Option<Vec<i8>>,
 }
@@ -59,16 +59,6 @@ pub enum WeightBytes {
     Mapped(MappedBytes),
     /// In memory, on their own.
     Owned(Arc<[u8]>),
-}
-
-impl WeightBytes {
-    /// As [`MappedBytes::release`]; bytes in memory stay.
-    pub fn release(&self) {
-        match self {
-            Self::Mapped(bytes) => bytes.release(),
-            Self::Owned(_) => {}
-        }
-    }
 }
 
 impl Deref for WeightBytes {
@@ -131,6 +121,16 @@ impl QuantizedMatrix {
         self.scheme.groups(self.columns)
     }
 
+    /// As [`MappedBytes::release`], of integers and scales.
+    pub fn release(&self) {
+        let (Values::Packed(bytes) | Values::Signed(bytes)) = &self.values;
+        match bytes {
+            WeightBytes::Mapped(bytes) => bytes.release(),
+            WeightBytes::Owned(_) => {}
+        }
+        self.scales.release();
+    }
+
     /// The integers of one row.
     pub fn row_integers(&self, row: usize) -> Vec<i8> {
         match &self.values {
@@ -147,7 +147,7 @@ impl QuantizedMatrix {
         let groups = self.groups();
         let integers = self.row_integers(row);
         let dequantize = |(group, integers): (usize, &[i8])| {
-            let scale = self.scales[row * groups + group];
+            let scale = self.scales.get(row * groups + group);
             let zero_point = self.zero_points.as_ref().map_or(0, |points| i32::from(points[row * groups + group]));
             integers.iter().map(move |q| (i32::from(*q) - zero_point) as f32 * scale).collect::<Vec<f32>>()
         };
@@ -174,7 +174,7 @@ impl QuantizedMatrix {
             columns: self.columns,
             scheme: self.scheme,
             values,
-            scales: self.scales[part.clone()].to_vec(),
+            scales: self.scales.slice(part.clone()),
             zero_points: self.zero_points.as_ref().map(|points| points[part].to_vec()),
         }
     }
@@ -235,7 +235,7 @@ mod tests {
             columns: 4,
             scheme: Scheme { bits: 4, group_size: Some(2), symmetric: false },
             values: Values::Packed(WeightBytes::Owned(pack(&[1, 2, -8, 7], 4).into())),
-            scales: vec![0.5, 2.0],
+            scales: vec![0.5, 2.0].into(),
             zero_points: Some(vec![1, -1]),
         };
         // (1 − 1)·0.5, (2 − 1)·0.5, (−8 + 1)·2, (7 + 1)·2

@@ -155,7 +155,7 @@ impl Dtype {
 }
 
 /// IEEE half precision as f32, exactly.
-fn f16_to_f32(bits: u16) -> f32 {
+pub(crate) fn f16_to_f32(bits: u16) -> f32 {
     const INFINITE: u32 = 0x7c00 << 13;
     /// 2^(127 − 15): an f32's exponents start that much lower.
     const SCALE: f32 = f32::from_bits((127 + 112) << 23);

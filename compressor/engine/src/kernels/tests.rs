@@ -90,7 +90,8 @@ fn integer_products_are_those_of_the_scalar_loops() {
         let extremes = [(0, 0), (255, 127), (255, 128), (0, 128), (128, 1), (127, 255)];
         for case in 0..300 {
             let extreme = extremes.get(case);
-            let weights: [u8; LANES * BLOCK] = std::array::from_fn(|_| extreme.map_or_else(&mut byte, |extreme| extreme.0));
+            let weights: [[u8; LANES * BLOCK]; 2] =
+                std::array::from_fn(|_| std::array::from_fn(|_| extreme.map_or_else(&mut byte, |extreme| extreme.0)));
             let x: [[i8; BLOCK]; 6] =
                 std::array::from_fn(|_| std::array::from_fn(|_| extreme.map_or_else(&mut byte, |extreme| extreme.1) as i8));
             let products = || Products { weights: weights.each_ref(), x: x.each_ref(), start: -7 * case as i32 };
@@ -134,7 +135,7 @@ fn matrix(rows: usize, columns: usize, bits: u8, group_size: Option<usize>, zero
     };
     let scales: Vec<f32> = wave(rows * groups, 0.77).iter().map(|scale| scale.abs() + 0.01).collect();
     let zero_points = zero_points.then(|| (0..rows * groups).map(|at| (at * 5 % 16) as i8 - 8).collect());
-    QuantizedMatrix { rows, columns, scheme, values, scales, zero_points }
+    QuantizedMatrix { rows, columns, scheme, values, scales: scales.into(), zero_points }
 }
 
 /// Every width, storage and split of columns, with rows that do not fill a tile.
@@ -189,7 +190,7 @@ fn products_of_matrices_are_those_of_integers_worked_one_by_one() {
                         let point = matrix.zero_points.as_ref().map_or(0, |points| i64::from(points[group]));
                         let products = integers.iter().zip(x.integers).map(|(q, x)| (i64::from(*q) - point) * i64::from(x));
                         let sum: i64 = products.sum();
-                        terms.push(sum as f64 * f64::from(matrix.scales[group]) * f64::from(x.scale));
+                        terms.push(sum as f64 * f64::from(matrix.scales.get(group)) * f64::from(x.scale));
                     }
                 }
                 expected.push(terms);

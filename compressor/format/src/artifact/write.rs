@@ -191,7 +191,7 @@ fn quantized_tensors<'a>(name: &str, matrix: &'a QuantizedMatrix) -> Vec<(String
     let (Values::Packed(integers) | Values::Signed(integers)) = &matrix.values;
     let bytes_of = |part: &str| -> Box<dyn Fn() -> Cow<'a, [u8]> + 'a> {
         match part.strip_prefix(name).unwrap_or(part) {
-            "_scale" => Box::new(|| Cow::Owned(Dtype::F32.from_f32(&matrix.scales).expect("f32 is a float type"))),
+            "_scale" => Box::new(|| Cow::Owned(matrix.scales.iter().flat_map(f32::to_le_bytes).collect())),
             "_shape" => Box::new(|| {
                 Cow::Owned([matrix.rows, matrix.columns].iter().flat_map(|size| (*size as i64).to_le_bytes()).collect())
             }),

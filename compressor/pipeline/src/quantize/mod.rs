@@ -313,7 +313,7 @@ fn quantize_matrix(
         columns,
         scheme,
         values: if packed { Values::Packed(bytes) } else { Values::Signed(bytes) },
-        scales,
+        scales: scales.into(),
         zero_points: (!scheme.symmetric).then_some(zero_points),
     };
     Ok((matrix, whole))
