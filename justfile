@@ -21,6 +21,14 @@ interop:
     tests/interop/setup.sh
     tests/interop/run.sh
 
+# the engine without std, with this artifact inside: the same tokens as the program's
+embedded ARTIFACT="runs/quickstart/5-quantize":
+    tests/embedded/run.sh {{ARTIFACT}}
+
+# the engine's tests on 64-bit ARM, emulated where this machine is none
+arm:
+    tests/arm/run.sh
+
 # the figures in docs/benchmarks.md
 bench:
     benches/run.sh

@@ -1,9 +1,15 @@
 //! A model made ready to run.
 
+use alloc::borrow::ToOwned;
+use alloc::format;
+use alloc::vec::Vec;
+#[cfg(feature = "std")]
 use std::path::Path;
 
+#[cfg(feature = "std")]
+use compressor_format::Weights;
 use compressor_format::{
-    Architecture, ArtifactTensor, LayerTensor, Model, NormKind, Part, Positions, TensorId, TensorSlice, Weights,
+    Architecture, ArtifactTensor, LayerTensor, MappedBytes, Model, NormKind, Part, Positions, TensorId, TensorSlice,
 };
 
 use crate::cache::{Cache, KvType};
@@ -40,7 +46,8 @@ pub struct Engine {
 /// How to run a model.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Options {
-    /// Threads to compute with; one for every core where it is `None` or 0.
+    /// Threads to compute with; one for every core where it is `None` or 0. There is one without `std`.
+    #[cfg(feature = "std")]
     pub threads: Option<usize>,
     /// Instruction set; the widest there is where it is `None`.
     pub kernels: Option<Kernels>,
@@ -82,15 +89,25 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Model::open`] and [`Self::load`].
+    #[cfg(feature = "std")]
     pub fn open(path: &Path, options: Options) -> Result<Self> {
         Self::load(&Model::open(path)?, options)
+    }
+
+    /// Makes a model ready whose files are at hand as bytes: its `config.json`, and its `model.safetensors`, of which dense weights
+    /// are read where they lie.
+    ///
+    /// # Errors
+    /// As [`Model::from_bytes`] and [`Self::load`].
+    pub fn from_bytes(config: &[u8], weights: impl Into<MappedBytes>, options: Options) -> Result<Self> {
+        Self::load(&Model::from_bytes(config, weights)?, options)
     }
 
     /// Makes a model ready.
     ///
     /// # Errors
     /// [`Error::Format`] for values that are not finite where they have to be read, [`Error::Layer`] for sizes that contradict each
-    /// other, [`Error::Threads`].
+    /// other, with `std` [`Error::Threads`].
     pub fn load(model: &Model, options: Options) -> Result<Self> {
         Self::new(model.architecture(), Source::Model(model), options)
     }
@@ -99,15 +116,14 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::Layer`] for sizes that contradict each other, [`Error::Threads`].
+    #[cfg(feature = "std")]
     pub fn from_weights(weights: &Weights, options: Options) -> Result<Self> {
         Self::new(weights.architecture(), Source::Weights(weights), options)
     }
 
     fn new(architecture: &Architecture, source: Source<'_>, options: Options) -> Result<Self> {
         check(architecture)?;
-        let threads = options.threads.filter(|threads| *threads > 0);
-        let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-        let pool = Pool::new(threads).map_err(|source| Error::Threads { threads, source })?;
+        let pool = pool(options)?;
         let loader = Loader { architecture, source, pool: &pool, arena: Arena::default(), activations: options.activations };
         let embedding = loader.end(TensorId::Embedding)?;
         let layers: Result<Vec<Layer>> = (0..architecture.layers.len()).map(|layer| loader.layer(layer)).collect();
@@ -192,10 +208,23 @@ fn check(architecture: &Architecture) -> Result<()> {
     Ok(())
 }
 
+#[cfg(feature = "std")]
+fn pool(options: Options) -> Result<Pool> {
+    let threads = options.threads.filter(|threads| *threads > 0);
+    let threads = threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    Pool::new(threads).map_err(|source| Error::Threads { threads, source })
+}
+
+#[cfg(not(feature = "std"))]
+fn pool(_: Options) -> Result<Pool> {
+    Ok(Pool)
+}
+
 /// Where weights come from.
 #[derive(Clone, Copy)]
 enum Source<'a> {
     Model(&'a Model),
+    #[cfg(feature = "std")]
     Weights(&'a Weights),
 }
 
@@ -249,7 +278,9 @@ impl Loader<'_> {
         let matrix = self.matrix(weight)?;
         let asked_for = match self.source {
             Source::Model(Model::Artifact(artifact)) => artifact.activation_bits().is_some(),
-            Source::Model(Model::Checkpoint(_)) | Source::Weights(_) => false,
+            Source::Model(Model::Checkpoint(_)) => false,
+            #[cfg(feature = "std")]
+            Source::Weights(_) => false,
         };
         let rounding = self.rounding(&matrix, asked_for);
         Ok(Linear { matrix, bias: bias.map(|bias| self.vector(bias)).transpose()?, rounding })
@@ -287,6 +318,7 @@ impl Loader<'_> {
                 }
                 ArtifactTensor::Dense(slice) => mapped(&slice),
             },
+            #[cfg(feature = "std")]
             Source::Weights(_) => None,
         };
         match stored {
@@ -298,6 +330,7 @@ impl Loader<'_> {
     fn vector(&self, id: TensorId) -> Result<Vec<f32>> {
         match self.source {
             Source::Model(model) => Ok(model.values(id)?),
+            #[cfg(feature = "std")]
             Source::Weights(weights) => Ok(weights.get(id).to_vec()),
         }
     }

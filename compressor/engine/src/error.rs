@@ -1,13 +1,15 @@
 //! What the engine refuses.
 
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+
 /// A model or an input that can't be run.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 pub enum Error {
     /// The model's files.
-    #[error(transparent)]
-    Format(#[from] compressor_format::Error),
+    Format(compressor_format::Error),
     /// The sizes of a model contradict each other.
-    #[error("layer {layer}: {what}")]
     Layer {
         /// Index of the layer.
         layer: usize,
@@ -15,7 +17,7 @@ pub enum Error {
         what: String,
     },
     /// The operating system gave no threads.
-    #[error("could not start {threads} threads: {source}")]
+    #[cfg(feature = "std")]
     Threads {
         /// How many were asked for.
         threads: usize,
@@ -23,12 +25,8 @@ pub enum Error {
         source: std::io::Error,
     },
     /// Nothing to run.
-    #[error("no tokens: a forward pass needs at least one")]
     NoTokens,
     /// A token that the model has no embedding for.
-    #[error(
-        "token {token} at position {position}, the vocabulary has {vocab_size}: was the text encoded with another tokenizer?"
-    )]
     Token {
         /// The token.
         token: u32,
@@ -38,7 +36,6 @@ pub enum Error {
         vocab_size: usize,
     },
     /// Learned positions end; rotary ones do not.
-    #[error("the sequence has {tokens} tokens, the model has {positions} learned positions: use a shorter text or window")]
     TooLong {
         /// Tokens, those in the cache included.
         tokens: usize,
@@ -46,7 +43,6 @@ pub enum Error {
         positions: usize,
     },
     /// A cache that another model filled.
-    #[error("the cache was made for another model: its layers hold {found:?} elements a token, this model's {expected:?}")]
     Cache {
         /// Elements of a key, layer by layer, in the cache.
         found: Vec<usize>,
@@ -54,7 +50,6 @@ pub enum Error {
         expected: Vec<usize>,
     },
     /// NaN or an infinity came out.
-    #[error("the logits of position {position} are not finite: a weight of the model is damaged or overflows")]
     NotFinite {
         /// Row of the returned logits.
         position: usize,
@@ -62,4 +57,106 @@ pub enum Error {
 }
 
 /// Shorthand for this crate's results.
-pub type Result<T, E = Error> = std::result::Result<T, E>;
+pub type Result<T, E = Error> = core::result::Result<T, E>;
+
+// By hand, as in `compressor_format`: `thiserror` would bring a compiler's worth of crates into a build for firmware.
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Format(error) => error.fmt(f),
+            Self::Layer { layer, what } => write!(f, "layer {layer}: {what}"),
+            #[cfg(feature = "std")]
+            Self::Threads { threads, source } => write!(f, "could not start {threads} threads: {source}"),
+            Self::NoTokens => write!(f, "no tokens: a forward pass needs at least one"),
+            Self::Token { token, position, vocab_size } => write!(
+                f,
+                "token {token} at position {position}, the vocabulary has {vocab_size}: was the text encoded with another tokenizer?"
+            ),
+            Self::TooLong { tokens, positions } => write!(
+                f,
+                "the sequence has {tokens} tokens, the model has {positions} learned positions: use a shorter text or window"
+            ),
+            Self::Cache { found, expected } => write!(
+                f,
+                "the cache was made for another model: its layers hold {found:?} elements a token, this model's {expected:?}"
+            ),
+            Self::NotFinite { position } => {
+                write!(f, "the logits of position {position} are not finite: a weight of the model is damaged or overflows")
+            }
+        }
+    }
+}
+
+impl core::error::Error for Error {
+    fn source(&self) -> Option<&(dyn core::error::Error + 'static)> {
+        match self {
+            // Its text is this error's text, so what is behind it is behind this one.
+            Self::Format(error) => error.source(),
+            #[cfg(feature = "std")]
+            Self::Threads { source, .. } => Some(source),
+            Self::Layer { .. }
+            | Self::NoTokens
+            | Self::Token { .. }
+            | Self::TooLong { .. }
+            | Self::Cache { .. }
+            | Self::NotFinite { .. } => None,
+        }
+    }
+}
+
+impl From<compressor_format::Error> for Error {
+    fn from(error: compressor_format::Error) -> Self {
+        Self::Format(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::borrow::ToOwned;
+    use alloc::string::ToString;
+    use alloc::vec;
+    use core::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn every_error_says_what_was_found_and_what_must_hold() {
+        let texts = [
+            (compressor_format::Error::malformed("config.json", "is empty").into(), "config.json: is empty"),
+            (
+                Error::Layer { layer: 3, what: "the MLP has no intermediate channels".to_owned() },
+                "layer 3: the MLP has no intermediate channels",
+            ),
+            (Error::NoTokens, "no tokens: a forward pass needs at least one"),
+            (
+                Error::Token { token: 9, position: 2, vocab_size: 8 },
+                "token 9 at position 2, the vocabulary has 8: was the text encoded with another tokenizer?",
+            ),
+            (
+                Error::TooLong { tokens: 9, positions: 8 },
+                "the sequence has 9 tokens, the model has 8 learned positions: use a shorter text or window",
+            ),
+            (
+                Error::Cache { found: vec![16, 16], expected: vec![32] },
+                "the cache was made for another model: its layers hold [16, 16] elements a token, this model's [32]",
+            ),
+            (
+                Error::NotFinite { position: 4 },
+                "the logits of position 4 are not finite: a weight of the model is damaged or overflows",
+            ),
+        ];
+        for (error, text) in texts {
+            assert_eq!(error.to_string(), text);
+            assert!(error.source().is_none(), "{text}");
+        }
+    }
+
+    #[cfg(feature = "std")]
+    #[test]
+    fn what_the_system_says_about_threads_is_passed_on() {
+        let source = std::io::Error::other("no room");
+        let error = Error::Threads { threads: 7, source };
+        assert_eq!(error.to_string(), "could not start 7 threads: no room");
+        assert_eq!(error.source().map(ToString::to_string).as_deref(), Some("no room"));
+    }
+}

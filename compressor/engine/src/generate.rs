@@ -1,6 +1,8 @@
 //! Generation: one token after the other, picked by a [`Sampler`], or always the most likely one.
 
-use std::ops::ControlFlow;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::ops::ControlFlow;
 
 use compressor_format::Positions;
 

@@ -2,8 +2,16 @@
 //!
 //! [`Engine`] interprets a [`compressor_format::Architecture`] over slices. It shares no code with the trainer on purpose: each is
 //! the other's proof.
+//!
+//! Without the feature `std`, which is on by default, what is left needs `alloc` alone and few crates: [`Engine::from_bytes`] and
+//! [`Engine::load`], on one thread, with [`Kernels::Scalar`]. That is the engine for firmware and for a browser.
+
+#![cfg_attr(not(feature = "std"), no_std)]
 
 extern crate alloc;
+#[cfg(all(test, not(feature = "std")))]
+#[macro_use]
+extern crate std;
 
 mod attention;
 mod cache;

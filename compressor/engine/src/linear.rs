@@ -1,5 +1,6 @@
 //! Projections and what they multiply.
 
+#[cfg(feature = "std")]
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -9,7 +10,9 @@ use compressor_format::{Dtype, MappedBytes, TensorSlice};
 use crate::kernels::Kernels;
 use crate::kernels::LANES;
 use crate::kernels::dense::{Dense, Dots, Widen};
-use crate::kernels::integer::{Dequantize, MultiplyReal, MultiplyRounded, Rounded};
+#[cfg(feature = "std")]
+use crate::kernels::integer::Dequantize;
+use crate::kernels::integer::{MultiplyReal, MultiplyRounded, Rounded};
 #[cfg(feature = "std")]
 use crate::kernels::matmul::multiply;
 use crate::kernels::vector::{Add, Round};

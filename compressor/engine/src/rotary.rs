@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(scaled[0], plain[0], "wavelength 6.3 is below 8192 / 4");
         assert_eq!(scaled[63], plain[63] / 8.0, "the longest wavelength is above 8192");
         // Pair 30: wavelength 2π · 500000^(60/128) = 2948, smooth = (8192/2948 − 1)/3 = 0.593.
-        let smooth = (8192.0 / (2.0 * std::f64::consts::PI * 500_000f64.powf(60.0 / 128.0)) - 1.0) / 3.0;
+        let smooth = (8192.0 / (2.0 * core::f64::consts::PI * 500_000f64.powf(60.0 / 128.0)) - 1.0) / 3.0;
         assert!((0.59..0.60).contains(&smooth));
         let expected = f64::from(plain[30]) * ((1.0 - smooth) / 8.0 + smooth);
         assert!((f64::from(scaled[30]) / expected - 1.0).abs() < 1e-5);

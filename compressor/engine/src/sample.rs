@@ -7,6 +7,7 @@
 
 use alloc::vec::Vec;
 use core::cmp::Ordering;
+use core::fmt;
 
 /// How the next token is picked.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -39,24 +40,33 @@ impl Default for Sampling {
 }
 
 /// A setting outside of its range.
-#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum InvalidSampling {
     /// Negative, NaN or infinite.
-    #[error("temperature is {0}; it must be a number of 0 or more")]
     Temperature(f32),
     /// Nothing would be left.
-    #[error("top-k is 0; it must be at least 1")]
     TopK,
     /// No probability, or none at all.
-    #[error("top-p is {0}; it must be above 0 and at most 1")]
     TopP(f32),
     /// No part of a probability.
-    #[error("min-p is {0}; it must lie from 0 to 1")]
     MinP(f32),
     /// 0, negative, NaN or infinite.
-    #[error("repetition penalty is {0}; it must be a number above 0")]
     RepetitionPenalty(f32),
 }
+
+impl fmt::Display for InvalidSampling {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Temperature(found) => write!(f, "temperature is {found}; it must be a number of 0 or more"),
+            Self::TopK => write!(f, "top-k is 0; it must be at least 1"),
+            Self::TopP(found) => write!(f, "top-p is {found}; it must be above 0 and at most 1"),
+            Self::MinP(found) => write!(f, "min-p is {found}; it must lie from 0 to 1"),
+            Self::RepetitionPenalty(found) => write!(f, "repetition penalty is {found}; it must be a number above 0"),
+        }
+    }
+}
+
+impl core::error::Error for InvalidSampling {}
 
 impl Sampling {
     /// Checks every setting's range.

@@ -410,6 +410,29 @@ fn artifact(name: &str, scheme: Scheme, storage: Pack, activation_bits: Option<u
 }
 
 #[test]
+fn a_model_from_bytes_gives_the_bits_of_its_folder() {
+    let tokens = Golden::read("llama").input_ids;
+    let artifact = artifact("llama", Scheme { bits: 4, group_size: Some(16), symmetric: true }, packed, None);
+    for folder in [golden_folder("llama"), artifact.path().to_owned()] {
+        let config = fs_err::read(folder.join("config.json")).unwrap();
+        let weights = fs_err::read(folder.join("model.safetensors")).unwrap();
+        for kernels in Kernels::available() {
+            let options = Options { kernels: Some(kernels), threads: Some(1), ..Options::default() };
+            let opened = all_logits(&Engine::open(&folder, options).unwrap(), &tokens);
+            let read = all_logits(&Engine::from_bytes(&config, weights.clone(), options).unwrap(), &tokens);
+            let bits = |logits: &[f32]| logits.iter().map(|logit| logit.to_bits()).collect::<Vec<u32>>();
+            assert!(bits(&read) == bits(&opened), "{}, {}", folder.display(), kernels.name());
+        }
+        let cut = weights[..weights.len() - 1].to_vec();
+        let expected = format!(
+            "model.safetensors: its {} bytes are not what the header says: the file is cut short or has a tail",
+            cut.len()
+        );
+        assert_eq!(Engine::from_bytes(&config, cut, Options::default()).unwrap_err().to_string(), expected);
+    }
+}
+
+#[test]
 fn an_artifact_gives_the_logits_of_its_dequantized_weights() {
     let int4 = |group_size, symmetric| Scheme { bits: 4, group_size, symmetric };
     let int8 = |group_size, symmetric| Scheme { bits: 8, group_size, symmetric };

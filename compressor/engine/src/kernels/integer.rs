@@ -345,12 +345,14 @@ impl Kernel for MultiplyReal<'_> {
 }
 
 /// Some rows of whole tiles as the real numbers they stand for, `[rows, columns]`.
+#[cfg(any(feature = "std", test))]
 pub(crate) struct Dequantize<'a> {
     pub(crate) matrix: &'a Packed,
     pub(crate) first_tile: usize,
     pub(crate) out: &'a mut [f32],
 }
 
+#[cfg(any(feature = "std", test))]
 impl Kernel for Dequantize<'_> {
     type Output = ();
 

@@ -46,7 +46,7 @@ pub(crate) const LANES: usize = 16;
 pub(crate) const BLOCK: usize = 32;
 
 /// Which instruction set runs the inner loops. Products of f32 matrices with many vectors go through the `gemm` crate, which
-/// makes its own choice.
+/// makes its own choice. Without `std` there is nobody to ask what the processor has, and [`Self::Scalar`] runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kernels {
     /// Plain Rust: every machine.

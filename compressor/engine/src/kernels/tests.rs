@@ -1,5 +1,7 @@
 //! Every instruction set against the scalar loops, and those against sums in f64.
 
+use alloc::vec::Vec;
+
 use compressor_format::{Activation, QuantizedMatrix, Scheme, Values, WeightBytes, pack};
 
 use super::attention::Attend;
@@ -15,6 +17,14 @@ use crate::packed::{Blocks, Packed};
 use crate::pool::Pool;
 
 const LENGTHS: [usize; 7] = [0, 1, 31, 32, 33, 576, 1536];
+
+/// Two threads where there are threads.
+fn pool() -> Pool {
+    #[cfg(feature = "std")]
+    return Pool::new(2).expect("threads start");
+    #[cfg(not(feature = "std"))]
+    return Pool;
+}
 
 /// Numbers without a pattern, of both signs.
 fn wave(len: usize, step: f32) -> Vec<f32> {
@@ -169,7 +179,7 @@ fn round(kernels: Kernels, x: &[f32], blocks: Blocks) -> Vec<Rounded> {
 
 #[test]
 fn products_of_matrices_are_those_of_integers_worked_one_by_one() {
-    let pool = Pool::new(2).expect("threads start");
+    let pool = pool();
     let count = matrices(|matrix, what| {
         let packed = Packed::new(matrix, &pool, &Arena::default());
         let blocks = packed.blocks();
@@ -230,7 +240,7 @@ fn blocks_of(packed: &Packed) -> usize {
 
 #[test]
 fn packed_rows_stand_for_the_same_numbers() {
-    let pool = Pool::new(2).expect("threads start");
+    let pool = pool();
     matrices(|matrix, what| {
         let packed = Packed::new(matrix, &pool, &Arena::default());
         let expected: Vec<f32> = (0..matrix.rows).flat_map(|row| matrix.row(row)).collect();

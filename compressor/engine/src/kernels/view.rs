@@ -3,6 +3,7 @@
 use core::marker::PhantomData;
 
 /// A matrix inside a slice; its transpose is the same values with the strides exchanged.
+#[cfg(feature = "std")]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct View<'a> {
     pub(super) values: &'a [f32],
@@ -25,6 +26,7 @@ pub(crate) struct ViewMut<'a> {
 // SAFETY: a `ViewMut` is the only way to its elements, as `&mut [f32]` is, which may go to another thread.
 unsafe impl Send for ViewMut<'_> {}
 
+#[cfg(feature = "std")]
 impl<'a> View<'a> {
     /// `rows` rows of `columns` elements, each beginning `row_stride` after the one before.
     ///
@@ -111,6 +113,7 @@ impl<'a> ViewMut<'a> {
     }
 }
 
+#[cfg(feature = "std")]
 fn fits(len: usize, rows: usize, columns: usize, row_stride: usize) -> bool {
     rows == 0 || columns == 0 || (rows - 1) * row_stride + columns <= len
 }
@@ -146,6 +149,7 @@ mod tests {
         assert_eq!(out, [0.0, 1.0, 10.0, 11.0, 20.0, 21.0, 30.0, 31.0, 40.0, 41.0]);
     }
 
+    #[cfg(feature = "std")]
     #[test]
     #[should_panic(expected = "a view of 3 rows in 5 values")]
     fn a_view_that_reaches_past_its_slice_is_refused() {
