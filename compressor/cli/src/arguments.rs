@@ -168,6 +168,9 @@ pub(crate) struct Generate {
     /// Print token numbers instead of text.
     #[arg(long)]
     pub(crate) ids: bool,
+    /// Keep the computed prompt in this file; a later prompt that begins alike goes on from there. A longer prompt replaces it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prompt_cache: Option<PathBuf>,
     /// Treat the prompt as a request of a dataset with answers, and print the answer alone.
     #[arg(long)]
     pub(crate) answer: bool,

@@ -7,6 +7,7 @@ mod failure;
 mod generate;
 mod interrupt;
 mod progress;
+mod prompt_cache;
 mod show;
 mod stages;
 mod trainer;

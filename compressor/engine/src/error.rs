@@ -53,6 +53,13 @@ pub enum Error {
         /// The same in the model.
         expected: Vec<usize>,
     },
+    /// Keys and values of a prompt that this engine did not compute so.
+    #[cfg(feature = "std")]
+    #[error("the stored prompt does not fit: {what}")]
+    Stored {
+        /// What it has, and what this engine would have.
+        what: String,
+    },
     /// NaN or an infinity came out.
     #[error("the logits of position {position} are not finite: a weight of the model is damaged or overflows")]
     NotFinite {

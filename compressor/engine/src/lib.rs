@@ -17,6 +17,8 @@ mod linear;
 mod norm;
 mod packed;
 mod pool;
+#[cfg(feature = "std")]
+mod prompt_cache;
 mod rotary;
 mod sample;
 mod stop;
@@ -25,11 +27,13 @@ pub use cache::{Cache, KvType};
 pub use engine::{ActivationType, Engine, Options};
 pub use error::{Error, Result};
 pub use forward::{Logits, Observer, Operation, Place, Sequence};
-pub use generate::{Finish, generate, generate_batch, greedy};
+pub use generate::{Finish, generate, generate_batch, generate_on, greedy};
 pub use kernels::Kernels;
 #[cfg(target_arch = "aarch64")]
 pub use kernels::Neon;
 #[cfg(target_arch = "x86_64")]
 pub use kernels::{Avx2, Avx512, AvxVnni};
+#[cfg(feature = "std")]
+pub use prompt_cache::computation;
 pub use sample::{InvalidSampling, Sampler, Sampling};
 pub use stop::{Piece, StopStrings};
