@@ -18,7 +18,7 @@ use compressor_format::{
 /// Measured: 7.3e-6.
 const WORST_LOGIT_DIFFERENCE: f32 = 2e-5;
 
-/// What a step more or less of a key or a value in f16 or INT8 moves these logits by.
+/// What some steps of keys and values in f16 or INT8 move these logits by. Measured: 1.6e-4.
 const WORST_STEP_DIFFERENCE: f32 = 2e-2;
 
 const GOLDEN: [&str; 8] = ["gpt2", "llama", "llama-head-dim", "llama-sharded-bf16", "llama3-rope", "mistral", "qwen2", "qwen3"];
