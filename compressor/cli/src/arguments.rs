@@ -15,7 +15,7 @@ pub(crate) struct Arguments {
     /// What to do.
     #[command(subcommand)]
     pub(crate) command: Command,
-    /// Say why steps are done again; twice for what libraries say too.
+    /// Say why steps are done again, and what a prompt cache saved; twice for what libraries say too.
     #[arg(long, short, action = clap::ArgAction::Count, global = true)]
     pub(crate) verbose: u8,
     /// Print the result as JSON.

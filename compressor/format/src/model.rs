@@ -87,7 +87,7 @@ impl Model {
 
     /// A hash of its configuration and of every byte of its weights, 64 hexadecimal digits: models that share it compute the same.
     ///
-    /// Reads all weights, so it takes about as long as one token.
+    /// Reads all weights, so it takes about as long as some tokens do.
     #[cfg(feature = "std")]
     pub fn content_hash(&self) -> String {
         let mut hash = ContentHash::default();
