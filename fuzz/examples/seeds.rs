@@ -12,7 +12,7 @@ use compressor_format::{
 };
 use serde_json::{Value, json};
 
-const TARGETS: [&str; 13] = [
+const TARGETS: [&str; 14] = [
     "artifact",
     "checkpoint",
     "config",
@@ -20,6 +20,7 @@ const TARGETS: [&str; 13] = [
     "gguf",
     "manifest",
     "model",
+    "prompt_cache",
     "recipe",
     "report",
     "safetensors",
@@ -53,7 +54,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
         "checkpoint" => checkpoints().into_iter().map(joined).collect(),
         "artifact" => artifacts().into_iter().map(joined).collect(),
         // Its input is no file: lengths that `arbitrary` divides into choices.
-        "model" => (1..12).map(|step| (0..120u32).map(|at| (at * step * 37 % 251) as u8).collect()).collect(),
+        "model" | "prompt_cache" => (1..12).map(|step| (0..120u32).map(|at| (at * step * 37 % 251) as u8).collect()).collect(),
         "gguf" | "vocabulary" => [files("tests/golden/gguf", "gguf"), vec![llama_gguf(), gpt2_gguf()]].concat(),
         "config" => {
             let golden = Family::ALL.map(|family| golden(&format!("models/{}/config.json", family.model_type())));

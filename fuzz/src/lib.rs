@@ -120,7 +120,7 @@ pub fn ask_model(model: &Model) {
             },
         }
     }
-    let Ok(engine) = Engine::load(model, Options { threads: Some(1), kernels: None }) else { return };
+    let Ok(engine) = Engine::load(model, Options { threads: Some(1), ..Options::default() }) else { return };
     let last = architecture.vocab_size - 1;
     // One token multiplies matrices with a vector, many at once with a matrix: two ways through the engine.
     for tokens in [vec![0], vec![0, last as u32, 0, 0, last as u32, 0, 0]] {

@@ -208,6 +208,84 @@ fn with_a_long_context(bench: &Bench) {
     fs_err::write(path, config.to_string()).unwrap();
 }
 
+#[test]
+fn a_prompt_in_a_file_is_not_computed_again_and_changes_no_text() {
+    let bench = Bench::new();
+    with_words(&bench);
+    bench.run(&["quantize", "words", "small", "--bits", "8"]).expect(0);
+    let answer = |model: &str, prompt: &str, cache: &[&str]| {
+        let asked = ["-n", "9", "--temperature", "1.5", "--seed", "3", "--ignore-end", "--json"];
+        let ran = bench.run(&[&["generate", model, "-p", prompt], &asked[..], cache].concat()).expect(0);
+        assert_eq!(ran.stderr(), "");
+        let found: Value = serde_json::from_str(&ran.stdout()).unwrap();
+        (found["cached_tokens"].as_u64().unwrap(), found["generated_ids"].clone())
+    };
+    for model in ["words", "small"] {
+        let file = format!("{model}.cache");
+        let cache = ["--prompt-cache", &file];
+        let prompts = [
+            ("w3 w4 w5", 0, "the first prompt"),
+            ("w3 w4 w5", 2, "the same: its last token is computed"),
+            ("w3 w4 w5 w6 w7 w8", 3, "a longer one"),
+            ("w3 w4 w9", 2, "another that begins alike, and is shorter: the file stays"),
+            ("w3 w4 w5 w6 w7 w8 w1", 6, "a longer one again"),
+            ("w9", 0, "nothing in common"),
+        ];
+        for (prompt, cached, what) in prompts {
+            let (none, expected) = answer(model, prompt, &[]);
+            assert_eq!((none, answer(model, prompt, &cache)), (0, (cached, expected)), "{model}, {what}");
+        }
+        let files = fs_err::read_dir(bench.path(".")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        assert!(files.into_iter().all(|name| !name.ends_with(".tmp")), "nothing is left beside it");
+    }
+    // Without an answer, only the prompt is kept.
+    let asked = ["generate", "words", "-p", "w1 w2 w3", "-n", "0", "--prompt-cache", "ahead.cache", "-v"];
+    assert_eq!(bench.run(&asked).expect(0).stderr(), " INFO prompt cache: 0 of 3 tokens were computed before\n");
+    assert_eq!(bench.run(&asked).expect(0).stderr(), " INFO prompt cache: 2 of 3 tokens were computed before\n");
+}
+
+#[test]
+fn a_message_goes_on_from_the_one_in_the_file() {
+    let bench = Bench::new();
+    with_words(&bench);
+    let template =
+        "{% for message in messages %}{{ {'system': 'w7', 'user': 'w8'}[message.role] }} {{ message.content }} {% endfor %}";
+    bench.write("words/chat_template.jinja", template);
+    let cached = |message: &str| {
+        let asked = ["--chat", "--system", "w5 w6", "-p", message, "-n", "2", "--prompt-cache", "chat.cache"];
+        json_of(&bench, &asked)["cached_tokens"].clone()
+    };
+    assert_eq!(cached("w3"), 0);
+    assert_eq!(cached("w4"), 4, "w7 w5 w6 w8");
+}
+
+#[test]
+fn a_prompt_cache_that_cannot_be_used_is_refused() {
+    let bench = Bench::new();
+    with_words(&bench);
+    bench.run(&["quantize", "words", "small", "--bits", "8"]).expect(0);
+    let asked = |model: &str, cache: &str| {
+        let stderr = refused(&bench, &[model, "-p", "w3 w4", "-n", "2", "--prompt-cache", cache]);
+        stderr.strip_prefix("error: ").unwrap().to_owned()
+    };
+    bench.run(&["generate", "words", "-p", "w3 w4", "--prompt-cache", "it"]).expect(0);
+    let way_out = "; delete it or name another\n";
+    assert_eq!(asked("small", "it"), format!("it: belongs to another model{way_out}"));
+    let mut bytes = fs_err::read(bench.path("it")).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs_err::write(bench.path("it"), &bytes).unwrap();
+    assert_eq!(
+        asked("words", "it"),
+        format!("it: is damaged: its contents do not have the hash that they were written with{way_out}")
+    );
+    assert_eq!(fs_err::read(bench.path("it")).unwrap(), bytes, "a file that is refused is not written");
+    // A slip of the hand does not cost the model.
+    assert_eq!(asked("words", "words/model.safetensors"), "words/model.safetensors: is no prompt cache; name another file\n");
+    assert_eq!(asked("words", "words"), "words: is not a regular file\n");
+    assert_eq!(asked("words", "no/it"), "no/it: there is no folder no to keep the prompt cache in\n");
+}
+
 #[cfg(unix)]
 #[test]
 fn an_interruption_ends_the_answer_with_what_there_is() {

@@ -15,7 +15,7 @@ pub(crate) struct Arguments {
     /// What to do.
     #[command(subcommand)]
     pub(crate) command: Command,
-    /// Say why steps are done again; twice for what libraries say too.
+    /// Say why steps are done again, and what a prompt cache saved; twice for what libraries say too.
     #[arg(long, short, action = clap::ArgAction::Count, global = true)]
     pub(crate) verbose: u8,
     /// Print the result as JSON.
@@ -170,6 +170,9 @@ pub(crate) struct Generate {
     /// Print token numbers instead of text.
     #[arg(long)]
     pub(crate) ids: bool,
+    /// Keep the computed prompt in this file; a later prompt that begins alike goes on from there. A longer prompt replaces it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) prompt_cache: Option<PathBuf>,
     /// Treat the prompt as a request of a dataset with answers, and print the answer alone.
     #[arg(long)]
     pub(crate) answer: bool,

@@ -3,8 +3,8 @@
 use std::io::{Read, Write};
 use std::ops::ControlFlow;
 
-use compressor_engine::{Engine, Finish, Piece, Sampler, Sampling, StopStrings};
-use compressor_format::{ChatTemplate, Message, Role, TextStream, Tokenizer, end_tokens};
+use compressor_engine::{Engine, Finish, Piece, Sampler, Sampling, StopStrings, generate_on};
+use compressor_format::{ChatTemplate, Message, Model, Role, TextStream, Tokenizer, end_tokens};
 use compressor_pipeline::open_tokenizer;
 use serde_json::json;
 
@@ -13,6 +13,7 @@ use crate::arguments::Generate;
 use crate::commands::print_json;
 use crate::failure::{Ending, Failure};
 use crate::interrupt::Asked;
+use crate::prompt_cache::PromptFile;
 
 pub(crate) fn generate(arguments: &Generate, output: Output) -> Result<Ending, Failure> {
     let mut sampler = sampler(arguments)?;
@@ -24,7 +25,8 @@ pub(crate) fn generate(arguments: &Generate, output: Output) -> Result<Ending, F
         (Some(text), Some(tokenizer)) => encode(arguments, text, tokenizer)?,
         _ => parse_ids(arguments.prompt_ids.as_deref().unwrap_or_default())?,
     };
-    let engine = Engine::open(&arguments.model, output.options(arguments.engine))?;
+    let model = Model::open(&arguments.model)?;
+    let engine = Engine::load(&model, output.options(arguments.engine))?;
     let context = engine.architecture().max_position_embeddings;
     let room = context.saturating_sub(prompt.len());
     if room == 0 && arguments.tokens > 0 {
@@ -40,26 +42,41 @@ pub(crate) fn generate(arguments: &Generate, output: Output) -> Result<Ending, F
         }
     }
 
+    let tokens = arguments.tokens.min(room);
+    let capacity = prompt.len().saturating_add(tokens);
+    let (prompt_file, mut cache) = match &arguments.prompt_cache {
+        Some(path) => {
+            let (file, cache) = PromptFile::open(path, &model, output.options(arguments.engine), &engine, &prompt, capacity)?;
+            (Some(file), cache)
+        }
+        None => (None, engine.cache(capacity)),
+    };
+    let cached_tokens = cache.tokens();
+
     let mut answer = Answer::begin(arguments, output, tokenizer.as_ref(), &prompt)?;
     let mut failed = None;
-    let finish = compressor_engine::generate(&engine, &prompt, arguments.tokens.min(room), &ends, &mut sampler, |token| {
+    let finish = generate_on(&engine, &mut cache, &prompt, tokens, &ends, &mut sampler, |token| {
         answer.take(token).unwrap_or_else(|failure| {
             failed = Some(failure);
             ControlFlow::Break(())
         })
     })?;
+    let kept = prompt_file.map_or(Ok(()), |file| file.keep(&cache, &prompt));
     if let Some(failure) = failed {
         return Err(failure);
     }
     let reason = answer.end(finish)?;
     if output.json {
         print_json(&json!({
-            "prompt_ids": prompt, "generated_ids": answer.tokens, "text": answer.text, "finish_reason": reason.name(),
+            "prompt_ids": prompt, "cached_tokens": cached_tokens, "generated_ids": answer.tokens, "text": answer.text,
+            "finish_reason": reason.name(),
         }))?;
     }
     if reason == Reason::Length && room < arguments.tokens {
         eprintln!("ended after {room} tokens: the model's context of {context} is full");
     }
+    // Only now: an answer that could be given is given.
+    kept?;
     Ok(if reason == Reason::Interrupted { Ending::Interrupted } else { Ending::Passed })
 }
 

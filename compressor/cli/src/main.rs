@@ -8,10 +8,12 @@ mod generate;
 mod interrupt;
 mod profile;
 mod progress;
+mod prompt_cache;
 mod show;
 mod stages;
 mod trainer;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
@@ -99,7 +101,8 @@ impl Output {
     }
 }
 
-/// Warnings always, with `-v` why steps are done or skipped, with `-vv` what libraries say; `RUST_LOG` overrides.
+/// Warnings always, with `-v` why steps are done or skipped and what a prompt cache saved, with `-vv` what libraries say; `RUST_LOG`
+/// overrides.
 fn log(verbose: u8) {
     let level = match verbose {
         0 => "warn",
@@ -108,7 +111,9 @@ fn log(verbose: u8) {
     };
     let filter =
         tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().with_target(false).init();
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+    let format = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
+    format.without_time().with_target(false).init();
 }
 
 fn was_stopped(error: &anyhow::Error) -> bool {

@@ -46,6 +46,14 @@ enum Stored {
     Int8(Vec<i8>, Vec<f32>),
 }
 
+/// One of the two things that a layer keeps of a token.
+#[cfg(feature = "std")]
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Kept {
+    Keys,
+    Values,
+}
+
 /// Keys and values of one head.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Head<'a> {
@@ -134,6 +142,89 @@ impl LayerCache {
             let block = (at / LANES * head_dim) * LANES + at % LANES;
             self.keys.write(key, |dim| block + dim * LANES, at);
             self.values.write(value, |dim| at * width + dim, at);
+        }
+    }
+
+    #[cfg(feature = "std")]
+    pub(crate) fn kv_type(&self) -> KvType {
+        match &self.keys {
+            Stored::F32(_) => KvType::F32,
+            Stored::F16(_) => KvType::F16,
+            Stored::Int8(..) => KvType::Int8,
+        }
+    }
+
+    /// Keys or values of the first `tokens`, little endian, `[kv_heads, tokens, head_dim]`.
+    #[cfg(feature = "std")]
+    pub(crate) fn elements(&self, kept: Kept, tokens: usize) -> Vec<u8> {
+        let places = self.places(kept, tokens);
+        match self.stored(kept) {
+            Stored::F32(values) => places.flat_map(|place| values[place].to_le_bytes()).collect(),
+            Stored::F16(values) => places.flat_map(|place| values[place].to_le_bytes()).collect(),
+            Stored::Int8(integers, _) => places.map(|place| integers[place] as u8).collect(),
+        }
+    }
+
+    /// The scales of integers, little endian, `[kv_heads, tokens]`.
+    #[cfg(feature = "std")]
+    pub(crate) fn scales(&self, kept: Kept, tokens: usize) -> Option<Vec<u8>> {
+        match self.stored(kept) {
+            Stored::F32(_) | Stored::F16(_) => None,
+            Stored::Int8(_, scales) => {
+                let heads = scales.chunks_exact(self.capacity);
+                Some(heads.flat_map(|head| &head[..tokens]).flat_map(|scale| scale.to_le_bytes()).collect())
+            }
+        }
+    }
+
+    /// Takes the first `tokens`, which there is room for, out of `stored` ones, laid out as [`Self::elements`] and [`Self::scales`]
+    /// give them.
+    #[cfg(feature = "std")]
+    pub(crate) fn fill(&mut self, kept: Kept, tokens: usize, stored: usize, elements: &[u8], scales: &[u8]) {
+        let (heads, head_dim, capacity) = (self.kv_heads, self.head_dim, self.capacity);
+        let places: Vec<usize> = self.places(kept, tokens).collect();
+        let from = (0..heads).flat_map(|head| (head * stored * head_dim..).take(tokens * head_dim));
+        let pairs = places.into_iter().zip(from);
+        let own = match kept {
+            Kept::Keys => &mut self.keys,
+            Kept::Values => &mut self.values,
+        };
+        match own {
+            Stored::F32(values) => {
+                let elements = elements.as_chunks().0;
+                pairs.for_each(|(place, from)| values[place] = f32::from_le_bytes(elements[from]));
+            }
+            Stored::F16(values) => {
+                let elements = elements.as_chunks().0;
+                pairs.for_each(|(place, from)| values[place] = u16::from_le_bytes(elements[from]));
+            }
+            Stored::Int8(integers, own_scales) => {
+                pairs.for_each(|(place, from)| integers[place] = elements[from] as i8);
+                for (own, scales) in own_scales.chunks_exact_mut(capacity).zip(scales.as_chunks().0.chunks_exact(stored)) {
+                    own.iter_mut().zip(&scales[..tokens]).for_each(|(own, scale)| *own = f32::from_le_bytes(*scale));
+                }
+            }
+        }
+    }
+
+    /// Where the elements of the first `tokens` lie, head by head, token by token.
+    #[cfg(feature = "std")]
+    fn places(&self, kept: Kept, tokens: usize) -> impl Iterator<Item = usize> {
+        let (head_dim, width, capacity) = (self.head_dim, self.value_width(), self.capacity);
+        let positions = (0..self.kv_heads).flat_map(move |head| (head * capacity..).take(tokens));
+        positions.flat_map(move |at| {
+            (0..head_dim).map(move |dim| match kept {
+                Kept::Keys => (at / LANES * head_dim + dim) * LANES + at % LANES,
+                Kept::Values => at * width + dim,
+            })
+        })
+    }
+
+    #[cfg(feature = "std")]
+    fn stored(&self, kept: Kept) -> &Stored {
+        match kept {
+            Kept::Keys => &self.keys,
+            Kept::Values => &self.values,
         }
     }
 

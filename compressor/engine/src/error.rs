@@ -49,6 +49,12 @@ pub enum Error {
         /// The same in the model.
         expected: Vec<usize>,
     },
+    /// Keys and values of a prompt that this engine did not compute so.
+    #[cfg(feature = "std")]
+    Stored {
+        /// What it has, and what this engine would have.
+        what: String,
+    },
     /// NaN or an infinity came out.
     NotFinite {
         /// Row of the returned logits.
@@ -80,6 +86,8 @@ impl fmt::Display for Error {
                 f,
                 "the cache was made for another model: its layers hold {found:?} elements a token, this model's {expected:?}"
             ),
+            #[cfg(feature = "std")]
+            Self::Stored { what } => write!(f, "the stored prompt does not fit: {what}"),
             Self::NotFinite { position } => {
                 write!(f, "the logits of position {position} are not finite: a weight of the model is damaged or overflows")
             }
@@ -94,6 +102,8 @@ impl core::error::Error for Error {
             Self::Format(error) => error.source(),
             #[cfg(feature = "std")]
             Self::Threads { source, .. } => Some(source),
+            #[cfg(feature = "std")]
+            Self::Stored { .. } => None,
             Self::Layer { .. }
             | Self::NoTokens
             | Self::Token { .. }
@@ -149,6 +159,14 @@ mod tests {
             assert_eq!(error.to_string(), text);
             assert!(error.source().is_none(), "{text}");
         }
+    }
+
+    #[cfg(feature = "std")]
+    #[test]
+    fn a_stored_prompt_that_does_not_fit_is_refused_with_what_differs() {
+        let error = Error::Stored { what: "it has 3 layers, the model 2".to_owned() };
+        assert_eq!(error.to_string(), "the stored prompt does not fit: it has 3 layers, the model 2");
+        assert!(error.source().is_none());
     }
 
     #[cfg(feature = "std")]

@@ -38,10 +38,28 @@ pub fn generate(
     max_new: usize,
     stop: &[u32],
     sampler: &mut Sampler,
-    mut take: impl FnMut(u32) -> ControlFlow<()>,
+    take: impl FnMut(u32) -> ControlFlow<()>,
 ) -> Result<Finish> {
     let mut cache = engine.cache(prompt.len().saturating_add(max_new));
-    let mut logits = engine.forward(&mut cache, prompt, Logits::Last)?;
+    generate_on(engine, &mut cache, prompt, max_new, stop, sampler, take)
+}
+
+/// [`generate`] on a cache that has the first tokens of `prompt`, or none. The last one is computed in any case: what comes after it
+/// is asked for. The cache has the whole prompt afterwards, and what was generated.
+///
+/// # Errors
+/// As [`generate`], and [`crate::Error::Cache`].
+pub fn generate_on(
+    engine: &Engine,
+    cache: &mut Cache,
+    prompt: &[u32],
+    max_new: usize,
+    stop: &[u32],
+    sampler: &mut Sampler,
+    mut take: impl FnMut(u32) -> ControlFlow<()>,
+) -> Result<Finish> {
+    cache.truncate(prompt.len().saturating_sub(1));
+    let mut logits = engine.forward(cache, &prompt[cache.tokens()..], Logits::Last)?;
     sampler.see(prompt);
     for generated in 1..=max_new {
         let token = sampler.pick(&mut logits);
@@ -55,7 +73,7 @@ pub fn generate(
             break;
         }
         sampler.see(&[token]);
-        logits = engine.forward(&mut cache, &[token], Logits::Last)?;
+        logits = engine.forward(cache, &[token], Logits::Last)?;
     }
     Ok(Finish::Length)
 }

@@ -29,6 +29,8 @@ mod pool;
 mod product;
 #[cfg(feature = "std")]
 mod profile;
+#[cfg(feature = "std")]
+mod prompt_cache;
 mod rotary;
 mod sample;
 mod stop;
@@ -37,7 +39,7 @@ pub use cache::{Cache, KvType};
 pub use engine::{ActivationType, Engine, Options};
 pub use error::{Error, Result};
 pub use forward::{Logits, Observer, Operation, Place, Sequence};
-pub use generate::{Finish, generate, generate_batch, greedy};
+pub use generate::{Finish, generate, generate_batch, generate_on, greedy};
 pub use kernels::Kernels;
 #[cfg(target_arch = "aarch64")]
 pub use kernels::Neon;
@@ -47,5 +49,7 @@ pub use kernels::{Avx2, Avx512, AvxVnni};
 pub use product::Product;
 #[cfg(feature = "std")]
 pub use profile::{Cost, Profile, memory_speed};
+#[cfg(feature = "std")]
+pub use prompt_cache::computation;
 pub use sample::{InvalidSampling, Sampler, Sampling};
 pub use stop::{Piece, StopStrings};

@@ -2,19 +2,24 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use compressor_engine::{
-    ActivationType, Engine, Kernels, KvType, Logits, Observer, Options, Place, Sequence, generate_batch, greedy,
+    ActivationType, Engine, Kernels, KvType, Logits, Observer, Options, Place, Sampler, Sequence, computation, generate_batch,
+    generate_on, greedy,
 };
 use compressor_format::{
-    Architecture, Checkpoint, Dtype, Family, LayerShape, LayerTensor, Model, NewArtifact, NewArtifactTensor, Part,
+    Architecture, Checkpoint, Dtype, Family, LayerShape, LayerTensor, Model, NewArtifact, NewArtifactTensor, Part, PromptCache,
     QuantizedMatrix, Scheme, StoredTensor, TensorFiles, TensorId, Values, WeightBytes, Weights, pack,
 };
 
 /// Logits of the golden models are of size 1 to 10; both sides compute in f32 and differ in the order of their sums.
 /// Measured: 7.3e-6.
 const WORST_LOGIT_DIFFERENCE: f32 = 2e-5;
+
+/// What some steps of keys and values in f16 or INT8 move these logits by. Measured: 1.6e-4.
+const WORST_STEP_DIFFERENCE: f32 = 2e-2;
 
 const GOLDEN: [&str; 8] = ["gpt2", "llama", "llama-head-dim", "llama-sharded-bf16", "llama3-rope", "mistral", "qwen2", "qwen3"];
 
@@ -256,6 +261,122 @@ fn integers_give_the_same_bits_on_any_threads_alone_and_in_a_prompt() {
             assert!(alone.map(f32::to_bits).eq(one), "{scheme}, {kv_type:?}, token by token");
         }
     }
+}
+
+/// The logits of everything after the first `prefix` tokens, whose keys and values go through a file; `stored` tokens of another
+/// prompt that begins alike stand in it.
+fn after_a_file(folder: &Path, options: Options, tokens: &[u32], prefix: usize, stored: usize) -> Vec<f32> {
+    let model = Model::open(folder).unwrap();
+    let engine = Engine::load(&model, options).unwrap();
+    let computed = computation(&model, options);
+    let mut other = tokens[..prefix].to_vec();
+    other.resize(stored, tokens[prefix] ^ 1);
+    let mut cache = engine.cache(0);
+    engine.forward(&mut cache, &other, Logits::Last).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("prompt.cache");
+    cache.store(&other, computed.clone()).write(&path).unwrap();
+
+    let found = PromptCache::open(&path, &computed).unwrap().unwrap();
+    assert_eq!(found.common_tokens(tokens), prefix);
+    let mut cache = engine.restore(&found, prefix, tokens.len()).unwrap();
+    assert_eq!(cache.tokens(), prefix);
+    engine.forward(&mut cache, &tokens[prefix..], Logits::All).unwrap()
+}
+
+const KV_TYPES: [KvType; 3] = [KvType::F32, KvType::F16, KvType::Int8];
+
+#[test]
+fn integers_after_a_stored_prefix_give_the_same_bits() {
+    // Longer than a block of positions, and than the room that a cache has at first.
+    let tokens: Vec<u32> = (0..90).map(|index| index * 37 % 500).collect();
+    let bits = |logits: &[f32]| logits.iter().map(|logit| logit.to_bits()).collect::<Vec<u32>>();
+    let folder = larger_artifact(Scheme { bits: 4, group_size: Some(32), symmetric: true });
+    for kv_type in KV_TYPES {
+        let options = Options { threads: Some(2), kv_type, ..Options::default() };
+        let whole = all_logits(&Engine::open(folder.path(), options).unwrap(), &tokens);
+        for (prefix, stored) in [(1, 1), (16, 16), (17, 40), (37, 37), (89, 90)] {
+            let after = after_a_file(folder.path(), options, &tokens, prefix, stored);
+            assert!(bits(&after) == bits(&whole[prefix * 500..]), "{kv_type:?}, {prefix} of {stored}");
+        }
+    }
+}
+
+#[test]
+fn dense_models_after_a_stored_prefix_give_the_same_logits() {
+    for name in GOLDEN {
+        let tokens = Golden::read(name).input_ids;
+        for kv_type in KV_TYPES {
+            let options = Options { kv_type, ..Options::default() };
+            let engine = Engine::open(&golden_folder(name), options).unwrap();
+            // The same pieces without a file: sums in the order that pieces have, keys and values in the same steps.
+            let mut cache = engine.cache(0);
+            engine.forward(&mut cache, &tokens[..9], Logits::Last).unwrap();
+            let expected = engine.forward(&mut cache, &tokens[9..], Logits::All).unwrap();
+            let after = after_a_file(&golden_folder(name), options, &tokens, 9, 9);
+            assert_eq!(worst_difference(&after, &expected), 0.0, "{name}, {kv_type:?}");
+            let whole = all_logits(&engine, &tokens);
+            let worst = worst_difference(&after, &whole[9 * engine.architecture().vocab_size..]);
+            // Where integers or halves lie between two steps, the last bit of a sum decides.
+            let limit = if kv_type == KvType::F32 { WORST_LOGIT_DIFFERENCE } else { WORST_STEP_DIFFERENCE };
+            println!("{name}, {kv_type:?}: logits differ by at most {worst:e}");
+            assert!(worst <= limit, "{name}, {kv_type:?}: {worst}");
+        }
+    }
+}
+
+#[test]
+fn a_generation_on_a_stored_prompt_is_the_same_generation() {
+    let folder = golden_folder("llama");
+    let model = Model::open(&folder).unwrap();
+    let engine = Engine::load(&model, Options::default()).unwrap();
+    let prompt = &Golden::read("llama").generated_ids[..8];
+    let expected = greedy(&engine, prompt, 16, &[]).unwrap();
+    let mut cache = engine.cache(0);
+    for cached in [0, 7, 8 + 15] {
+        assert_eq!(cache.tokens(), cached);
+        let mut generated = Vec::new();
+        generate_on(&engine, &mut cache, prompt, 16, &[], &mut Sampler::greedy(), |token| {
+            generated.push(token);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+        assert_eq!(generated, expected);
+        let stored = cache.store(prompt, computation(&model, Options::default()));
+        if cached == 0 {
+            cache = engine.restore(&stored, 7, 0).unwrap();
+        }
+    }
+    let error = generate_on(&engine, &mut cache, &[], 1, &[], &mut Sampler::greedy(), |_| ControlFlow::Break(())).unwrap_err();
+    assert_eq!(error.to_string(), "no tokens: a forward pass needs at least one");
+}
+
+#[test]
+fn stored_prompts_that_do_not_fit_are_refused() {
+    let options = |kv_type| Options { kv_type, ..Options::default() };
+    let stored = |name: &str, kv_type| {
+        let model = Model::open(&golden_folder(name)).unwrap();
+        let engine = Engine::load(&model, options(kv_type)).unwrap();
+        let mut cache = engine.cache(0);
+        engine.forward(&mut cache, &[1, 2, 3], Logits::Last).unwrap();
+        cache.store(&[1, 2], computation(&model, options(kv_type)))
+    };
+    let llama = Engine::open(&golden_folder("llama"), options(KvType::Int8)).unwrap();
+    let refused = |stored: &PromptCache, tokens| {
+        let error = llama.restore(stored, tokens, 0).unwrap_err().to_string();
+        error.strip_prefix("the stored prompt does not fit: ").unwrap().to_owned()
+    };
+    let own = stored("llama", KvType::Int8);
+    assert_eq!(llama.restore(&own, 2, 0).unwrap().tokens(), 2);
+    assert_eq!(refused(&own, 3), "it has 2 tokens, asked for are 3");
+    assert_eq!(refused(&stored("llama", KvType::F16), 2), "layer 0 has f16 of [2, 2, 8], the model i8 of [2, 2, 8]");
+    assert_eq!(refused(&stored("gpt2", KvType::Int8), 2), "layer 0 has i8 of [4, 2, 8], the model i8 of [2, 2, 8]");
+    let mut shorter = own.clone();
+    shorter.layers.pop();
+    assert_eq!(refused(&shorter, 2), "it has 1 layers, the model 2");
+    let mut bare = own;
+    bare.layers[1].values.scales = None;
+    assert_eq!(refused(&bare, 2), "layer 1 has no scales");
 }
 
 #[test]

@@ -18,6 +18,8 @@ use serde_json::Value;
 
 #[cfg(feature = "std")]
 pub use self::write::{NewArtifact, NewArtifactTensor, Storage};
+#[cfg(feature = "std")]
+use crate::content::ContentHash;
 use crate::model::{CONFIG, WEIGHTS, is_quantized, parse_config};
 use crate::origin::Kept;
 use crate::quantized::{Values, WeightBytes, unpack};
@@ -132,6 +134,12 @@ impl Artifact {
     /// Bytes of the files that hold weights.
     pub fn weight_bytes(&self) -> u64 {
         self.files.bytes()
+    }
+
+    /// Every tensor of its files.
+    #[cfg(feature = "std")]
+    pub(crate) fn add_weights(&self, hash: &mut ContentHash) {
+        self.files.iter().for_each(|(name, tensor)| hash.add_tensor(name, tensor));
     }
 
     /// The stored tensors, by the names Hugging Face has for them.

@@ -23,6 +23,8 @@ mod scales;
 
 #[cfg(feature = "std")]
 mod chat;
+#[cfg(feature = "std")]
+mod content;
 #[cfg(all(test, feature = "std"))]
 mod damage;
 #[cfg(feature = "std")]
@@ -33,6 +35,8 @@ mod gguf;
 mod manifest;
 #[cfg(feature = "std")]
 mod metrics;
+#[cfg(feature = "std")]
+mod prompt_cache;
 #[cfg(feature = "std")]
 mod recipe;
 #[cfg(feature = "std")]
@@ -69,12 +73,13 @@ pub use {
     manifest::{DenseTensor, FileHash, Manifest, Mismatch, OpensIn, Reference, Tool},
     mapped::map_file,
     metrics::{Metrics, StepLosses},
+    prompt_cache::{CachedLayer, CachedVectors, Computation, PromptCache},
     recipe::{
         Activations, Budget, Clipping, Distill, Draft, EmbeddingScheme, HeadUnit, Importance, MagnitudeNorm, Mistake,
         ModelSource, Place, Prune, Quantize, Recipe, RecipeText, Sizes, Stage, Student, Train, TrainingKeys, Verify, by_line,
     },
     report::{Check, Limit, Machine, Measured, Outcome, REPORT_VERSION, Report, StageReport, Threshold},
-    safetensors::{NewTensor, safetensors_file_bytes, write_safetensors},
+    safetensors::{NewTensor, safetensors_file_bytes, write_safetensors, write_safetensors_with},
     tokenizer::{TextStream, Tokenizer},
     weights::{Weights, write_config},
     write::write_beside,

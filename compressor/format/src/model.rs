@@ -7,6 +7,8 @@ use std::path::Path;
 
 use serde_json::Value;
 
+#[cfg(feature = "std")]
+use crate::content::ContentHash;
 use crate::{Architecture, Artifact, Checkpoint, Error, MappedBytes, Origin, Result, TensorFiles, TensorId};
 
 /// The file that describes a model, and what errors call its bytes.
@@ -83,6 +85,25 @@ impl Model {
         }
     }
 
+    /// A hash of its configuration and of every byte of its weights, 64 hexadecimal digits: models that share it compute the same.
+    ///
+    /// Reads all weights, so it takes about as long as some tokens do.
+    #[cfg(feature = "std")]
+    pub fn content_hash(&self) -> String {
+        let mut hash = ContentHash::default();
+        match self {
+            Self::Checkpoint(checkpoint) => {
+                hash.add(CONFIG, checkpoint.config().to_string().as_bytes());
+                checkpoint.add_weights(&mut hash);
+            }
+            Self::Artifact(artifact) => {
+                hash.add(CONFIG, artifact.config().to_string().as_bytes());
+                artifact.add_weights(&mut hash);
+            }
+        }
+        hash.finish()
+    }
+
     /// Bytes of the files that hold weights.
     ///
     /// # Errors
@@ -126,6 +147,7 @@ pub(crate) mod tests {
     fn check_same(opened: &Model, read: &Model) {
         assert_eq!(read.architecture(), opened.architecture());
         assert_eq!(read.weight_bytes().unwrap(), opened.weight_bytes().unwrap());
+        assert_eq!(read.content_hash(), opened.content_hash());
         for id in opened.architecture().tensors() {
             match (opened.values(id), read.values(id)) {
                 (Ok(opened), Ok(read)) => assert_eq!(read, opened, "{id}"),
@@ -173,6 +195,24 @@ pub(crate) mod tests {
     fn without_folder(error: &Error, folder: &Path) -> String {
         let folder = folder.display();
         error.to_string().replace(&format!("{folder}/"), "").replace(&format!("{folder}: "), "model.safetensors: ")
+    }
+
+    #[test]
+    fn every_byte_of_the_weights_and_every_number_of_the_configuration_is_in_the_hash() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/models/llama");
+        let [config, weights] = [CONFIG, WEIGHTS].map(|name| fs_err::read(golden.join(name)).unwrap());
+        let hash = |config: &[u8], weights: &[u8]| Model::from_bytes(config, weights.to_vec()).unwrap().content_hash();
+        let own = hash(&config, &weights);
+        assert_eq!(Model::open(&golden).unwrap().content_hash(), own);
+        let header = 8 + u64::from_le_bytes(*weights.first_chunk().unwrap()) as usize;
+        for at in (header..weights.len()).step_by(997).chain([weights.len() - 1]) {
+            let mut changed = weights.clone();
+            changed[at] ^= 1;
+            assert_ne!(hash(&config, &changed), own, "byte {at}");
+        }
+        let mut changed = parse_config(&config, CONFIG).unwrap();
+        changed["rms_norm_eps"] = 1e-3.into();
+        assert_ne!(hash(changed.to_string().as_bytes(), &weights), own);
     }
 
     #[test]

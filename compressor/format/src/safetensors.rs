@@ -20,7 +20,7 @@ use core::fmt;
 use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "std")]
-pub use self::write::{NewTensor, safetensors_file_bytes, write_safetensors};
+pub use self::write::{NewTensor, safetensors_file_bytes, write_safetensors, write_safetensors_with};
 use crate::{Error, MappedBytes, Origin, Result};
 
 /// The tensors of a folder or of one file's bytes, by name.
@@ -29,6 +29,7 @@ pub struct TensorFiles {
     #[cfg(feature = "std")]
     files: Vec<std::path::PathBuf>,
     bytes: u64,
+    metadata: BTreeMap<String, String>,
     tensors: BTreeMap<String, TensorSlice>,
 }
 
@@ -74,7 +75,8 @@ impl TensorFiles {
 
     /// Adds the tensors of one more file.
     fn add(&mut self, file: &MappedBytes, origin: &str) -> Result<()> {
-        let (data, entries) = header::read(file, origin)?;
+        let header::Contents { data, metadata, entries } = header::read(file, origin)?;
+        self.metadata.extend(metadata);
         for header::Entry { name, dtype, shape, bytes } in entries {
             let bytes = file.slice(data + bytes.start..data + bytes.end).expect("`header::read` lets no tensor past the end");
             if self.tensors.contains_key(&name) {
@@ -89,6 +91,11 @@ impl TensorFiles {
     /// Bytes of the files, headers included.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// The texts that stand beside the tensors (`__metadata__`); where shards have one name for two, the last one's.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.metadata
     }
 
     /// The tensor with this name.
@@ -417,7 +424,7 @@ mod tests {
             let views = tensors.iter().map(|(name, (dtype, shape, bytes))| {
                 (name, ::safetensors::tensor::TensorView::new(dtype.stored(), shape.clone(), bytes).unwrap())
             });
-            prop_assert_eq!(&written, &::safetensors::serialize(views, Some(layout_metadata())).unwrap());
+            prop_assert_eq!(&written, &::safetensors::serialize(views, Some(layout_metadata().into_iter().collect())).unwrap());
             let described = tensors.iter().map(|(name, (dtype, shape, _))| (name.clone(), *dtype, shape.clone())).collect();
             prop_assert_eq!(safetensors_file_bytes(described), Some(written.len() as u64));
         }

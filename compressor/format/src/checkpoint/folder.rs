@@ -8,8 +8,9 @@ use rayon::prelude::*;
 use serde_json::Value;
 
 use super::{Checkpoint, Source};
+use crate::content::ContentHash;
 use crate::model::{CONFIG, parse_config};
-use crate::{Error, Family, GgufFile, Origin, Result, TensorFiles, Tokenizer, Weights};
+use crate::{Error, Family, GgufFile, GgufTensor, Origin, Result, TensorFiles, Tokenizer, Weights};
 
 /// The files that make a tokenizer; they travel with the model.
 const COMPANIONS: [&str; 8] = [
@@ -67,6 +68,18 @@ impl Checkpoint {
                 files
             }
             Source::Gguf(_) => vec![self.path.clone()],
+        }
+    }
+
+    /// Every tensor of its files.
+    pub(crate) fn add_weights(&self, hash: &mut ContentHash) {
+        match &self.source {
+            Source::Safetensors(source) => source.files.iter().for_each(|(name, tensor)| hash.add_tensor(name, tensor)),
+            Source::Gguf(file) => {
+                for GgufTensor { name, shape, kind, bytes } in file.tensors() {
+                    hash.add(&format!("{name} {kind:?} {shape:?}"), bytes);
+                }
+            }
         }
     }
 

@@ -21,13 +21,22 @@ pub(super) struct Entry {
     pub(super) bytes: Range<usize>,
 }
 
+/// What a header says.
+pub(super) struct Contents {
+    /// Where the header ends and the tensors begin.
+    pub(super) data: usize,
+    pub(super) metadata: BTreeMap<String, String>,
+    /// In the order in which they lie in the file.
+    pub(super) entries: Vec<Entry>,
+}
+
 /// A header's length stands in front of it.
 const LENGTH_BYTES: usize = size_of::<u64>();
 /// The limit of the format's own implementation.
 const LARGEST_HEADER_BYTES: usize = 100_000_000;
 
-/// Where a whole file's header ends, and its tensors in the order in which they lie there. Errors call the file `origin`.
-pub(super) fn read(file: &[u8], origin: &str) -> Result<(usize, Vec<Entry>)> {
+/// Reads the header of a whole file, which errors call `origin`.
+pub(super) fn read(file: &[u8], origin: &str) -> Result<Contents> {
     let cut_short = || malformed(origin, format!("is cut short: the header reaches past the end of its {} bytes", file.len()));
     let invalid = |what: fmt::Arguments<'_>| malformed(origin, format!("is not a valid safetensors file: {what}"));
     let (length, rest) = file.split_first_chunk::<LENGTH_BYTES>().ok_or_else(cut_short)?;
@@ -37,7 +46,7 @@ pub(super) fn read(file: &[u8], origin: &str) -> Result<(usize, Vec<Entry>)> {
     })?;
     let (header, data) = rest.split_at_checked(length).ok_or_else(cut_short)?;
     let header = str::from_utf8(header).map_err(|error| invalid(format_args!("invalid UTF-8 in header: {error}")))?;
-    let Header(mut described) =
+    let Header { metadata, tensors: mut described } =
         serde_json::from_str(header).map_err(|error| invalid(format_args!("invalid JSON in header: {error}")))?;
     described.sort_by_key(|(_, tensor)| tensor.data_offsets);
 
@@ -62,15 +71,19 @@ pub(super) fn read(file: &[u8], origin: &str) -> Result<(usize, Vec<Entry>)> {
         let what = format!("its {} bytes are not what the header says: the file is cut short or has a tail", file.len());
         return Err(malformed(origin, what));
     }
-    Ok((LENGTH_BYTES + length, entries))
+    Ok(Contents { data: LENGTH_BYTES + length, metadata, entries })
 }
 
 fn malformed(origin: &str, what: String) -> Error {
     Error::malformed(origin, what)
 }
 
-/// Every tensor of a header, by name, as it says.
-struct Header(Vec<(String, Described)>);
+/// A header as it stands there.
+struct Header {
+    metadata: BTreeMap<String, String>,
+    /// By name.
+    tensors: Vec<(String, Described)>,
+}
 
 /// What a header says about a tensor.
 struct Described {
@@ -93,10 +106,10 @@ impl<'de> Deserialize<'de> for Header {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
-                let mut tensors = BTreeMap::new();
+                let (mut metadata, mut tensors) = (BTreeMap::new(), BTreeMap::new());
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "__metadata__" {
-                        map.next_value::<Option<BTreeMap<String, String>>>()?;
+                        metadata = map.next_value::<Option<_>>()?.unwrap_or_default();
                         continue;
                     }
                     let tensor = map.next_value()?;
@@ -105,7 +118,7 @@ impl<'de> Deserialize<'de> for Header {
                     }
                     tensors.insert(name, tensor);
                 }
-                Ok(Header(tensors.into_iter().collect()))
+                Ok(Header { metadata, tensors: tensors.into_iter().collect() })
             }
         }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::Write;
 use std::path::Path;
 
@@ -26,10 +26,22 @@ pub struct NewTensor<'a> {
 /// # Errors
 /// Those of [`write_beside`], [`Error::NoRoom`] on a full disk among them.
 pub fn write_safetensors<'a>(path: &Path, tensors: impl IntoIterator<Item = (String, NewTensor<'a>)>) -> Result<()> {
+    write_safetensors_with(path, layout_metadata(), tensors)
+}
+
+/// As [`write_safetensors`], with these texts beside the tensors (`__metadata__`).
+///
+/// # Errors
+/// As [`write_safetensors`].
+pub fn write_safetensors_with<'a>(
+    path: &Path,
+    metadata: BTreeMap<String, String>,
+    tensors: impl IntoIterator<Item = (String, NewTensor<'a>)>,
+) -> Result<()> {
     let mut tensors: Vec<(String, NewTensor<'a>)> = tensors.into_iter().collect();
     tensors.sort_by(|(left_name, left), (right_name, right)| order((left.dtype, left_name), (right.dtype, right_name)));
     let described = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dtype, tensor.shape.clone()));
-    let (head, _) = head(described).ok_or_else(|| Error::malformed(path, "would be larger than a file can be"))?;
+    let (head, _) = head(metadata, described).ok_or_else(|| Error::malformed(path, "would be larger than a file can be"))?;
     write_beside(path, |file| {
         file.write_all(&head)?;
         for (name, tensor) in &tensors {
@@ -46,7 +58,7 @@ pub fn write_safetensors<'a>(path: &Path, tensors: impl IntoIterator<Item = (Str
 pub fn safetensors_file_bytes(mut tensors: Vec<(String, Dtype, Vec<usize>)>) -> Option<u64> {
     // The order decides how many digits the offsets in the header have.
     tensors.sort_by(|(left_name, left, _), (right_name, right, _)| order((*left, left_name), (*right, right_name)));
-    let (head, data) = head(tensors.into_iter())?;
+    let (head, data) = head(layout_metadata(), tensors.into_iter())?;
     u64::try_from(head.len()).ok()?.checked_add(u64::try_from(data).ok()?)
 }
 
@@ -56,7 +68,7 @@ fn order((left, left_name): (Dtype, &str), (right, right_name): (Dtype, &str)) -
 }
 
 /// What stands before the tensors, its length first, and the bytes of all of them; `None` past what a file's offsets can say.
-fn head(tensors: impl Iterator<Item = (String, Dtype, Vec<usize>)>) -> Option<(Vec<u8>, usize)> {
+fn head(texts: BTreeMap<String, String>, tensors: impl Iterator<Item = (String, Dtype, Vec<usize>)>) -> Option<(Vec<u8>, usize)> {
     let mut end = 0usize;
     let mut described = Vec::new();
     for (name, dtype, shape) in tensors {
@@ -65,8 +77,11 @@ fn head(tensors: impl Iterator<Item = (String, Dtype, Vec<usize>)>) -> Option<(V
         end = start.checked_add(bytes)?;
         described.push((name, ::safetensors::tensor::TensorInfo { dtype: dtype.stored(), shape, data_offsets: (start, end) }));
     }
-    let metadata = ::safetensors::tensor::Metadata::new(Some(layout_metadata()), described).ok()?;
-    let mut json = serde_json::to_vec(&metadata).ok()?;
+    let texts = HashMap::from_iter(texts);
+    let mut header = serde_json::to_value(::safetensors::tensor::Metadata::new(Some(texts), described).ok()?).ok()?;
+    // A hash map has another order in every run, and the same contents are to give the same bytes.
+    header.get_mut("__metadata__")?.as_object_mut()?.sort_keys();
+    let mut json = serde_json::to_vec(&header).ok()?;
     json.resize(json.len().next_multiple_of(size_of::<u64>()), b' ');
     let mut head = u64::try_from(json.len()).ok()?.to_le_bytes().to_vec();
     head.extend(json);
@@ -74,8 +89,8 @@ fn head(tensors: impl Iterator<Item = (String, Dtype, Vec<usize>)>) -> Option<(V
 }
 
 /// Transformers refuses a file that does not say which framework's layout it has.
-pub(super) fn layout_metadata() -> HashMap<String, String> {
-    HashMap::from([("format".to_owned(), "pt".to_owned())])
+pub(super) fn layout_metadata() -> BTreeMap<String, String> {
+    BTreeMap::from([("format".to_owned(), "pt".to_owned())])
 }
 
 impl Dtype {
