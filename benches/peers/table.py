@@ -14,7 +14,7 @@ ours, in every other round in reverse order:
 - load → first token: loading, then a prompt of 16
 - peak MB: resident memory, mapped files included, of the largest of these three processes
 
-llama.cpp runs the prompt once to warm up before the first two; `compressor bench` has nothing of the kind. × is ours ÷ llama.cpp's.
+Both run the prompt once to warm up before the first two. × is ours ÷ llama.cpp's.
 """
 import argparse
 import dataclasses

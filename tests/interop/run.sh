@@ -14,7 +14,8 @@ same=0 different=0
 # check NAME FOLDER TOKENS: both programs continue the same tokens greedily.
 check() {
   local ours theirs
-  ours=$("$compressor" generate "$2" --prompt-ids "$prompt" -n "$3" --ids --ignore-end)
+  # Transformers dequantizes weights and keeps activations as they are.
+  ours=$("$compressor" generate "$2" --prompt-ids "$prompt" -n "$3" --ids --ignore-end --activations f32)
   theirs=$("$python" tests/interop/transformers_check.py "$2" --ids "${prompt// /,}" --generate "$3" |
     "$python" -c 'import json, sys; print(*json.load(sys.stdin)["generated_ids"])')
   if [[ $ours == "$theirs" ]]; then

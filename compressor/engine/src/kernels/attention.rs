@@ -29,6 +29,9 @@ impl Kernel for Attend<'_> {
         let Self { head, queries, seen, write } = self;
         let (head_dim, width) = (head.head_dim, head.value_width);
         let rows = seen.len();
+        if rows == 0 {
+            return;
+        }
         let blocks = seen.last().map_or(0, |most| most.div_ceil(LANES));
         let positions = blocks * LANES;
         let mut scores = vec![0.0; rows * positions];

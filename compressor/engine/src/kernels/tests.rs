@@ -1,6 +1,7 @@
 //! Every instruction set against the scalar loops, and those against sums in f64.
 
 use alloc::vec::Vec;
+use std::io::Write;
 
 use compressor_format::{Activation, QuantizedMatrix, Scheme, Values, WeightBytes, pack};
 
@@ -56,6 +57,16 @@ fn with_all(run: impl Fn(Kernels) -> Vec<f32>, mut check: impl FnMut(&str, Vec<f
     }
 }
 
+/// All but the scalar loops, which are the judge.
+fn others() -> impl Iterator<Item = Kernels> {
+    Kernels::available().into_iter().filter(|kernels| *kernels != Kernels::Scalar)
+}
+
+/// Says it past the capture of output, which only keeps what macros print: the table is shown when all is well too.
+fn tell(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
 /// One integer product of every kind.
 struct Products<'a> {
     weights: [&'a [u8; LANES * BLOCK]; 2],
@@ -93,8 +104,8 @@ fn integer_products_are_those_of_the_scalar_loops() {
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (random >> 56) as u8
     };
-    println!("{:<14}{:>10}{:>10}", "kernels", "products", "extremes");
-    for kernels in Kernels::available() {
+    tell(&format!("{:<14}{:>18}{:>12}", "kernels", "integer products", "extremes"));
+    for kernels in others() {
         let mut counts = [0, 0];
         // Extremes in all places, one after the other; then anything.
         let extremes = [(0, 0), (255, 127), (255, 128), (0, 128), (128, 1), (127, 255)];
@@ -108,7 +119,7 @@ fn integer_products_are_those_of_the_scalar_loops() {
             assert_eq!(kernels.run(products()), Kernels::Scalar.run(products()), "{}, case {case}", kernels.name());
             counts[usize::from(extreme.is_some())] += 14;
         }
-        println!("{:<14}{:>10}{:>10}", kernels.name(), counts[0], counts[1]);
+        tell(&format!("{:<14}{:>18}{:>12}", kernels.name(), counts[0], counts[1]));
         assert_eq!(counts, [294 * 14, 6 * 14]);
     }
     // By hand: 255 · −128 · 32 columns + start.
@@ -232,6 +243,51 @@ fn products_of_matrices_are_those_of_integers_worked_one_by_one() {
         }
     });
     assert_eq!(count, (1 + 1 + 3 + 1 + 7 + 7) * 5 * 6, "lengths with their groups, row counts, storages");
+}
+
+#[test]
+fn whole_sums_of_integers_are_those_of_the_scalar_loops() {
+    let pool = pool();
+    tell(&format!("{:<14}{:>18}", "kernels", "matrices"));
+    for kernels in others() {
+        let count = matrices(|matrix, what| {
+            // Scales of one: what is added is whole, and rounds alike fused or not.
+            let matrix = QuantizedMatrix { scales: vec![1.0; matrix.scales.len()].into(), ..matrix.clone() };
+            let packed = Packed::new(&matrix, &pool, &Arena::default());
+            let x = wave(matrix.columns, 0.81);
+            let mut rounded = round(Kernels::Scalar, &x, packed.blocks());
+            rounded.iter_mut().for_each(|block| block.scale = 1.0);
+            for tokens in [1, 7] {
+                let x = rounded.repeat(tokens);
+                let run = |kernels: Kernels| {
+                    let mut out = vec![f32::NAN; tokens * matrix.rows];
+                    let view = ViewMut::new(&mut out, matrix.rows);
+                    kernels.run(MultiplyRounded { matrix: &packed, first_tile: 0, x: &x, out: view });
+                    out
+                };
+                assert_eq!(run(kernels), run(Kernels::Scalar), "{}, {what}, {tokens} tokens", kernels.name());
+            }
+        });
+        tell(&format!("{:<14}{count:>18}", kernels.name()));
+        assert_eq!(count, 600);
+    }
+}
+
+#[test]
+fn nothing_gives_nothing() {
+    for kernels in Kernels::available() {
+        kernels.run(Add { out: &mut [], x: &[] });
+        kernels.run(Widen { values: Dense::Bf16(&[]), out: &mut [] });
+        kernels.run(Activate { activation: Activation::Silu, gate: Some(&[]), up: &[], out: &mut [] });
+        kernels.run(Round { x: &[], group: 32, one_scale: false, out: &mut [] });
+        kernels.run(Dots { rows: Dense::F32(&[]), x: &[1.0], columns: 1, out: ViewMut::new(&mut [], 0) });
+        let packed = Packed::new(&matrix(1, 1, 4, None, false, false), &pool(), &Arena::default());
+        kernels.run(MultiplyRounded { matrix: &packed, first_tile: 0, x: &[], out: ViewMut::new(&mut [], 1) });
+        kernels.run(Dequantize { matrix: &packed, first_tile: 0, out: &mut [] });
+        let head = LayerCache::new(1, 8, 0, KvType::F32);
+        let write = &mut |_: usize, _: &[f32]| unreachable!("no rows");
+        kernels.run(Attend { head: head.head(0), queries: &[], seen: &[], write });
+    }
 }
 
 fn blocks_of(packed: &Packed) -> usize {
