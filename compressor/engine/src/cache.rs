@@ -12,7 +12,7 @@ pub enum KvType {
     /// As they were computed.
     #[default]
     F32,
-    /// IEEE 754 halves: half the memory.
+    /// IEEE 754 halves: half the memory. What lies beyond 65504 becomes infinite, and the logits are refused.
     F16,
     /// Bytes with one scale for each key and each value of a head: a quarter of the memory and a little.
     Int8,
@@ -106,11 +106,6 @@ impl LayerCache {
         Self { kv_heads, head_dim, capacity, keys, values }
     }
 
-    /// Elements of a key in the model.
-    pub(crate) fn width(&self) -> usize {
-        self.kv_heads * self.head_dim
-    }
-
     fn value_width(&self) -> usize {
         self.head_dim.next_multiple_of(LANES)
     }
@@ -171,7 +166,7 @@ impl LayerCache {
         match self.stored(kept) {
             Stored::F32(_) | Stored::F16(_) => None,
             Stored::Int8(_, scales) => {
-                let heads = scales.chunks_exact(self.capacity);
+                let heads = scales.chunks_exact(self.capacity.max(1));
                 Some(heads.flat_map(|head| &head[..tokens]).flat_map(|scale| scale.to_le_bytes()).collect())
             }
         }
@@ -200,7 +195,9 @@ impl LayerCache {
             }
             Stored::Int8(integers, own_scales) => {
                 pairs.for_each(|(place, from)| integers[place] = elements[from] as i8);
-                for (own, scales) in own_scales.chunks_exact_mut(capacity).zip(scales.as_chunks().0.chunks_exact(stored)) {
+                for (own, scales) in
+                    own_scales.chunks_exact_mut(capacity.max(1)).zip(scales.as_chunks().0.chunks_exact(stored.max(1)))
+                {
                     own.iter_mut().zip(&scales[..tokens]).for_each(|(own, scale)| *own = f32::from_le_bytes(*scale));
                 }
             }

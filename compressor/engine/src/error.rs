@@ -44,10 +44,10 @@ pub enum Error {
     },
     /// A cache that another model filled.
     Cache {
-        /// Elements of a key, layer by layer, in the cache.
-        found: Vec<usize>,
+        /// Key/value heads and elements of each, layer by layer, in the cache.
+        found: Vec<(usize, usize)>,
         /// The same in the model.
-        expected: Vec<usize>,
+        expected: Vec<(usize, usize)>,
     },
     /// Keys and values of a prompt that this engine did not compute so.
     #[cfg(feature = "std")]
@@ -84,7 +84,7 @@ impl fmt::Display for Error {
             ),
             Self::Cache { found, expected } => write!(
                 f,
-                "the cache was made for another model: its layers hold {found:?} elements a token, this model's {expected:?}"
+                "the cache was made for another model: its layers have {found:?} key/value heads and elements of each, this model's {expected:?}"
             ),
             #[cfg(feature = "std")]
             Self::Stored { what } => write!(f, "the stored prompt does not fit: {what}"),
@@ -147,8 +147,9 @@ mod tests {
                 "the sequence has 9 tokens, the model has 8 learned positions: use a shorter text or window",
             ),
             (
-                Error::Cache { found: vec![16, 16], expected: vec![32] },
-                "the cache was made for another model: its layers hold [16, 16] elements a token, this model's [32]",
+                Error::Cache { found: vec![(1, 16), (1, 16)], expected: vec![(2, 16)] },
+                "the cache was made for another model: its layers have [(1, 16), (1, 16)] key/value heads and elements of each, this model's \
+                 [(2, 16)]",
             ),
             (
                 Error::NotFinite { position: 4 },

@@ -142,13 +142,16 @@ impl Engine {
     /// The forward pass. Long prompts go through the model in pieces, so that activations stay small.
     fn run(&self, sequences: &mut [Sequence<'_>], want: Logits, observer: &mut dyn Observer) -> Result<Vec<f32>> {
         self.check(sequences)?;
+        if sequences.is_empty() {
+            return Ok(Vec::new());
+        }
         for Sequence { cache, tokens } in &mut *sequences {
             let kept = cache.tokens;
             cache.layers.iter_mut().for_each(|layer| layer.reserve(kept + tokens.len(), kept));
         }
         let mut buffers = Buffers::default();
         let mut wanted = Vec::new();
-        for piece in pieces(sequences) {
+        for piece in pieces(sequences, self.tokens_together()) {
             let x = self.layers(&piece, sequences, &mut buffers, observer);
             for part in &piece {
                 let total = sequences[part.sequence].tokens.len();
@@ -167,6 +170,12 @@ impl Engine {
             Some(at) => Err(Error::NotFinite { position: at / self.architecture.vocab_size }),
             None => Ok(logits),
         }
+    }
+
+    /// Tokens that go through the model together: enough to make the most of each weight, few enough to keep activations small.
+    /// Dense weights are written out as f32 for each piece, so they want longer ones.
+    fn tokens_together(&self) -> usize {
+        if self.layers.iter().all(|layer| layer.up.rounding.is_some()) { 128 } else { 256 }
     }
 
     /// All layers for some tokens, in the order of the paper; the caches have them afterwards. Returns the residual stream
@@ -188,7 +197,7 @@ impl Engine {
             first..first + part.tokens
         });
         let rotation = self.rotary.as_ref().map(|rotary| rotary.at(positions));
-        observer.finished(Operation::Embedding, None, tokens * hidden_size);
+        observer.finished(Operation::Embedding, None, tokens * self.embedding.memory_bytes() / self.architecture.vocab_size);
 
         for (index, layer) in self.layers.iter().enumerate() {
             let here = Some(index);
@@ -277,8 +286,9 @@ impl Engine {
             if self.position_embedding.is_some() && total > positions {
                 return Err(Error::TooLong { tokens: total, positions });
             }
-            let found: Vec<usize> = cache.layers.iter().map(|layer| layer.width()).collect();
-            let expected: Vec<usize> = self.layers.iter().map(|layer| layer.key.matrix.rows).collect();
+            let head_dim = self.architecture.head_dim;
+            let found: Vec<_> = cache.layers.iter().map(|layer| (layer.kv_heads, layer.head_dim)).collect();
+            let expected: Vec<_> = self.layers.iter().map(|layer| (layer.key.matrix.rows / head_dim, head_dim)).collect();
             if found != expected {
                 return Err(Error::Cache { found, expected });
             }
@@ -355,9 +365,6 @@ struct Buffers {
     output: Vec<f32>,
 }
 
-/// Tokens that go through the model together: enough to make the most of each weight, few enough to keep activations small.
-const TOKENS_TOGETHER: usize = 256;
-
 /// Tokens of one task that turns queries and keys.
 const ROTATED_TOGETHER: usize = 16;
 
@@ -372,18 +379,18 @@ struct PieceOf {
     first_row: usize,
 }
 
-/// The tokens of all sequences in pieces of at most [`TOKENS_TOGETHER`].
-fn pieces(sequences: &[Sequence<'_>]) -> Vec<Vec<PieceOf>> {
+/// The tokens of all sequences in pieces of at most `most`.
+fn pieces(sequences: &[Sequence<'_>], most: usize) -> Vec<Vec<PieceOf>> {
     let mut pieces = vec![Vec::new()];
     let mut first_row = 0;
     for (sequence, Sequence { tokens, .. }) in sequences.iter().enumerate() {
         let mut start = 0;
         while start < tokens.len() {
-            if first_row == TOKENS_TOGETHER {
+            if first_row == most {
                 pieces.push(Vec::new());
                 first_row = 0;
             }
-            let tokens = (tokens.len() - start).min(TOKENS_TOGETHER - first_row);
+            let tokens = (tokens.len() - start).min(most - first_row);
             pieces.last_mut().expect("begins with one").push(PieceOf { sequence, start, tokens, first_row });
             (start, first_row) = (start + tokens, first_row + tokens);
         }

@@ -121,7 +121,7 @@ mod threaded {
         /// Calls `work` once with each item, on all threads, and returns when all calls have. `work` must not come back here.
         ///
         /// # Panics
-        /// Where a call panics; items that no call has seen by then are not dropped.
+        /// Where a call panics.
         pub(crate) fn for_each<T: Send>(&self, items: Vec<T>, work: &(dyn Fn(T) + Sync)) {
             if items.len() <= 1 || self.workers.is_empty() {
                 return items.into_iter().for_each(work);
@@ -199,7 +199,9 @@ mod threaded {
             // the claim was for, the exchange saw that loop's ticket, which was stored after its `work`.
             let result =
                 catch_unwind(AssertUnwindSafe(|| unsafe { (*(*self.work.get()).expect("written before the ticket"))(task) }));
-            if result.is_err() {
+            if let Err(thrown) = result {
+                // The hook has said what it was. Dropping it could panic again, past the wait for the others.
+                std::mem::forget(thrown);
                 self.panicked.store(true, Relaxed);
             }
             self.finished.fetch_add(1, SeqCst);

@@ -58,13 +58,14 @@ impl Observer for Profile {
     }
 }
 
-/// Bytes that are read to find the limit: more than any cache holds.
+/// Bytes that are read to find the limit: more than most caches hold.
 const READ_BYTES: usize = 192 << 20;
 
 /// Tasks that share the reading.
 const READ_TASKS: usize = 64;
 
-/// Bytes a second that this machine's memory gives to so many threads, the best of five: what no product with weights can exceed.
+/// Bytes a second that this machine's memory gives to so many threads, the best of five. Weights that stay in a cache can be read
+/// faster.
 ///
 /// # Errors
 /// [`Error::Threads`]

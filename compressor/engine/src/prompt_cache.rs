@@ -9,7 +9,7 @@ use crate::{Error, Result};
 /// Raised when the same model, options and tokens give other keys and values than before: what is stored is not used then.
 const VERSION: u32 = 1;
 
-/// What the keys and values of a run with these options depend on. Reads all weights: [`Model::content_hash`].
+/// What the keys and values of a run with these options depend on, last bits apart. Reads all weights: [`Model::content_hash`].
 pub fn computation(model: &Model, options: Options) -> Computation {
     let activations = match options.activations {
         ActivationType::Int8 => Dtype::I8,

@@ -8,7 +8,7 @@ use core::ops::{Deref, Range};
 use std::path::Path;
 
 #[cfg(feature = "std")]
-use memmap2::{Mmap, UncheckedAdvice};
+use memmap2::Mmap;
 
 /// A range of bytes that are read where they lie; dereferences to them, and clones without copying them.
 ///
@@ -69,12 +69,15 @@ impl MappedBytes {
     /// again. Bytes held in memory stay.
     pub fn release(&self) {
         match &self.holder {
-            #[cfg(feature = "std")]
+            #[cfg(all(feature = "std", not(unix)))]
+            Holder::File(_) => {}
+            #[cfg(all(feature = "std", unix))]
             #[allow(unsafe_code)]
             Holder::File(map) => {
                 // SAFETY: the map is of a file, shared and never written, so pages that are dropped are read from the file again.
                 // Where the advice is not taken the bytes stay, which harms nobody.
-                let _ = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, self.range.start, self.range.len()) };
+                let _ =
+                    unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, self.range.start, self.range.len()) };
             }
             Holder::Memory(_) | Holder::Program(_) => {}
         }

@@ -59,19 +59,26 @@ impl Kernel for Attend<'_> {
         }
         let mut sums = vec![0.0; rows * width];
         for block in 0..blocks {
-            let first = seen.partition_point(|seen| *seen <= block * LANES);
+            let at = block * LANES;
             let values = widened(simd, &head.values, block, LANES * width, &mut scratch, Along::Rows);
-            let rest = scores[first * positions..].chunks(S::ROWS * positions);
-            for (scores, sums) in rest.zip(sums[first * width..].chunks_mut(S::ROWS * width)) {
-                let at = block * LANES;
-                match scores.len() / positions {
-                    1 => weigh::<S, 1>(simd, values, scores, sums, at),
-                    2 => weigh::<S, 2>(simd, values, scores, sums, at),
-                    3 => weigh::<S, 3>(simd, values, scores, sums, at),
-                    4 => weigh::<S, 4>(simd, values, scores, sums, at),
-                    5 => weigh::<S, 5>(simd, values, scores, sums, at),
-                    _ => weigh::<S, 6>(simd, values, scores, sums, at),
+            // Rows that see a part of the block come before those that see all of it. What a row does not see is left out, not
+            // weighed with zero: it may not be a number.
+            let mut row = seen.partition_point(|seen| *seen <= at);
+            while row < rows {
+                let positions_seen = LANES.min(seen[row] - at);
+                let alike = |seen: &usize| LANES.min(*seen - at) == positions_seen;
+                let together = seen[row..].iter().take(S::ROWS).take_while(|seen| alike(seen)).count();
+                let scores = &scores[row * positions..(row + together) * positions];
+                let sums = &mut sums[row * width..(row + together) * width];
+                match together {
+                    1 => weigh::<S, 1>(simd, values, scores, sums, at, positions_seen),
+                    2 => weigh::<S, 2>(simd, values, scores, sums, at, positions_seen),
+                    3 => weigh::<S, 3>(simd, values, scores, sums, at, positions_seen),
+                    4 => weigh::<S, 4>(simd, values, scores, sums, at, positions_seen),
+                    5 => weigh::<S, 5>(simd, values, scores, sums, at, positions_seen),
+                    _ => weigh::<S, 6>(simd, values, scores, sums, at, positions_seen),
                 }
+                row += together;
             }
         }
         for (row, (sums, factor)) in sums.chunks_exact_mut(width).zip(factors).enumerate() {
@@ -105,10 +112,11 @@ fn score<S: Simd, const R: usize>(simd: S, keys: &[f32], queries: &[f32], scores
     }
 }
 
-/// Adds sixteen values to each of `R` rows, weighed with their scores. `values` is `[LANES, width]`, `sums` `[R, width]`.
+/// Adds the first `seen` of sixteen values to each of `R` rows, weighed with their scores. `values` is `[LANES, width]`, `sums` `[R, width]`.
 #[inline(always)]
-fn weigh<S: Simd, const R: usize>(simd: S, values: &[f32], scores: &[f32], sums: &mut [f32], at: usize) {
+fn weigh<S: Simd, const R: usize>(simd: S, values: &[f32], scores: &[f32], sums: &mut [f32], at: usize, seen: usize) {
     let width = values.len() / LANES;
+    let values = &values[..seen * width];
     let positions = scores.len() / R;
     let mut weights = [[0.0; LANES]; R];
     for (weights, scores) in weights.iter_mut().zip(scores.chunks_exact(positions)) {

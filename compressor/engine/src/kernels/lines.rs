@@ -61,8 +61,12 @@ pub(crate) struct Lines {
     len: usize,
 }
 
-/// Lines of a block of 8 MB.
-const BLOCK_LINES: usize = (8 << 20) / size_of::<Line>();
+/// Lines of a block: 32 MB of addresses, of which only what is used takes memory.
+#[cfg(feature = "std")]
+const BLOCK_LINES: usize = (32 << 20) / size_of::<Line>();
+/// Without an operating system, an address is memory: every matrix has a block of its own.
+#[cfg(not(feature = "std"))]
+const BLOCK_LINES: usize = 0;
 
 impl Arena {
     /// The next `len` lines.
@@ -190,14 +194,15 @@ mod tests {
     #[test]
     fn parts_of_a_block_do_not_overlap_and_begin_as_zeros() {
         let arena = Arena::default();
-        let mut parts: Vec<Lines> = [3, 1, BLOCK_LINES - 4, 2, BLOCK_LINES + 5, 7].map(|len| arena.lines(len)).into();
+        let rest = BLOCK_LINES.saturating_sub(4);
+        let mut parts: Vec<Lines> = [3, 1, rest, 2, BLOCK_LINES + 5, 7, 0].map(|len| arena.lines(len)).into();
         drop(arena);
         for (part, lines) in parts.iter_mut().enumerate() {
             assert!(lines.iter().all(|line| *line.floats() == [0.0; LANES]));
             lines.iter_mut().for_each(|line| line.floats_mut().fill(part as f32));
         }
         let lens: Vec<usize> = parts.iter().map(|lines| lines.len()).collect();
-        assert_eq!(lens, [3, 1, BLOCK_LINES - 4, 2, BLOCK_LINES + 5, 7]);
+        assert_eq!(lens, [3, 1, rest, 2, BLOCK_LINES + 5, 7, 0]);
         for (part, lines) in parts.iter().enumerate() {
             assert!(lines.iter().all(|line| *line.floats() == [part as f32; LANES]), "part {part}");
             assert_eq!(lines.as_ptr().align_offset(64), 0);
