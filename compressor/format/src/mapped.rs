@@ -29,6 +29,10 @@ enum Holder {
     Program(&'static [u8]),
 }
 
+/// What Linux maps around a page that is read, at most.
+#[cfg(all(feature = "std", unix))]
+const MAPPED_AROUND: usize = 64 << 10;
+
 /// Maps a whole file for reading.
 ///
 /// The pages are shared with every other reader of the file and cost memory only when touched.
@@ -74,10 +78,12 @@ impl MappedBytes {
             #[cfg(all(feature = "std", unix))]
             #[allow(unsafe_code)]
             Holder::File(map) => {
+                // Reading one page maps its neighbours too.
+                let start = self.range.start.saturating_sub(MAPPED_AROUND);
+                let end = self.range.end.saturating_add(MAPPED_AROUND).min(map.len());
                 // SAFETY: the map is of a file, shared and never written, so pages that are dropped are read from the file again.
                 // Where the advice is not taken the bytes stay, which harms nobody.
-                let _ =
-                    unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, self.range.start, self.range.len()) };
+                let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start) };
             }
             Holder::Memory(_) | Holder::Program(_) => {}
         }

@@ -64,9 +64,9 @@ pub(crate) struct Lines {
 /// Lines of a block: 32 MB of addresses, of which only what is used takes memory.
 #[cfg(feature = "std")]
 const BLOCK_LINES: usize = (32 << 20) / size_of::<Line>();
-/// Without an operating system, an address is memory: every matrix has a block of its own.
+/// Without an operating system, an address is memory: a block is no longer than its matrix.
 #[cfg(not(feature = "std"))]
-const BLOCK_LINES: usize = 0;
+const BLOCK_LINES: usize = 1;
 
 impl Arena {
     /// The next `len` lines.
