@@ -12,7 +12,7 @@ use crate::kernels::LANES;
 use crate::kernels::dense::{Dense, Dots, Widen};
 #[cfg(feature = "std")]
 use crate::kernels::integer::Dequantize;
-use crate::kernels::integer::{MultiplyReal, MultiplyRounded, Rounded};
+use crate::kernels::integer::{MultiplyReal, MultiplyRounded, Rest, Rounded, Vectors};
 #[cfg(feature = "std")]
 use crate::kernels::matmul::multiply;
 use crate::kernels::vector::{Add, Round};
@@ -85,8 +85,17 @@ const TOKENS_PER_TASK: usize = 16;
 pub(crate) struct Input {
     /// `[tokens, width]`
     pub(crate) real: Vec<f32>,
-    /// `[tokens, blocks]` each.
-    rounded: Vec<(Rounding, Vec<Rounded>)>,
+    rounded: Vec<RoundedInput>,
+}
+
+/// Rounded activations of some tokens.
+#[derive(Debug)]
+struct RoundedInput {
+    rounding: Rounding,
+    /// `[tokens, blocks]`
+    blocks: Vec<Rounded>,
+    /// Of each token.
+    rests: Vec<Vec<Rest>>,
 }
 
 impl Input {
@@ -99,19 +108,20 @@ impl Input {
         fill: &(dyn Fn(usize, &mut [f32]) + Sync),
     ) {
         self.real.resize(tokens * width, 0.0);
-        self.rounded.retain(|(rounding, _)| linears.iter().any(|linear| linear.rounding == Some(*rounding)));
+        self.rounded.retain(|known| linears.iter().any(|linear| linear.rounding == Some(known.rounding)));
         for rounding in linears.iter().filter_map(|linear| linear.rounding) {
-            if !self.rounded.iter().any(|(known, _)| *known == rounding) {
-                self.rounded.push((rounding, Vec::new()));
+            if !self.rounded.iter().any(|known| known.rounding == rounding) {
+                self.rounded.push(RoundedInput { rounding, blocks: Vec::new(), rests: Vec::new() });
             }
         }
         let mut parts: Vec<_> = self
             .rounded
             .iter_mut()
-            .map(|(rounding, rounded)| {
-                let blocks = rounding.blocks.count();
-                rounded.resize(tokens * blocks, Rounded::ZERO);
-                (*rounding, rounded.chunks_mut(TOKENS_PER_TASK * blocks))
+            .map(|RoundedInput { rounding, blocks, rests }| {
+                let count = rounding.blocks.count();
+                blocks.resize(tokens * count, Rounded::ZERO);
+                rests.resize_with(tokens, Vec::new);
+                (*rounding, blocks.chunks_mut(TOKENS_PER_TASK * count).zip(rests.chunks_mut(TOKENS_PER_TASK)))
             })
             .collect();
         let mut tasks = Vec::with_capacity(tokens.div_ceil(TOKENS_PER_TASK));
@@ -122,18 +132,19 @@ impl Input {
         pool.for_each(tasks, &|(first, real, mut rounded)| {
             for (at, x) in real.chunks_exact_mut(width).enumerate() {
                 fill(first + at, x);
-                for (rounding, rounded) in &mut rounded {
+                for (rounding, (out, rests)) in &mut rounded {
                     let Rounding { blocks, one_scale } = *rounding;
-                    let out = &mut rounded[at * blocks.count()..][..blocks.count()];
-                    kernels.run(Round { x, group: blocks.group, one_scale, out });
+                    let out = &mut out[at * blocks.count()..][..blocks.count()];
+                    kernels.run(Round { x, group: blocks.group, one_scale, out, rests: &mut rests[at] });
                 }
             }
         });
     }
 
-    fn rounded(&self, rounding: Rounding) -> &[Rounded] {
-        let found = self.rounded.iter().find(|(known, _)| *known == rounding);
-        &found.expect("`prepare` was given every projection that multiplies this").1
+    fn rounded(&self, rounding: Rounding) -> Vectors<'_> {
+        let found = self.rounded.iter().find(|known| known.rounding == rounding);
+        let RoundedInput { blocks, rests, .. } = found.expect("`prepare` was given every projection that multiplies this");
+        Vectors { blocks, rests }
     }
 }
 

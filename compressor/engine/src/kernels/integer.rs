@@ -2,13 +2,17 @@
 //!
 //! With INT8 activations, `out = Σ_b x_scale[b] · scale[b] · (Σ_i q[i] · x[i] − zero_point · Σ_i x[i])`: the sums inside a block
 //! are exact, and blocks are added one after the other, so a row's result is the same bits alone or inside a matrix product.
+//!
+//! A few blocks of a vector have scales far above the others', and most of its rounding error. What rounding leaves over of them
+//! is rounded once more and multiplied as a block of its own, after all others: 16 bits where they count. Dettmers et al.,
+//! "LLM.int8()", 2022, section 3 keep columns with outliers in 16 bits; here it is decided for each block of each token.
 
 use alloc::vec;
 use alloc::vec::Vec;
 
 use super::lines::Line;
 use super::view::ViewMut;
-use super::{BLOCK, Kernel, LANES, Simd};
+use super::{BLOCK, Kernel, LANES, Simd, padded};
 use crate::packed::{Bits, Packed};
 
 /// Activations of one block, rounded to INT8: `real = scale · integer`.
@@ -38,6 +42,22 @@ impl Rounded {
     }
 }
 
+/// What the rounding of one block left over, itself rounded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Rest {
+    pub(crate) block: usize,
+    pub(crate) rounded: Rounded,
+}
+
+/// Vectors of rounded activations.
+#[derive(Clone, Copy)]
+pub(crate) struct Vectors<'a> {
+    /// `[tokens, blocks]`
+    pub(crate) blocks: &'a [Rounded],
+    /// Of each token, in the order of the blocks.
+    pub(crate) rests: &'a [Vec<Rest>],
+}
+
 /// How far ahead of a product its stream of lines is fetched: some 2.5 KB.
 const AHEAD: usize = 40;
 
@@ -45,8 +65,7 @@ const AHEAD: usize = 40;
 pub(crate) struct MultiplyRounded<'a> {
     pub(crate) matrix: &'a Packed,
     pub(crate) first_tile: usize,
-    /// `[tokens, blocks]`
-    pub(crate) x: &'a [Rounded],
+    pub(crate) x: Vectors<'a>,
     /// `[tokens, some rows]`, those of the tiles from the first one on.
     pub(crate) out: ViewMut<'a>,
 }
@@ -59,19 +78,16 @@ impl Kernel for MultiplyRounded<'_> {
         let matrix = self.matrix;
         let blocks = matrix.blocks().count();
         let tiles = self.out.columns().div_ceil(LANES);
-        if self.out.rows() == 1 {
-            for tile in 0..tiles {
-                let sums = match (matrix.bits, matrix.tile_zero_points(self.first_tile + tile)) {
-                    (Bits::Four, None) => one_vector::<S, true, false>(simd, matrix, self.first_tile + tile, self.x, &[]),
-                    (Bits::Four, Some(points)) => {
-                        one_vector::<S, true, true>(simd, matrix, self.first_tile + tile, self.x, points)
-                    }
-                    (Bits::Eight, None) => one_vector::<S, false, false>(simd, matrix, self.first_tile + tile, self.x, &[]),
-                    (Bits::Eight, Some(points)) => {
-                        one_vector::<S, false, true>(simd, matrix, self.first_tile + tile, self.x, points)
-                    }
+        if let [rests] = self.x.rests {
+            for at in 0..tiles {
+                let (tile, x) = (self.first_tile + at, (self.x.blocks, rests.as_slice()));
+                let sums = match (matrix.bits, matrix.tile_zero_points(tile)) {
+                    (Bits::Four, None) => one_vector::<S, true, false>(simd, matrix, tile, x, &[]),
+                    (Bits::Four, Some(points)) => one_vector::<S, true, true>(simd, matrix, tile, x, points),
+                    (Bits::Eight, None) => one_vector::<S, false, false>(simd, matrix, tile, x, &[]),
+                    (Bits::Eight, Some(points)) => one_vector::<S, false, true>(simd, matrix, tile, x, points),
                 };
-                write(simd, sums, &mut self.out, 0, tile);
+                write(simd, sums, &mut self.out, 0, at);
             }
             return;
         }
@@ -99,21 +115,54 @@ impl Kernel for MultiplyRounded<'_> {
 fn all_vectors<S: Simd, const R: usize, const ZERO_POINTS: bool>(
     simd: S,
     tiles: [&Unpacked; R],
-    x: &[Rounded],
+    x: Vectors<'_>,
     out: &mut ViewMut<'_>,
     column: usize,
     blocks: usize,
 ) {
     let mut token = 0;
-    while token * blocks < x.len() {
-        let (x, at) = (&x[token * blocks..], (token, column));
-        token += match x.len() / blocks {
+    while token < x.rests.len() {
+        let (x, at) = (Vectors { blocks: &x.blocks[token * blocks..], rests: &x.rests[token..] }, (token, column));
+        token += match x.rests.len() {
             6.. if S::WIDE => many_vectors::<S, R, ZERO_POINTS, 6>(simd, tiles, x, out, at),
             4.. => many_vectors::<S, R, ZERO_POINTS, 4>(simd, tiles, x, out, at),
             2.. => many_vectors::<S, R, ZERO_POINTS, 2>(simd, tiles, x, out, at),
             _ => many_vectors::<S, R, ZERO_POINTS, 1>(simd, tiles, x, out, at),
         };
     }
+    for (token, rests) in x.rests.iter().enumerate().filter(|(_, rests)| !rests.is_empty()) {
+        for (at, tile) in tiles.iter().enumerate() {
+            add_rests::<S, ZERO_POINTS>(simd, tile, rests, out, (token, column + at));
+        }
+    }
+}
+
+/// Adds the products of one tile with the rests of one vector.
+#[inline(always)]
+fn add_rests<S: Simd, const ZERO_POINTS: bool>(
+    simd: S,
+    tile: &Unpacked,
+    rests: &[Rest],
+    out: &mut ViewMut<'_>,
+    (token, column): (usize, usize),
+) {
+    let mut total = simd.load(&padded(lanes_of(out.row(token), column), 0.0));
+    let (weights, scales) = (tile.weights.as_chunks::<8>().0, tile.scales.as_slice());
+    for Rest { block, rounded: x } in rests {
+        let mut dots = simd.dots([bytes(&weights[*block])], [&x.integers], [start_of_bytes(simd, x)])[0][0];
+        if ZERO_POINTS {
+            dots = without(simd, dots, &tile.zero_points[*block], x);
+        }
+        let scale = simd.mul(simd.load(scales[*block].floats()), simd.splat(x.scale));
+        total = simd.mul_add(simd.to_f32(dots), scale, total);
+    }
+    write(simd, total, out, token, column);
+}
+
+/// The outputs of one tile.
+fn lanes_of(out: &[f32], tile: usize) -> &[f32] {
+    let out = &out[tile * LANES..];
+    &out[..out.len().min(LANES)]
 }
 
 /// One tile times one vector, straight from the stream.
@@ -122,7 +171,7 @@ fn one_vector<S: Simd, const NIBBLES: bool, const ZERO_POINTS: bool>(
     simd: S,
     matrix: &Packed,
     tile: usize,
-    x: &[Rounded],
+    (x, rests): (&[Rounded], &[Rest]),
     zero_points: &[[i8; LANES]],
 ) -> S::F32 {
     let lines = matrix.tile(tile);
@@ -137,18 +186,40 @@ fn one_vector<S: Simd, const NIBBLES: bool, const ZERO_POINTS: bool>(
             for line in 0..per_block {
                 simd.prefetch(ahead.wrapping_add(64 * line));
             }
-            let mut dots = match NIBBLES {
-                true => simd.dot_nibbles(bytes(block), &x.integers, simd.splat_i32(x.starts[0])),
-                false => simd.dots([bytes(block)], [&x.integers], [start_of_bytes(simd, x)])[0][0],
-            };
-            if ZERO_POINTS {
-                let points = simd.load_i8_as_i32(&zero_points[group]);
-                dots = simd.add_i32(dots, simd.mul_i32(points, simd.splat_i32(x.minus_sum)));
-            }
+            let zero_points = if ZERO_POINTS { Some(&zero_points[group]) } else { None };
+            let dots = one_block::<S, NIBBLES>(simd, block, x, zero_points);
             total = simd.mul_add(simd.to_f32(dots), simd.mul(scales, simd.splat(x.scale)), total);
         }
     }
+    let per_group = matrix.group.div_ceil(BLOCK);
+    for Rest { block, rounded: x } in rests {
+        let group = block / per_group;
+        let lines = &lines[group * matrix.group_lines()..];
+        let block = &lines[1 + block % per_group * per_block..][..per_block];
+        let zero_points = if ZERO_POINTS { Some(&zero_points[group]) } else { None };
+        let dots = one_block::<S, NIBBLES>(simd, block, x, zero_points);
+        total = simd.mul_add(simd.to_f32(dots), simd.mul(simd.load(lines[0].floats()), simd.splat(x.scale)), total);
+    }
     total
+}
+
+/// The sums of one block of a tile.
+#[inline(always)]
+fn one_block<S: Simd, const NIBBLES: bool>(simd: S, block: &[Line], x: &Rounded, zero_points: Option<&[i8; LANES]>) -> S::I32 {
+    let dots = match NIBBLES {
+        true => simd.dot_nibbles(bytes(block), &x.integers, simd.splat_i32(x.starts[0])),
+        false => simd.dots([bytes(block)], [&x.integers], [start_of_bytes(simd, x)])[0][0],
+    };
+    match zero_points {
+        Some(points) => without(simd, dots, points, x),
+        None => dots,
+    }
+}
+
+/// Sums less what the zero points add to them.
+#[inline(always)]
+fn without<S: Simd>(simd: S, dots: S::I32, zero_points: &[i8; LANES], x: &Rounded) -> S::I32 {
+    simd.add_i32(dots, simd.mul_i32(simd.load_i8_as_i32(zero_points), simd.splat_i32(x.minus_sum)))
 }
 
 /// What a product with bytes begins with, so that their offset is taken back.
@@ -211,6 +282,16 @@ impl Unpacked {
             self.zero_points.extend(points.iter().flat_map(|points| core::iter::repeat_n(*points, per_group)));
         }
     }
+
+    /// What is subtracted from the stored bytes of a block: their offset and the zero points.
+    #[inline(always)]
+    fn offset<S: Simd>(&self, simd: S, block: usize) -> S::F32 {
+        let offset = simd.splat(Bits::Eight.offset() as f32);
+        match self.zero_points.get(block) {
+            Some(points) => simd.add(offset, simd.load_i8(points)),
+            None => offset,
+        }
+    }
 }
 
 /// From `q + 8` to `q + 128`.
@@ -221,13 +302,13 @@ const OFFSET_OF_NIBBLES: u8 = 120;
 fn many_vectors<S: Simd, const R: usize, const ZERO_POINTS: bool, const T: usize>(
     simd: S,
     tiles: [&Unpacked; R],
-    x: &[Rounded],
+    x: Vectors<'_>,
     out: &mut ViewMut<'_>,
     (first_token, column): (usize, usize),
 ) -> usize {
     let blocks = tiles[0].scales.len();
     let mut rows: [&[Rounded]; T] = [&[]; T];
-    for (row, x) in rows.iter_mut().zip(x.chunks_exact(blocks)) {
+    for (row, x) in rows.iter_mut().zip(x.blocks.chunks_exact(blocks)) {
         *row = x;
     }
     let mut weights: [&[[Line; 8]]; R] = [&[]; R];
@@ -252,10 +333,9 @@ fn many_vectors<S: Simd, const R: usize, const ZERO_POINTS: bool, const T: usize
         let mut dots = simd.dots(block_weights, integers, start);
         if ZERO_POINTS {
             for tile in 0..R {
-                let points = simd.load_i8_as_i32(&tiles[tile].zero_points[block]);
                 for token in 0..T {
-                    let correction = simd.mul_i32(points, simd.splat_i32(rows[token][block].minus_sum));
-                    dots[tile][token] = simd.add_i32(dots[tile][token], correction);
+                    let points = &tiles[tile].zero_points[block];
+                    dots[tile][token] = without(simd, dots[tile][token], points, &rows[token][block]);
                 }
             }
         }
@@ -317,10 +397,7 @@ impl Kernel for MultiplyReal<'_> {
             for (group, x) in self.x.chunks_exact(matrix.group).enumerate() {
                 let mut sums = [simd.splat(0.0); 4];
                 let first = group * per_group;
-                let mut offset = simd.splat(Bits::Eight.offset() as f32);
-                if let Some(points) = unpacked.zero_points.get(first) {
-                    offset = simd.add(offset, simd.load_i8(points));
-                }
+                let offset = unpacked.offset(simd, first);
                 for (lines, x) in unpacked.weights[8 * first..].chunks_exact(8).zip(x.chunks(BLOCK)) {
                     for (line, x) in lines.iter().zip(x.chunks(4)) {
                         for (byte, x) in x.iter().enumerate() {
@@ -365,10 +442,7 @@ impl Kernel for Dequantize<'_> {
             unpacked.fill(matrix, self.first_tile + tile);
             for group in 0..matrix.groups() {
                 let first = group * per_group;
-                let mut offset = simd.splat(Bits::Eight.offset() as f32);
-                if let Some(points) = unpacked.zero_points.get(first) {
-                    offset = simd.add(offset, simd.load_i8(points));
-                }
+                let offset = unpacked.offset(simd, first);
                 let scales = simd.load(unpacked.scales[first].floats());
                 for column in 0..matrix.group {
                     let line = &unpacked.weights[8 * (first + column / BLOCK) + column % BLOCK / 4];

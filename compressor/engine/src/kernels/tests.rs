@@ -7,7 +7,7 @@ use compressor_format::{Activation, QuantizedMatrix, Scheme, Values, WeightBytes
 
 use super::attention::Attend;
 use super::dense::{Dense, Dots, Widen};
-use super::integer::{Dequantize, MultiplyReal, MultiplyRounded, Rounded};
+use super::integer::{Dequantize, MultiplyReal, MultiplyRounded, Rest, Rounded, Vectors};
 use super::lines::Arena;
 use super::vector::{Activate, Add, Round, exp, softmax};
 use super::view::ViewMut;
@@ -182,46 +182,48 @@ fn matrices(mut check: impl FnMut(&QuantizedMatrix, &str)) -> usize {
     count
 }
 
-fn round(kernels: Kernels, x: &[f32], blocks: Blocks) -> Vec<Rounded> {
-    let mut rounded = vec![Rounded::ZERO; blocks.count()];
-    kernels.run(Round { x, group: blocks.group, one_scale: false, out: &mut rounded });
-    rounded
+fn round(kernels: Kernels, x: &[f32], blocks: Blocks) -> (Vec<Rounded>, Vec<Rest>) {
+    let (mut rounded, mut rests) = (vec![Rounded::ZERO; blocks.count()], Vec::new());
+    kernels.run(Round { x, group: blocks.group, one_scale: false, out: &mut rounded, rests: &mut rests });
+    (rounded, rests)
 }
 
 #[test]
 fn products_of_matrices_are_those_of_integers_worked_one_by_one() {
     let pool = pool();
+    let mut with_rests = 0;
     let count = matrices(|matrix, what| {
         let packed = Packed::new(matrix, &pool, &Arena::default());
         let blocks = packed.blocks();
         let tokens = if matrix.rows == 33 { 13 } else { 2 };
-        let x: Vec<Vec<f32>> = (0..tokens).map(|token| wave(matrix.columns, 0.37 + token as f32)).collect();
-        let rounded: Vec<Vec<Rounded>> = x.iter().map(|x| round(Kernels::Scalar, x, blocks)).collect();
-        let group_size = matrix.group_size();
+        let x: Vec<Vec<f32>> = (0..tokens).map(|token| with_outlier(matrix.columns, 0.37 + token as f32, token)).collect();
+        let (rounded, rests): (Vec<_>, Vec<_>) = x.iter().map(|x| round(Kernels::Scalar, x, blocks)).unzip();
+        with_rests += rests.iter().filter(|rests| !rests.is_empty()).count();
         let mut expected = Vec::new();
-        for rounded in &rounded {
+        for (rounded, rests) in rounded.iter().zip(&rests) {
             for row in 0..matrix.rows {
                 let integers = matrix.row_integers(row);
-                let mut terms = Vec::new();
-                let mut blocks = rounded.iter();
-                // Blocks of this very split: groups of one scale, or all columns where groups are whole blocks.
-                for (part, integers) in integers.chunks(blocks_of(&packed)).enumerate() {
-                    for (at, (integers, x)) in integers.chunks(BLOCK).zip(&mut blocks).enumerate() {
-                        let group = row * matrix.groups() + (part * blocks_of(&packed) + at * BLOCK) / group_size;
-                        let point = matrix.zero_points.as_ref().map_or(0, |points| i64::from(points[group]));
-                        let products = integers.iter().zip(x.integers).map(|(q, x)| (i64::from(*q) - point) * i64::from(x));
-                        let sum: i64 = products.sum();
-                        terms.push(sum as f64 * f64::from(matrix.scales.get(group)) * f64::from(x.scale));
-                    }
-                }
-                expected.push(terms);
+                let twice = rests.iter().map(|rest| (rest.block, &rest.rounded));
+                let terms = rounded.iter().enumerate().chain(twice).map(|(block, x)| {
+                    let columns = columns_of(block, blocks);
+                    let group = row * matrix.groups() + columns.start / matrix.group_size();
+                    let point = matrix.zero_points.as_ref().map_or(0, |points| i64::from(points[group]));
+                    let products = integers[columns].iter().zip(x.integers).map(|(q, x)| (i64::from(*q) - point) * i64::from(x));
+                    products.sum::<i64>() as f64 * f64::from(matrix.scales.get(group)) * f64::from(x.scale)
+                });
+                expected.push(terms.collect::<Vec<f64>>());
             }
         }
         let all: Vec<Rounded> = rounded.concat();
         let together = |kernels: Kernels| {
             let mut out = vec![f32::NAN; tokens * matrix.rows];
             let view = ViewMut::new(&mut out, matrix.rows);
-            kernels.run(MultiplyRounded { matrix: &packed, first_tile: 0, x: &all, out: view });
+            kernels.run(MultiplyRounded {
+                matrix: &packed,
+                first_tile: 0,
+                x: Vectors { blocks: &all, rests: &rests },
+                out: view,
+            });
             out
         };
         with_all(together, |name, found| {
@@ -232,10 +234,11 @@ fn products_of_matrices_are_those_of_integers_worked_one_by_one() {
         for kernels in Kernels::available() {
             let alone: Vec<f32> = rounded
                 .iter()
-                .flat_map(|x| {
+                .zip(rests.chunks(1))
+                .flat_map(|(blocks, rests)| {
                     let mut out = vec![f32::NAN; matrix.rows];
                     let view = ViewMut::new(&mut out, matrix.rows);
-                    kernels.run(MultiplyRounded { matrix: &packed, first_tile: 0, x, out: view });
+                    kernels.run(MultiplyRounded { matrix: &packed, first_tile: 0, x: Vectors { blocks, rests }, out: view });
                     out
                 })
                 .collect();
@@ -243,6 +246,46 @@ fn products_of_matrices_are_those_of_integers_worked_one_by_one() {
         }
     });
     assert_eq!(count, (1 + 1 + 3 + 1 + 7 + 7) * 5 * 6, "lengths with their groups, row counts, storages");
+    assert!(with_rests > 1000, "vectors with blocks that are rounded twice: {with_rests}");
+}
+
+/// A wave with one value far above the others, at a place that `token` decides.
+fn with_outlier(len: usize, step: f32, token: usize) -> Vec<f32> {
+    let mut x = wave(len, step);
+    if let Some(x) = x.get_mut((token * 37 + 5) % len.max(1)) {
+        *x = 60.0;
+    }
+    x
+}
+
+/// The columns of a block.
+fn columns_of(block: usize, Blocks { group, .. }: Blocks) -> std::ops::Range<usize> {
+    let per_group = group.div_ceil(BLOCK);
+    let first = block / per_group * group + block % per_group * BLOCK;
+    first..(first + BLOCK).min((block / per_group + 1) * group)
+}
+
+#[test]
+fn what_rounding_leaves_of_the_largest_blocks_is_rounded_too() {
+    for kernels in Kernels::available() {
+        // Nine blocks with scales 1, one with 10: the root mean square is √10.9, and 10 is above twice that.
+        let mut x = vec![0.3; 10 * BLOCK];
+        x.iter_mut().step_by(BLOCK).for_each(|x| *x = 127.0);
+        x[5 * BLOCK] = -1270.0;
+        let (rounded, rests) = round(kernels, &x, Blocks { columns: x.len(), group: x.len() });
+        assert_eq!(rounded.iter().map(|block| block.scale).collect::<Vec<_>>(), [1., 1., 1., 1., 1., 10., 1., 1., 1., 1.]);
+        assert_eq!(rounded[5].integers[..3], [-127, 0, 0]);
+        let [Rest { block: 5, rounded: rest }] = rests.as_slice() else { panic!("one rest, of block 5: {rests:?}") };
+        assert_eq!((rest.integers[0], rest.integers[1], rest.integers[31]), (0, 127, 127));
+        assert_eq!((rest.scale, rest.minus_sum), (0.3 / 127.0, -31 * 127));
+        // One scale for all leaves none, and takes back those of the vector before.
+        let (mut rounded, mut rests) = (rounded, rests);
+        kernels.run(Round { x: &x, group: x.len(), one_scale: true, out: &mut rounded, rests: &mut rests });
+        assert!(rests.is_empty());
+        // Neither do equal blocks, nor zeros.
+        assert!(round(kernels, &[1.0; 64], Blocks { columns: 64, group: 64 }).1.is_empty());
+        assert!(round(kernels, &[0.0; 64], Blocks { columns: 64, group: 64 }).1.is_empty());
+    }
 }
 
 #[test]
@@ -254,15 +297,16 @@ fn whole_sums_of_integers_are_those_of_the_scalar_loops() {
             // Scales of one: what is added is whole, and rounds alike fused or not.
             let matrix = QuantizedMatrix { scales: vec![1.0; matrix.scales.len()].into(), ..matrix.clone() };
             let packed = Packed::new(&matrix, &pool, &Arena::default());
-            let x = wave(matrix.columns, 0.81);
-            let mut rounded = round(Kernels::Scalar, &x, packed.blocks());
-            rounded.iter_mut().for_each(|block| block.scale = 1.0);
+            let x = with_outlier(matrix.columns, 0.81, 3);
+            let (mut rounded, mut rests) = round(Kernels::Scalar, &x, packed.blocks());
+            rounded.iter_mut().chain(rests.iter_mut().map(|rest| &mut rest.rounded)).for_each(|block| block.scale = 1.0);
             for tokens in [1, 7] {
-                let x = rounded.repeat(tokens);
+                let (rounded, rests) = (rounded.repeat(tokens), vec![rests.clone(); tokens]);
+                let x = Vectors { blocks: &rounded, rests: &rests };
                 let run = |kernels: Kernels| {
                     let mut out = vec![f32::NAN; tokens * matrix.rows];
                     let view = ViewMut::new(&mut out, matrix.rows);
-                    kernels.run(MultiplyRounded { matrix: &packed, first_tile: 0, x: &x, out: view });
+                    kernels.run(MultiplyRounded { matrix: &packed, first_tile: 0, x, out: view });
                     out
                 };
                 assert_eq!(run(kernels), run(Kernels::Scalar), "{}, {what}, {tokens} tokens", kernels.name());
@@ -279,19 +323,16 @@ fn nothing_gives_nothing() {
         kernels.run(Add { out: &mut [], x: &[] });
         kernels.run(Widen { values: Dense::Bf16(&[]), out: &mut [] });
         kernels.run(Activate { activation: Activation::Silu, gate: Some(&[]), up: &[], out: &mut [] });
-        kernels.run(Round { x: &[], group: 32, one_scale: false, out: &mut [] });
+        kernels.run(Round { x: &[], group: 32, one_scale: false, out: &mut [], rests: &mut Vec::new() });
         kernels.run(Dots { rows: Dense::F32(&[]), x: &[1.0], columns: 1, out: ViewMut::new(&mut [], 0) });
         let packed = Packed::new(&matrix(1, 1, 4, None, false, false), &pool(), &Arena::default());
-        kernels.run(MultiplyRounded { matrix: &packed, first_tile: 0, x: &[], out: ViewMut::new(&mut [], 1) });
+        let x = Vectors { blocks: &[], rests: &[] };
+        kernels.run(MultiplyRounded { matrix: &packed, first_tile: 0, x, out: ViewMut::new(&mut [], 1) });
         kernels.run(Dequantize { matrix: &packed, first_tile: 0, out: &mut [] });
         let head = LayerCache::new(1, 8, 0, KvType::F32);
         let write = &mut |_: usize, _: &[f32]| unreachable!("no rows");
         kernels.run(Attend { head: head.head(0), queries: &[], seen: &[], write });
     }
-}
-
-fn blocks_of(packed: &Packed) -> usize {
-    packed.blocks().group
 }
 
 #[test]
@@ -465,19 +506,19 @@ fn a_block_is_rounded_to_even_by_its_largest_magnitude() {
         x[..6].copy_from_slice(&[1.0, 3.0, -5.0, 254.0, -254.0, 2.9]);
         x[39] = -0.5;
         let blocks = Blocks { columns: 40, group: 40 };
-        let rounded = round(kernels, &x, blocks);
+        let (rounded, _) = round(kernels, &x, blocks);
         assert_eq!(rounded.len(), 2);
         assert_eq!(rounded[0].integers[..7], [0, 2, -2, 127, -127, 1, 0]);
         assert_eq!((rounded[0].scale, rounded[0].minus_sum, rounded[0].starts), (2.0, -1, [-8, -128]));
         assert_eq!((rounded[1].integers[7], rounded[1].scale, rounded[1].minus_sum), (-127, 0.5 / 127.0, 127));
         assert_eq!(rounded[1].integers[8..], [0; 24], "padding");
 
-        let zeros = round(kernels, &[0.0; 32], Blocks { columns: 32, group: 32 });
+        let (zeros, _) = round(kernels, &[0.0; 32], Blocks { columns: 32, group: 32 });
         assert_eq!((zeros[0].integers, zeros[0].scale, zeros[0].minus_sum), ([0; 32], 0.0, 0));
         for damage in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut x = [1.0; 32];
             x[17] = damage;
-            assert!(round(kernels, &x, Blocks { columns: 32, group: 32 })[0].scale.is_nan(), "damage is not hidden");
+            assert!(round(kernels, &x, Blocks { columns: 32, group: 32 }).0[0].scale.is_nan(), "damage is not hidden");
         }
     }
 }
@@ -485,7 +526,7 @@ fn a_block_is_rounded_to_even_by_its_largest_magnitude() {
 #[test]
 fn groups_that_are_no_whole_blocks_are_padded_one_by_one() {
     let x: Vec<f32> = (1..=48).map(|x| x as f32).collect();
-    let rounded = round(Kernels::best(), &x, Blocks { columns: 48, group: 24 });
+    let (rounded, _) = round(Kernels::best(), &x, Blocks { columns: 48, group: 24 });
     assert_eq!(rounded.len(), 2);
     assert_eq!((rounded[0].integers[23], rounded[0].integers[24]), (127, 0));
     assert_eq!((rounded[1].integers[0], rounded[1].integers[23], rounded[1].integers[24]), (66, 127, 0));
@@ -494,12 +535,12 @@ fn groups_that_are_no_whole_blocks_are_padded_one_by_one() {
 #[test]
 fn one_scale_for_a_token_rounds_to_even_and_reaches_both_ends() {
     for kernels in Kernels::available() {
-        let mut out = [Rounded::ZERO; 1];
+        let (mut out, rests) = ([Rounded::ZERO; 1], &mut Vec::new());
         // Scale 127.5 / 127.5 = 1: ties go to the even neighbour, the largest is cut to 127, the smallest reaches −128.
-        kernels.run(Round { x: &[0.5, 1.5, -2.5, 127.5, -127.5], group: 5, one_scale: true, out: &mut out });
+        kernels.run(Round { x: &[0.5, 1.5, -2.5, 127.5, -127.5], group: 5, one_scale: true, out: &mut out, rests });
         assert_eq!(out[0].integers[..6], [0, 2, -2, 127, -128, 0]);
         assert_eq!((out[0].scale, out[0].minus_sum), (1.0, 1));
-        kernels.run(Round { x: &[0.0; 5], group: 5, one_scale: true, out: &mut out });
+        kernels.run(Round { x: &[0.0; 5], group: 5, one_scale: true, out: &mut out, rests });
         assert_eq!((out[0].scale, out[0].integers), (f32::EPSILON, [0; 32]));
     }
 }

@@ -2,7 +2,9 @@
 
 use compressor_format::{Activation, NormKind};
 
-use super::integer::Rounded;
+use alloc::vec::Vec;
+
+use super::integer::{Rest, Rounded};
 #[cfg(feature = "std")]
 use super::lines::Line;
 use super::{BLOCK, Kernel, LANES, Simd, padded, sum};
@@ -100,6 +102,8 @@ impl Kernel for Normalize<'_> {
 ///
 /// `x` is split into groups of `group` elements, and each of them into blocks, the last one padded with zeros: no block then has
 /// weights of two scales. A value that is not finite makes its block's scale NaN.
+///
+/// What rounding leaves over of the blocks with the largest scales is rounded too: most of the error is theirs.
 pub(crate) struct Round<'a> {
     pub(crate) x: &'a [f32],
     pub(crate) group: usize,
@@ -108,6 +112,8 @@ pub(crate) struct Round<'a> {
     pub(crate) one_scale: bool,
     /// `[blocks]`
     pub(crate) out: &'a mut [Rounded],
+    /// What rounding left over of some blocks; none with one scale.
+    pub(crate) rests: &'a mut Vec<Rest>,
 }
 
 impl Kernel for Round<'_> {
@@ -115,39 +121,73 @@ impl Kernel for Round<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
-        let largest_of_all = if self.one_scale { largest(simd, self.x) } else { 0.0 };
-        // Epsilon for a vector of zeros, as compressed-tensors does.
-        let shared = if largest_of_all == 0.0 { f32::EPSILON } else { largest_of_all / 127.5 };
-        let mut out = self.out.iter_mut();
-        for group in self.x.chunks(self.group) {
-            for (x, out) in group.chunks(BLOCK).zip(&mut out) {
-                let block: [f32; BLOCK] = match x.first_chunk() {
-                    Some(block) => *block,
-                    None => {
-                        let mut block = [0.0; BLOCK];
-                        block[..x.len()].copy_from_slice(x);
-                        block
-                    }
-                };
-                let halves = block.as_chunks::<LANES>().0.iter().zip(out.integers.as_chunks_mut::<LANES>().0);
-                if self.one_scale {
-                    out.scale = shared;
-                    let divisor = simd.splat(shared);
-                    for (x, out) in halves {
-                        store_rounded(simd, simd.div(simd.load(x), divisor), out);
-                    }
-                } else {
-                    let largest = largest(simd, &block);
-                    out.scale = largest / 127.0;
-                    let factor = simd.splat(if largest > 0.0 { 127.0 / largest } else { 0.0 });
-                    for (x, out) in halves {
-                        store_rounded(simd, simd.mul(simd.load(x), factor), out);
-                    }
+        self.rests.clear();
+        if self.one_scale {
+            let largest = largest(simd, self.x);
+            // Epsilon for a vector of zeros, as compressed-tensors does.
+            let scale = if largest == 0.0 { f32::EPSILON } else { largest / 127.5 };
+            let divisor = simd.splat(scale);
+            for (index, out) in self.out.iter_mut().enumerate() {
+                out.scale = scale;
+                let block = block(self.x, self.group, index);
+                for (x, out) in block.as_chunks().0.iter().zip(out.integers.as_chunks_mut().0) {
+                    store_rounded(simd, simd.div(simd.load(x), divisor), out);
                 }
                 out.add_up();
             }
+            return;
+        }
+        let mut squares = 0.0;
+        for (index, out) in self.out.iter_mut().enumerate() {
+            round_block(simd, &block(self.x, self.group, index), out);
+            squares += out.scale * out.scale;
+        }
+        let most = SCALE_WITH_REST * libm::sqrtf(squares / self.out.len() as f32);
+        for (index, out) in self.out.iter().enumerate().filter(|(_, out)| out.scale > most) {
+            let mut left = block(self.x, self.group, index);
+            let scale = simd.splat(-out.scale);
+            for (left, q) in left.as_chunks_mut().0.iter_mut().zip(out.integers.as_chunks().0) {
+                simd.store(simd.mul_add(simd.load_i8(q), scale, simd.load(left)), left);
+            }
+            let mut rounded = Rounded::ZERO;
+            round_block(simd, &left, &mut rounded);
+            self.rests.push(Rest { block: index, rounded });
         }
     }
+}
+
+/// Blocks with a scale above this many times the root mean square of the vector's scales have their rest rounded too.
+///
+/// The error of a block grows with the square of its scale. With 2, some 5 % of SmolLM2-135M's blocks are rounded twice and the
+/// mean KL divergence from activations that are not rounded falls from 0.0031 to 0.0012; halving all blocks gives 0.0019.
+const SCALE_WITH_REST: f32 = 2.0;
+
+/// One block, padded with zeros.
+#[inline(always)]
+fn block(x: &[f32], group: usize, index: usize) -> [f32; BLOCK] {
+    let per_group = group.div_ceil(BLOCK);
+    let at = index % per_group * BLOCK;
+    let x = &x[index / per_group * group + at..][..BLOCK.min(group - at)];
+    match x.first_chunk() {
+        Some(block) => *block,
+        None => {
+            let mut block = [0.0; BLOCK];
+            block[..x.len()].copy_from_slice(x);
+            block
+        }
+    }
+}
+
+/// Rounds one block, the largest magnitude to 127.
+#[inline(always)]
+fn round_block<S: Simd>(simd: S, block: &[f32; BLOCK], out: &mut Rounded) {
+    let largest = largest(simd, block);
+    out.scale = largest / 127.0;
+    let factor = simd.splat(if largest > 0.0 { 127.0 / largest } else { 0.0 });
+    for (x, out) in block.as_chunks().0.iter().zip(out.integers.as_chunks_mut().0) {
+        store_rounded(simd, simd.mul(simd.load(x), factor), out);
+    }
+    out.add_up();
 }
 
 #[inline(always)]
