@@ -175,7 +175,7 @@ impl Engine {
     /// Tokens that go through the model together: enough to make the most of each weight, few enough to keep activations small.
     /// Dense weights are written out as f32 for each piece, so they want longer ones.
     fn tokens_together(&self) -> usize {
-        if self.layers.iter().all(|layer| layer.up.rounding.is_some()) { 72 } else { 256 }
+        if self.layers.iter().all(|layer| layer.up.rounding.is_some()) { 96 } else { 256 }
     }
 
     /// All layers for some tokens, in the order of the paper; the caches have them afterwards. Returns the residual stream

@@ -131,32 +131,43 @@ fn all_vectors<S: Simd, const R: usize, const ZERO_POINTS: bool>(
         };
     }
     for (token, rests) in x.rests.iter().enumerate().filter(|(_, rests)| !rests.is_empty()) {
-        for (at, tile) in tiles.iter().enumerate() {
-            add_rests::<S, ZERO_POINTS>(simd, tile, rests, out, (token, column + at));
-        }
+        add_rests::<S, R, ZERO_POINTS>(simd, tiles, rests, out, (token, column));
     }
 }
 
-/// Adds the products of one tile with the rests of one vector.
+/// Adds the products of some tiles with the rests of one vector.
 #[inline(always)]
-fn add_rests<S: Simd, const ZERO_POINTS: bool>(
+fn add_rests<S: Simd, const R: usize, const ZERO_POINTS: bool>(
     simd: S,
-    tile: &Unpacked,
+    tiles: [&Unpacked; R],
     rests: &[Rest],
     out: &mut ViewMut<'_>,
     (token, column): (usize, usize),
 ) {
-    let mut total = simd.load(&padded(lanes_of(out.row(token), column), 0.0));
-    let (weights, scales) = (tile.weights.as_chunks::<8>().0, tile.scales.as_slice());
-    for Rest { block, rounded: x } in rests {
-        let mut dots = simd.dots([bytes(&weights[*block])], [&x.integers], [start_of_bytes(simd, x)])[0][0];
-        if ZERO_POINTS {
-            dots = without(simd, dots, &tile.zero_points[*block], x);
-        }
-        let scale = simd.mul(simd.load(scales[*block].floats()), simd.splat(x.scale));
-        total = simd.mul_add(simd.to_f32(dots), scale, total);
+    let mut totals = [simd.splat(0.0); R];
+    let mut weights: [&[[Line; 8]]; R] = [&[]; R];
+    for tile in 0..R {
+        totals[tile] = simd.load(&padded(lanes_of(out.row(token), column + tile), 0.0));
+        weights[tile] = tiles[tile].weights.as_chunks().0;
     }
-    write(simd, total, out, token, column);
+    for Rest { block, rounded: x } in rests {
+        let mut block_weights = [bytes(&weights[0][*block]); R];
+        for tile in 1..R {
+            block_weights[tile] = bytes(&weights[tile][*block]);
+        }
+        let dots = simd.dots(block_weights, [&x.integers], [start_of_bytes(simd, x)]);
+        for tile in 0..R {
+            let dots = match ZERO_POINTS {
+                true => without(simd, dots[tile][0], &tiles[tile].zero_points[*block], x),
+                false => dots[tile][0],
+            };
+            let scale = simd.mul(simd.load(tiles[tile].scales[*block].floats()), simd.splat(x.scale));
+            totals[tile] = simd.mul_add(simd.to_f32(dots), scale, totals[tile]);
+        }
+    }
+    for (tile, total) in totals.into_iter().enumerate() {
+        write(simd, total, out, token, column + tile);
+    }
 }
 
 /// The outputs of one tile.

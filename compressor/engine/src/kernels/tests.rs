@@ -268,7 +268,7 @@ fn columns_of(block: usize, Blocks { group, .. }: Blocks) -> std::ops::Range<usi
 #[test]
 fn what_rounding_leaves_of_the_largest_blocks_is_rounded_too() {
     for kernels in Kernels::available() {
-        // Nine blocks with scales 1, one with 10: the root mean square is √10.9, and 10 is above twice that.
+        // Nine blocks with scales 1, one with 10: the root mean square is √10.9, and 10 is above 2.5 times that.
         let mut x = vec![0.3; 10 * BLOCK];
         x.iter_mut().step_by(BLOCK).for_each(|x| *x = 127.0);
         x[5 * BLOCK] = -1270.0;
