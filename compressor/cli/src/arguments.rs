@@ -378,7 +378,7 @@ pub(crate) struct Quantize {
     pub(crate) model: PathBuf,
     /// The folder to write.
     pub(crate) output: PathBuf,
-    /// 4 or 8.
+    /// 2, 3, 4, 5, 6 or 8.
     #[arg(long)]
     pub(crate) bits: u8,
     /// Input elements that share one scale.
@@ -387,12 +387,24 @@ pub(crate) struct Quantize {
     /// With zero points.
     #[arg(long)]
     pub(crate) asymmetric: bool,
-    /// none or mse.
+    /// `round_to_nearest` or gptq.
+    #[arg(long)]
+    pub(crate) method: Option<String>,
+    /// none, mse or activation.
     #[arg(long)]
     pub(crate) clipping: Option<String>,
-    /// dense, int8 or int4.
+    /// The dataset's description, for gptq and for clipping by activation.
+    #[arg(long)]
+    pub(crate) dataset: Option<PathBuf>,
+    /// Tokens of the dataset's train split to look at.
+    #[arg(long)]
+    pub(crate) calibration_tokens: Option<usize>,
+    /// dense, int8, int6, int5, int4, int3 or int2.
     #[arg(long)]
     pub(crate) embedding: Option<String>,
+    /// The float type of scales: f16, bf16 or f32.
+    #[arg(long)]
+    pub(crate) scale_dtype: Option<String>,
     /// none or int8 (W8A8).
     #[arg(long)]
     pub(crate) activations: Option<String>,

@@ -54,10 +54,13 @@ pub(crate) fn quantize(arguments: &arguments::Quantize, output: Output) -> Resul
     set(&mut stage, "bits", Some(i64::from(arguments.bits)));
     set(&mut stage, "group_size", arguments.group_size.map(|size| size as i64));
     set(&mut stage, "symmetric", arguments.asymmetric.then_some(false));
+    set(&mut stage, "method", arguments.method.clone());
     set(&mut stage, "clipping", arguments.clipping.clone());
+    set(&mut stage, "calibration_tokens", arguments.calibration_tokens.map(|tokens| tokens as i64));
     set(&mut stage, "embedding", arguments.embedding.clone());
+    set(&mut stage, "scale_dtype", arguments.scale_dtype.clone());
     set(&mut stage, "activations", arguments.activations.clone());
-    one_stage("quantize", [&arguments.model, &arguments.output], stage, None, None, output)
+    one_stage("quantize", [&arguments.model, &arguments.output], stage, None, arguments.dataset.as_deref(), output)
 }
 
 /// Sets a key that was given; the recipe's own defaults stand for the rest.

@@ -109,7 +109,20 @@ impl Engine {
     /// [`Error::Format`] for values that are not finite where they have to be read, [`Error::Layer`] for sizes that contradict each
     /// other, with `std` [`Error::Threads`].
     pub fn load(model: &Model, options: Options) -> Result<Self> {
-        Self::new(model.architecture(), Source::Model(model), options)
+        Self::new(model.architecture(), Source::Model(model), options, model.architecture().layers.len())
+    }
+
+    /// As [`Self::load`], without any layer.
+    #[cfg(feature = "std")]
+    pub(crate) fn load_ends(model: &Model, options: Options) -> Result<Self> {
+        Self::new(model.architecture(), Source::Model(model), options, 0)
+    }
+
+    /// One layer of a model.
+    #[cfg(feature = "std")]
+    pub(crate) fn load_layer(&self, model: &Model, index: usize) -> Result<Layer> {
+        let (architecture, source, activations) = (model.architecture(), Source::Model(model), ActivationType::F32);
+        Loader { architecture, source, pool: &self.pool, arena: Arena::default(), activations }.layer(index)
     }
 
     /// Makes weights in memory ready; they are copied.
@@ -118,15 +131,15 @@ impl Engine {
     /// [`Error::Layer`] for sizes that contradict each other, [`Error::Threads`].
     #[cfg(feature = "std")]
     pub fn from_weights(weights: &Weights, options: Options) -> Result<Self> {
-        Self::new(weights.architecture(), Source::Weights(weights), options)
+        Self::new(weights.architecture(), Source::Weights(weights), options, weights.architecture().layers.len())
     }
 
-    fn new(architecture: &Architecture, source: Source<'_>, options: Options) -> Result<Self> {
+    fn new(architecture: &Architecture, source: Source<'_>, options: Options, layers: usize) -> Result<Self> {
         check(architecture)?;
         let pool = pool(options)?;
         let loader = Loader { architecture, source, pool: &pool, arena: Arena::default(), activations: options.activations };
         let embedding = loader.end(TensorId::Embedding)?;
-        let layers: Result<Vec<Layer>> = (0..architecture.layers.len()).map(|layer| loader.layer(layer)).collect();
+        let layers: Result<Vec<Layer>> = (0..layers).map(|layer| loader.layer(layer)).collect();
         let position_embedding = match architecture.positions {
             Positions::Learned => Some(loader.matrix(TensorId::PositionEmbedding)?),
             Positions::Rotary { .. } => None,

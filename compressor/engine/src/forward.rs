@@ -298,25 +298,30 @@ impl Engine {
 
     /// Embeddings of the tokens, positions added where they are learned.
     fn embed(&self, piece: &[PieceOf], sequences: &[Sequence<'_>], x: &mut Vec<f32>) {
-        let hidden_size = self.architecture.hidden_size;
         x.clear();
-        let mut learned = vec![0.0; hidden_size];
         for part in piece {
             let Sequence { cache, tokens } = &sequences[part.sequence];
-            for (token, position) in tokens[part.start..][..part.tokens].iter().zip(cache.tokens..) {
-                let at = x.len();
-                x.resize(at + hidden_size, 0.0);
-                self.embedding.matrix.widen_row(self.kernels, *token as usize, &mut x[at..]);
-                if let Some(positions) = &self.position_embedding {
-                    positions.widen_row(self.kernels, position, &mut learned);
-                    self.kernels.run(Add { out: &mut x[at..], x: &learned });
-                }
+            self.embed_tokens(tokens[part.start..][..part.tokens].iter().copied().zip(cache.tokens..), x);
+        }
+    }
+
+    /// Appends the embeddings of tokens at their positions.
+    pub(crate) fn embed_tokens(&self, tokens: impl Iterator<Item = (u32, usize)>, x: &mut Vec<f32>) {
+        let hidden_size = self.architecture.hidden_size;
+        let mut learned = vec![0.0; hidden_size];
+        for (token, position) in tokens {
+            let at = x.len();
+            x.resize(at + hidden_size, 0.0);
+            self.embedding.matrix.widen_row(self.kernels, token as usize, &mut x[at..]);
+            if let Some(positions) = &self.position_embedding {
+                positions.widen_row(self.kernels, position, &mut learned);
+                self.kernels.run(Add { out: &mut x[at..], x: &learned });
             }
         }
     }
 
     /// Normalizes the heads of queries and keys where the model does, and turns them to their positions.
-    fn rotate(&self, layer: &Layer, queries: &mut [f32], keys: &mut [f32], rotation: Option<&Rotation>) {
+    pub(crate) fn rotate(&self, layer: &Layer, queries: &mut [f32], keys: &mut [f32], rotation: Option<&Rotation>) {
         let head_dim = self.architecture.head_dim;
         let (query_width, key_width) = (layer.query.matrix.rows, layer.key.matrix.rows);
         let rows = queries.chunks_mut(ROTATED_TOGETHER * query_width).zip(keys.chunks_mut(ROTATED_TOGETHER * key_width));

@@ -14,6 +14,8 @@ extern crate alloc;
 extern crate std;
 
 mod attention;
+#[cfg(feature = "std")]
+mod blocks;
 mod cache;
 mod engine;
 mod error;
@@ -35,6 +37,8 @@ mod rotary;
 mod sample;
 mod stop;
 
+#[cfg(feature = "std")]
+pub use blocks::{Block, Blocks};
 pub use cache::{Cache, KvType};
 pub use engine::{ActivationType, Engine, Options};
 pub use error::{Error, Result};

@@ -99,6 +99,12 @@ struct RoundedInput {
 }
 
 impl Input {
+    /// Activations that are not rounded.
+    #[cfg(feature = "std")]
+    pub(crate) fn of(real: Vec<f32>) -> Self {
+        Self { real, rounded: Vec::new() }
+    }
+
     /// Fills `real` row by row with `fill`, which is given the row's number, and rounds it as `linears` need it.
     pub(crate) fn prepare(
         &mut self,

@@ -13,6 +13,7 @@
 //! layout serves every instruction set: four columns of a row are what one lane of an integer product takes, and four, eight or
 //! sixteen rows are what a register holds.
 
+use alloc::borrow::Cow;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -35,7 +36,7 @@ pub(crate) struct Packed {
     pub(crate) zero_points: Option<Vec<i8>>,
 }
 
-/// Width of a stored integer.
+/// Width of an integer here: the narrowest that holds those of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bits {
     Four,
@@ -78,7 +79,7 @@ impl Blocks {
 impl Packed {
     /// Repacks a matrix.
     pub(crate) fn new(matrix: &QuantizedMatrix, pool: &Pool, arena: &Arena) -> Self {
-        let bits = if matrix.scheme.bits == 4 { Bits::Four } else { Bits::Eight };
+        let bits = if matrix.scheme.bits <= 4 { Bits::Four } else { Bits::Eight };
         let group = matrix.group_size();
         let (rows, columns) = (matrix.rows, matrix.columns);
         let mut packed = Self { rows, columns, bits, group, lines: arena.lines(0), zero_points: None };
@@ -173,40 +174,37 @@ impl Packed {
     /// Fills the lines of one tile.
     fn fill(&self, matrix: &QuantizedMatrix, tile: usize, lines: &mut [Line]) {
         let groups = self.groups();
-        let (Values::Packed(bytes) | Values::Signed(bytes)) = &matrix.values;
-        let row_bytes = bytes.len() / matrix.rows;
         for lane in 0..LANES {
             let row = tile * LANES + lane;
             let whole_words = self.group.is_multiple_of(BLOCK);
-            let stored = (row < self.rows).then(|| &bytes[row * row_bytes..][..row_bytes]);
+            let stored = (row < self.rows).then(|| Row::of(matrix, row));
             for (group, lines) in lines.chunks_exact_mut(self.group_lines()).enumerate() {
                 let (first, blocks) = lines.split_first_mut().expect("a group begins with its scales");
                 first.floats_mut()[lane] = if row < self.rows { matrix.scales.get(row * groups + group) } else { 0.0 };
                 for (block, lines) in blocks.chunks_exact_mut(self.bits.lines()).enumerate() {
                     let at = group * self.group + block * BLOCK;
-                    match (stored, &matrix.values, self.bits) {
-                        (Some(stored), Values::Packed(_), Bits::Four) if whole_words => {
+                    match (&stored, self.bits) {
+                        (Some(Row::Nibbles(stored)), Bits::Four) if whole_words => {
                             let bytes: &[u8; 16] = stored[at / 2..].first_chunk().expect("a whole block");
                             fill_nibbles(bytes, lane, lines);
                         }
-                        (Some(stored), values, Bits::Eight) if whole_words => {
-                            let signs = if matches!(values, Values::Signed(_)) { 0x8080_8080 } else { 0 };
+                        (Some(Row::Bytes(stored)), Bits::Eight) if whole_words => {
                             for (line, four) in lines.iter_mut().zip(stored[at..].as_chunks::<4>().0) {
-                                line.words_mut()[lane] = (u32::from_le_bytes(*four) ^ signs).to_le();
+                                line.words_mut()[lane] = u32::from_le_bytes(*four).to_le();
                             }
                         }
-                        (stored, values, bits) => {
+                        (Some(Row::Signed(stored)), Bits::Eight) if whole_words => {
+                            for (line, four) in lines.iter_mut().zip(stored[at..].as_chunks::<4>().0) {
+                                line.words_mut()[lane] = (u32::from_le_bytes(*four) ^ 0x8080_8080).to_le();
+                            }
+                        }
+                        (stored, bits) => {
                             let left = self.group - block * BLOCK;
                             for column in 0..BLOCK {
-                                let integer = match (stored, values, bits) {
-                                    _ if column >= left => bits.offset() as u8,
-                                    (None, _, _) => bits.offset() as u8,
-                                    (Some(stored), Values::Packed(_), Bits::Four) => {
-                                        let at = at + column;
-                                        (stored[at / 2] >> (at % 2 * 4)) & 15
-                                    }
-                                    (Some(stored), Values::Packed(_), Bits::Eight) => stored[at + column],
-                                    (Some(stored), Values::Signed(_), _) => stored[at + column] ^ 0x80,
+                                let at = at + column;
+                                let integer = match stored {
+                                    Some(row) if column < left => (row.integer(at) + bits.offset()) as u8,
+                                    _ => bits.offset() as u8,
                                 };
                                 match bits {
                                     Bits::Eight => lines[column / 4].bytes_mut()[4 * lane + column % 4] = integer,
@@ -220,6 +218,39 @@ impl Packed {
                     }
                 }
             }
+        }
+    }
+}
+
+/// The integers of one row.
+enum Row<'a> {
+    /// Two in a byte, as `q + 8`.
+    Nibbles(&'a [u8]),
+    /// As `q + 128`.
+    Bytes(&'a [u8]),
+    /// As they are.
+    Signed(Cow<'a, [u8]>),
+}
+
+impl<'a> Row<'a> {
+    fn of(matrix: &'a QuantizedMatrix, row: usize) -> Self {
+        let (Values::Packed(bytes) | Values::Signed(bytes)) = &matrix.values;
+        let row_bytes = bytes.len() / matrix.rows;
+        let stored = &bytes[row * row_bytes..][..row_bytes];
+        match (&matrix.values, matrix.scheme.bits) {
+            (Values::Signed(_), _) => Self::Signed(Cow::Borrowed(stored)),
+            (Values::Packed(_), 4) => Self::Nibbles(stored),
+            (Values::Packed(_), 8) => Self::Bytes(stored),
+            // Widths that cross bytes.
+            (Values::Packed(_), _) => Self::Signed(matrix.row_integers(row).into_iter().map(|q| q as u8).collect()),
+        }
+    }
+
+    fn integer(&self, column: usize) -> i32 {
+        match self {
+            Self::Nibbles(bytes) => i32::from((bytes[column / 2] >> (column % 2 * 4)) & 15) - Bits::Four.offset(),
+            Self::Bytes(bytes) => i32::from(bytes[column]) - Bits::Eight.offset(),
+            Self::Signed(bytes) => i32::from(bytes[column] as i8),
         }
     }
 }

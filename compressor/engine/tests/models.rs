@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use compressor_engine::{
-    ActivationType, Engine, Kernels, KvType, Logits, Observer, Options, Place, Sampler, Sequence, computation, generate_batch,
-    generate_on, greedy,
+    ActivationType, Blocks, Engine, Kernels, KvType, Logits, Observer, Options, Place, Sampler, Sequence, computation,
+    generate_batch, generate_on, greedy,
 };
 use compressor_format::{
     Architecture, Checkpoint, Dtype, Family, LayerShape, LayerTensor, Model, NewArtifact, NewArtifactTensor, Part, PromptCache,
@@ -228,7 +228,9 @@ fn larger_artifact(scheme: Scheme, activation_bits: Option<u8>) -> tempfile::Tem
     let folder = tempfile::tempdir().unwrap();
     let tensors = Family::stored(architecture).into_iter().map(quantized).collect();
     let config = weights.config();
-    NewArtifact { architecture, config, dense_dtype: Dtype::F32, tensors, activation_bits }.write(folder.path()).unwrap();
+    NewArtifact { architecture, config, dense_dtype: Dtype::F32, scale_dtype: Dtype::F32, tensors, activation_bits }
+        .write(folder.path())
+        .unwrap();
     folder
 }
 
@@ -563,7 +565,9 @@ fn artifact(name: &str, scheme: Scheme, storage: Pack, activation_bits: Option<u
     let folder = tempfile::tempdir().unwrap();
     let tensors = Family::stored(architecture).into_iter().map(quantized).collect();
     let config = checkpoint.config();
-    NewArtifact { architecture, config, dense_dtype: Dtype::F32, tensors, activation_bits }.write(folder.path()).unwrap();
+    NewArtifact { architecture, config, dense_dtype: Dtype::F32, scale_dtype: Dtype::F32, tensors, activation_bits }
+        .write(folder.path())
+        .unwrap();
     folder
 }
 
@@ -710,4 +714,60 @@ fn a_real_model_continues_as_in_pytorch() {
     // "The capital of France is"
     let continuation = greedy(&open(&folder.join("smollm2-135m")), &[504, 3575, 282, 4649, 314], 12, &[]).unwrap();
     assert_eq!(continuation, [7042, 30, 198, 198, 504, 2988, 314, 42, 216, 34, 32, 33]);
+}
+
+/// Keeps what is seen of one layer.
+#[derive(Default)]
+struct Seen {
+    layer: usize,
+    places: Vec<(Place, Vec<f32>)>,
+}
+
+impl Observer for Seen {
+    fn observe(&mut self, layer: usize, place: Place, activations: &[f32]) {
+        if layer == self.layer {
+            self.places.push((place, activations.to_vec()));
+        }
+    }
+}
+
+#[test]
+fn a_block_goes_through_the_places_of_the_forward_pass() {
+    for name in GOLDEN {
+        let (folder, golden) = (golden_folder(name), Golden::read(name));
+        let checkpoint = Checkpoint::open(&folder).unwrap();
+        let engine = open(&folder);
+        let window = golden.input_ids.len() / 2;
+        let tokens = &golden.input_ids[..2 * window];
+        let blocks = Blocks::new(&checkpoint, Options::default()).unwrap();
+        let mut x = blocks.embed(tokens, window).unwrap();
+        for layer in 0..checkpoint.architecture().layers.len() {
+            let mut windows = Vec::new();
+            for tokens in tokens.chunks(window) {
+                let mut seen = Seen { layer, ..Seen::default() };
+                engine.forward_observed(&mut engine.cache(0), tokens, Logits::Last, &mut seen).unwrap();
+                windows.push(seen.places);
+            }
+            let close = |place: Place, found: &[f32]| {
+                let both = windows.iter().flat_map(|places| &places.iter().find(|(seen, _)| *seen == place).unwrap().1);
+                let expected: Vec<f32> = both.copied().collect();
+                assert_eq!(found.len(), expected.len());
+                let worst = worst_difference(found, &expected);
+                assert!(worst < 1e-4, "{}, layer {layer}, {place:?}: {worst}", folder.display());
+            };
+            let block = blocks.block(layer).unwrap();
+            close(Place::LayerInput, &x);
+            let input = block.attention_input(&x);
+            close(Place::AttentionInput, &input);
+            let attended = block.output_input(input, window);
+            close(Place::OutputInput, &attended);
+            block.add_output(&mut x, attended);
+            let input = block.mlp_input(&x);
+            close(Place::MlpInput, &input);
+            let activated = block.down_input(input);
+            close(Place::DownInput, &activated);
+            block.add_down(&mut x, activated);
+            close(Place::LayerOutput, &x);
+        }
+    }
 }

@@ -266,9 +266,10 @@ impl Reader<'_> {
                 let what = format!("tensor `{name}_packed` is {}, packed i32 is needed", packed.dtype);
                 return Err(Error::unsupported(self.origin, what));
             }
-            Some(bits @ (4 | 8)) if packed.shape == [rows, words] => bits,
+            Some(bits) if packed.shape == [rows, words] && Scheme::BITS.contains(&bits) => bits,
             Some(bits) if packed.shape == [rows, words] => {
-                return Err(Error::unsupported(self.origin, format!("tensor `{name}` has {bits} bits; the engine runs 4 and 8")));
+                let what = format!("tensor `{name}` has {bits} bits; the engine runs 2, 3, 4, 5, 6 and 8");
+                return Err(Error::unsupported(self.origin, what));
             }
             _ => {
                 let what =
@@ -450,8 +451,11 @@ mod tests {
     }
 
     fn quantized() -> impl Strategy<Value = (Family, Quantized)> {
-        let packed =
-            (prop::sample::select(vec![4u8, 8]), prop::sample::select(vec![None, Some(1), Some(2), Some(8)]), any::<bool>());
+        let packed = (
+            prop::sample::select(Scheme::BITS.to_vec()),
+            prop::sample::select(vec![None, Some(1), Some(2), Some(8)]),
+            any::<bool>(),
+        );
         let packed = packed.prop_map(|(bits, group_size, symmetric)| Scheme { bits, group_size, symmetric });
         let signed = Just((Scheme { bits: 8, group_size: None, symmetric: true }, false));
         let projections = prop_oneof![4 => packed.clone().prop_map(|scheme| (scheme, true)), 1 => signed];
@@ -501,6 +505,7 @@ mod tests {
             architecture: &architecture,
             config: &json!({}),
             dense_dtype: Dtype::F32,
+            scale_dtype: [Dtype::F16, Dtype::F32, Dtype::Bf16][usize::from(seed % 3)],
             tensors: tensors(&architecture, quantized, seed),
             activation_bits: (!quantized.projections.1).then_some(8),
         };

@@ -17,7 +17,7 @@ use crate::{MappedBytes, Scales};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[cfg_attr(feature = "std", derive(Serialize, Deserialize))]
 pub struct Scheme {
-    /// Bits of one integer: 4 or 8.
+    /// Bits of one integer: 2, 3, 4, 5, 6 or 8.
     pub bits: u8,
     /// Input elements that share one scale; `None` is one scale for a whole output channel.
     pub group_size: Option<usize>,
@@ -73,6 +73,9 @@ impl Deref for WeightBytes {
 }
 
 impl Scheme {
+    /// The widths that are read, written and run.
+    pub const BITS: [u8; 6] = [2, 3, 4, 5, 6, 8];
+
     /// Smallest and largest integer.
     pub fn range(self) -> (i32, i32) {
         let half = 1 << (self.bits - 1);
@@ -88,16 +91,7 @@ impl Scheme {
     pub fn row_bytes(self, columns: usize) -> usize {
         (columns * usize::from(self.bits)).div_ceil(32) * 4
     }
-
-    /// Bytes that a `[rows, columns]` matrix takes in an artifact: integers, f32 scales, packed zero points, the shape.
-    pub fn stored_bytes(self, rows: usize, columns: usize) -> u64 {
-        let groups = self.groups(columns);
-        let zero_points = if self.symmetric { 0 } else { self.row_bytes(rows) * groups };
-        (rows * self.row_bytes(columns) + rows * groups * 4 + zero_points + SHAPE_BYTES) as u64
-    }
 }
-
-const SHAPE_BYTES: usize = 16;
 
 impl fmt::Display for Scheme {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -240,16 +234,6 @@ mod tests {
         };
         // (1 − 1)·0.5, (2 − 1)·0.5, (−8 + 1)·2, (7 + 1)·2
         assert_eq!(matrix.row(0), [0.0, 0.5, -14.0, 16.0]);
-    }
-
-    #[test]
-    fn bytes_are_counted_with_everything_that_is_stored() {
-        let scheme = Scheme { bits: 4, group_size: Some(32), symmetric: true };
-        // 64 rows of 64 bytes, 64 · 4 scales of 4 bytes, a shape of two i64.
-        assert_eq!(scheme.stored_bytes(64, 128), 64 * 64 + 64 * 4 * 4 + 16);
-        // Zero points: 4 bits, packed down the 64 rows: 8 words for each of 4 groups.
-        let asymmetric = Scheme { symmetric: false, ..scheme };
-        assert_eq!(asymmetric.stored_bytes(64, 128), scheme.stored_bytes(64, 128) + 8 * 4 * 4);
     }
 
     proptest! {

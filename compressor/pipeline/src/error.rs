@@ -31,6 +31,19 @@ pub enum Error {
         /// Tokens of a window.
         window: usize,
     },
+    /// Less text than the recipe asks for.
+    #[error(
+        "the train split has {tokens} tokens, calibration_tokens asks for {wanted} in windows of {window}; set it lower or name a \
+         longer text"
+    )]
+    CalibrationTooShort {
+        /// Tokens there are.
+        tokens: usize,
+        /// Tokens of all windows.
+        wanted: usize,
+        /// Tokens of a window.
+        window: usize,
+    },
     /// Distributions over different vocabularies have no distance.
     #[error(
         "the reference predicts {reference} tokens, the candidate {candidate}; compare it with the checkpoint it was made from"

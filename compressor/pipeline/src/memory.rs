@@ -48,6 +48,13 @@ pub(crate) fn quantizing(model: &Architecture, artifact_bytes: u64) -> u64 {
     OVERHEAD_BYTES + artifact_bytes + 3 * largest * F32
 }
 
+/// Calibrating layer by layer: the residual stream, the inputs and the outputs of one projection, its Hessian and what is made of it.
+pub(crate) fn calibrating(model: &Architecture, tokens: usize) -> u64 {
+    let channels = model.layers.iter().map(|layer| layer.intermediate_size.max(layer.heads * model.head_dim)).max().unwrap_or(0);
+    let streams = tokens * (2 * model.hidden_size + channels);
+    ((streams + 10 * channels * channels) as u64) * F32
+}
+
 /// Verifying: reference and artifact in the engine and in the trainer, with one window's logits of each.
 pub(crate) fn verifying(model: &Architecture, artifact_bytes: u64, window: usize) -> u64 {
     OVERHEAD_BYTES + 2 * model.parameters() * F32 + artifact_bytes + 2 * (window * model.vocab_size) as u64 * F32

@@ -183,12 +183,27 @@ impl Run<'_> {
         let path = self.plan.path_of(&step.input).expect("checked by Plan::new: something was trained or read before");
         let checkpoint = Checkpoint::open(&path)?;
         let quantization = quantize::Quantization::from(settings);
+        let calibration = settings.calibrates().then(|| self.calibration(&checkpoint, settings)).transpose()?;
         let mut progress = |done, of, name: &str| workers.observer.advances(name, done, of);
-        let report = quantize::quantize(&checkpoint, &quantization, &step.folder, &mut progress)?;
+        let report = quantize::quantize(&checkpoint, &quantization, calibration.as_ref(), &step.folder, &mut progress)?;
         self.manifest(step, &checkpoint, &report)?;
         let mut made = self.step_report(step)?;
         made.details = serde_json::to_value(report).expect("a report is plain data");
         Ok(made)
+    }
+
+    /// Whole windows of the train split, its examples one after the other.
+    fn calibration(&self, checkpoint: &Checkpoint, settings: &Quantize) -> Result<quantize::Calibration, Error> {
+        let window = calibration_window(checkpoint.architecture());
+        let tokenizer = crate::open_tokenizer(checkpoint.path())?;
+        let examples = self.dataset().split(Split::Train, self.plan.recipe.seed)?;
+        let samples = Samples::new(&examples, &tokenizer, window)?;
+        let wanted = settings.calibration_tokens.div_ceil(window);
+        let tokens: Vec<u32> = samples.sequences().flatten().copied().take(wanted * window).collect();
+        if tokens.len() < wanted * window {
+            return Err(Error::CalibrationTooShort { tokens: tokens.len(), wanted: wanted * window, window });
+        }
+        Ok(quantize::Calibration { tokens, window })
     }
 
     fn verify(

@@ -290,7 +290,7 @@ fn a_folder_that_another_made_is_refused() {
 #[test]
 fn a_refused_stage_hides_no_mistake_of_another_and_makes_none() {
     let stages = format!(
-        "{}{PRUNE}head_ratio = 0.1\n{}[[stage]]\n[stage.quantize]\nbits = 3\ngroup_size = 48\nembedding_group_size = 0\n",
+        "{}{PRUNE}head_ratio = 0.1\n{}[[stage]]\n[stage.quantize]\nbits = 7\ngroup_size = 48\nembedding_group_size = 0\n",
         TRAIN.replace("batch_size = 3", "batch_size = 5"),
         TRAIN.replace("[stage.train]", "[stage.distill]\nteacher = \"~/nobody\""),
     );
@@ -303,7 +303,7 @@ fn a_refused_stage_hides_no_mistake_of_another_and_makes_none() {
             "19: head_ratio 0.1 of 2 GQA groups cuts nothing; the smallest that does is 0.5",
             "22: failed to open file `~/nobody/config.json`: No such file or directory (os error 2)",
             // 48 does not divide the uncut width, but what is left of it is not known.
-            "28: bits 3 is not there; 4 and 8 are",
+            "28: bits 7 is not there; 2, 3, 4, 5, 6 and 8 are",
             "30: embedding_group_size 0 makes no groups; usual are 32, 64 and 128",
         ]
     );

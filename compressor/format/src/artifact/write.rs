@@ -19,6 +19,8 @@ pub struct NewArtifact<'a> {
     pub config: &'a Value,
     /// The type dense tensors are written in.
     pub dense_dtype: Dtype,
+    /// The float type that scales are written in; every scale is one of its values.
+    pub scale_dtype: Dtype,
     /// Every stored tensor of the architecture, quantized or left dense.
     pub tensors: Vec<(StoredTensor, NewArtifactTensor)>,
     /// `Some(8)`: projections quantize their input to INT8, per token, as they run.
@@ -45,31 +47,51 @@ pub enum Storage {
 }
 
 impl Storage {
-    /// What `stored` is written as in this layout: names, types and shapes.
+    /// The scheme of integers, and whether they are packed; `None` for dense.
+    pub fn integers(self) -> Option<(Scheme, bool)> {
+        match self {
+            Self::Dense(_) => None,
+            Self::Packed(scheme) => Some((scheme, true)),
+            Self::Signed(scheme) => Some((scheme, false)),
+        }
+    }
+
+    /// What `stored` is written as in this layout, with scales of type `scale_dtype`: names, types and shapes.
     ///
     /// Matrices are written `[out, in]`, whatever their family does.
-    pub fn layout(self, stored: &StoredTensor, architecture: &Architecture) -> Vec<(String, Dtype, Vec<usize>)> {
+    pub fn layout(
+        self,
+        stored: &StoredTensor,
+        architecture: &Architecture,
+        scale_dtype: Dtype,
+    ) -> Vec<(String, Dtype, Vec<usize>)> {
         let mut shape = stored.shape(architecture);
         shape_of_rows(&mut shape, stored);
         match self {
             Self::Dense(dtype) => vec![(stored.name.clone(), dtype, shape)],
             Self::Packed(scheme) | Self::Signed(scheme) => {
-                quantized_layout(&stored.name, shape[0], shape[1], scheme, matches!(self, Self::Packed(_)))
+                quantized_layout(&stored.name, [shape[0], shape[1]], scheme, matches!(self, Self::Packed(_)), scale_dtype)
             }
         }
     }
 
     /// Bytes that `stored` takes in this layout, scales included.
-    pub fn bytes(self, stored: &StoredTensor, architecture: &Architecture) -> u64 {
+    pub fn bytes(self, stored: &StoredTensor, architecture: &Architecture, scale_dtype: Dtype) -> u64 {
         let bytes = |(_, dtype, shape): (_, Dtype, Vec<usize>)| shape.iter().product::<usize>() as u64 * dtype.bytes() as u64;
-        self.layout(stored, architecture).into_iter().map(bytes).sum()
+        self.layout(stored, architecture, scale_dtype).into_iter().map(bytes).sum()
     }
 }
 
 /// The tensors that a quantized matrix is stored as.
-fn quantized_layout(name: &str, rows: usize, columns: usize, scheme: Scheme, packed: bool) -> Vec<(String, Dtype, Vec<usize>)> {
+fn quantized_layout(
+    name: &str,
+    [rows, columns]: [usize; 2],
+    scheme: Scheme,
+    packed: bool,
+    scale_dtype: Dtype,
+) -> Vec<(String, Dtype, Vec<usize>)> {
     let groups = scheme.groups(columns);
-    let mut layout = vec![(format!("{name}_scale"), Dtype::F32, vec![rows, groups])];
+    let mut layout = vec![(format!("{name}_scale"), scale_dtype, vec![rows, groups])];
     if packed {
         layout.push((format!("{name}_packed"), Dtype::I32, vec![rows, scheme.row_bytes(columns) / 4]));
         layout.push((format!("{name}_shape"), Dtype::I64, vec![2]));
@@ -115,69 +137,48 @@ impl NewArtifact<'_> {
                     let bytes = Box::new(move || Cow::Owned(dtype.from_f32(values).expect("dense tensors have a float type")));
                     tensors.push((name.clone(), NewTensor { dtype, shape, bytes }));
                 }
-                NewArtifactTensor::Quantized(matrix) => tensors.extend(quantized_tensors(name, matrix)),
+                NewArtifactTensor::Quantized(matrix) => tensors.extend(quantized_tensors(name, matrix, self.scale_dtype)),
             }
         }
         tensors
     }
 
     fn quantization_config(&self) -> Value {
-        let mut groups = serde_json::Map::new();
         let mut ignore: Vec<&str> = Vec::new();
-        let mut schemes: Vec<(Scheme, bool, bool, Vec<String>)> = Vec::new();
+        let mut groups: Vec<Group<'_>> = Vec::new();
         for (stored, tensor) in &self.tensors {
             let module = stored.name.strip_suffix(".weight").unwrap_or(&stored.name);
-            let is_embedding = stored.parts[0] == TensorId::Embedding;
-            let is_head = stored.parts[0] == TensorId::Head;
+            let (is_head, is_projection) = (stored.parts[0] == TensorId::Head, stored.parts[0].is_projection());
             match tensor {
                 NewArtifactTensor::Quantized(matrix) => {
                     let packed = matches!(matrix.values, Values::Packed(_));
-                    let target = match (is_embedding || is_head, stored.transposed) {
-                        (true, _) => module.to_owned(),
-                        (false, true) => "Conv1D".to_owned(),
-                        (false, false) => "Linear".to_owned(),
-                    };
-                    let key = (matrix.scheme, packed, stored.parts[0].is_projection());
-                    match schemes.iter_mut().find(|(scheme, is_packed, projection, _)| (*scheme, *is_packed, *projection) == key)
-                    {
-                        Some((.., targets)) if targets.contains(&target) => {}
-                        Some((.., targets)) => targets.push(target),
-                        None => schemes.push((key.0, key.1, key.2, vec![target])),
+                    let key = (matrix.scheme, packed, is_projection);
+                    let class = if stored.transposed { "Conv1D" } else { "Linear" };
+                    match groups.iter_mut().find(|group| (group.scheme, group.packed, group.is_projection) == key) {
+                        Some(group) => group.modules.push((module, class)),
+                        None => {
+                            let modules = vec![(module, class)];
+                            groups.push(Group { scheme: matrix.scheme, packed, is_projection, modules });
+                        }
                     }
                 }
                 NewArtifactTensor::Dense(_) if is_head => ignore.push("lm_head"),
+                NewArtifactTensor::Dense(_) if is_projection && stored.name.ends_with(".weight") => ignore.push(module),
                 NewArtifactTensor::Dense(_) => {}
             }
         }
         if self.architecture.tied_embeddings {
             ignore.push("lm_head");
         }
-        let mut format = "pack-quantized";
-        for (index, (scheme, packed, is_projection, targets)) in schemes.iter().enumerate() {
-            let group_format = if *packed { "pack-quantized" } else { "int-quantized" };
-            if *is_projection {
-                format = group_format;
-            }
-            let activations = match self.activation_bits {
-                Some(bits) if *is_projection => json!({
-                    "num_bits": bits, "type": "int", "symmetric": true, "strategy": "token", "dynamic": true, "group_size": null,
-                    "observer": null,
-                }),
-                _ => Value::Null,
-            };
-            let strategy = if scheme.group_size.is_some() { "group" } else { "channel" };
-            let group = json!({
-                "format": group_format,
-                "targets": targets,
-                "weights": {
-                    "num_bits": scheme.bits, "type": "int", "symmetric": scheme.symmetric, "strategy": strategy,
-                    "group_size": scheme.group_size, "dynamic": false, "observer": "memoryless_minmax",
-                },
-                "input_activations": activations,
-                "output_activations": null,
-            });
-            groups.insert(format!("group_{index}"), group);
-        }
+        // The scheme of most projections is said of their class, any other of each module by name.
+        let most = groups.iter().filter(|group| group.is_projection).map(|group| group.modules.len()).max();
+        let common = groups.iter().position(|group| group.is_projection && Some(group.modules.len()) == most);
+        let format = common.map_or("pack-quantized", |index| groups[index].format());
+        let groups: serde_json::Map<String, Value> = groups
+            .iter()
+            .enumerate()
+            .map(|(index, group)| (format!("group_{index}"), group.json(self.activation_bits, common == Some(index))))
+            .collect();
         json!({
             "quant_method": "compressed-tensors", "format": format, "quantization_status": "compressed",
             "config_groups": groups, "ignore": ignore, "kv_cache_scheme": null, "global_compression_ratio": null,
@@ -185,13 +186,56 @@ impl NewArtifact<'_> {
     }
 }
 
+/// Modules with one scheme.
+struct Group<'a> {
+    scheme: Scheme,
+    packed: bool,
+    is_projection: bool,
+    /// Names, with the class of each.
+    modules: Vec<(&'a str, &'static str)>,
+}
+
+impl Group<'_> {
+    fn format(&self) -> &'static str {
+        if self.packed { "pack-quantized" } else { "int-quantized" }
+    }
+
+    /// One of `config_groups`; `by_class` names classes for targets instead of modules.
+    fn json(&self, activation_bits: Option<u8>, by_class: bool) -> Value {
+        let mut targets: Vec<&str> =
+            self.modules.iter().map(|(module, class)| if by_class { class } else { module }).copied().collect();
+        targets.dedup();
+        let activations = match activation_bits {
+            Some(bits) if self.is_projection => json!({
+                "num_bits": bits, "type": "int", "symmetric": true, "strategy": "token", "dynamic": true, "group_size": null,
+                "observer": null,
+            }),
+            _ => Value::Null,
+        };
+        let strategy = if self.scheme.group_size.is_some() { "group" } else { "channel" };
+        json!({
+            "format": self.format(),
+            "targets": targets,
+            "weights": {
+                "num_bits": self.scheme.bits, "type": "int", "symmetric": self.scheme.symmetric, "strategy": strategy,
+                "group_size": self.scheme.group_size, "dynamic": false, "observer": "memoryless_minmax",
+            },
+            "input_activations": activations,
+            "output_activations": null,
+        })
+    }
+}
+
 /// The tensors that a quantized matrix is stored as, with their bytes.
-fn quantized_tensors<'a>(name: &str, matrix: &'a QuantizedMatrix) -> Vec<(String, NewTensor<'a>)> {
+fn quantized_tensors<'a>(name: &str, matrix: &'a QuantizedMatrix, scale_dtype: Dtype) -> Vec<(String, NewTensor<'a>)> {
     let packed = matches!(matrix.values, Values::Packed(_));
     let (Values::Packed(integers) | Values::Signed(integers)) = &matrix.values;
     let bytes_of = |part: &str| -> Box<dyn Fn() -> Cow<'a, [u8]> + 'a> {
         match part.strip_prefix(name).unwrap_or(part) {
-            "_scale" => Box::new(|| Cow::Owned(matrix.scales.iter().flat_map(f32::to_le_bytes).collect())),
+            "_scale" => Box::new(move || {
+                let scales: Vec<f32> = matrix.scales.iter().collect();
+                Cow::Owned(scale_dtype.from_f32(&scales).expect("scales have a float type"))
+            }),
             "_shape" => Box::new(|| {
                 Cow::Owned([matrix.rows, matrix.columns].iter().flat_map(|size| (*size as i64).to_le_bytes()).collect())
             }),
@@ -199,7 +243,7 @@ fn quantized_tensors<'a>(name: &str, matrix: &'a QuantizedMatrix) -> Vec<(String
             _ => Box::new(|| Cow::Borrowed(&integers[..])),
         }
     };
-    let layout = quantized_layout(name, matrix.rows, matrix.columns, matrix.scheme, packed);
+    let layout = quantized_layout(name, [matrix.rows, matrix.columns], matrix.scheme, packed, scale_dtype);
     layout
         .into_iter()
         .map(|(part, dtype, shape)| {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::locate::{Place, check_range};
 use super::{OutOfRange, Sizes, check_path};
+use crate::Dtype;
 
 /// One entry of the recipe's `[[stage]]` list.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -221,17 +222,30 @@ pub enum MagnitudeNorm {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Quantize {
-    /// Bits of one integer: 4 or 8.
+    /// Bits of one integer: 2, 3, 4, 5, 6 or 8.
     pub bits: u8,
-    /// Input elements that share one scale; divides every width. Left out: one scale for an output channel with 8 bits, 32 with 4.
+    /// Input elements that share one scale; divides every width. Left out: one scale for an output channel with 8 bits, 32 with fewer.
     pub group_size: Option<usize>,
     /// No zero points.
     #[serde(default = "default::symmetric")]
     pub symmetric: bool,
-    /// How the range of a group is chosen: `"none"`, its largest value, or `"mse"`, the range with the least squared error.
+    /// How integers are chosen: `"round_to_nearest"`, or `"gptq"`, which lets weights still open make up for those rounded before.
+    #[serde(default)]
+    pub method: Method,
+    /// How the range of a group is chosen: `"none"`, its largest value; `"mse"`, the range with the least squared error;
+    /// `"activation"`, the same with each error weighted by the mean square of its input.
     #[serde(default)]
     pub clipping: Clipping,
-    /// Embedding and head: `"int8"`, `"int4"` or `"dense"`.
+    /// Tokens of the train split that `"gptq"` and `"activation"` look at, in whole windows; at least 1.
+    #[serde(default = "default::quantization_tokens")]
+    pub calibration_tokens: usize,
+    /// Part of the mean of GPTQ's diagonal that is added to it, above 0 and at most 1.
+    #[serde(default = "default::damping")]
+    pub damping: f64,
+    /// GPTQ rounds the columns with the largest inputs first.
+    #[serde(default = "default::activation_order")]
+    pub activation_order: bool,
+    /// Embedding and head: `"int8"`, `"int6"`, `"int5"`, `"int4"`, `"int3"`, `"int2"` or `"dense"`.
     #[serde(default)]
     pub embedding: EmbeddingScheme,
     /// Group size of embedding and head; divides `hidden_size`.
@@ -240,6 +254,9 @@ pub struct Quantize {
     /// `"none"`: weights alone are quantized; `"int8"`: projections also quantize their input, per token, as they run (W8A8).
     #[serde(default)]
     pub activations: Activations,
+    /// The float type of scales: `"f16"`, `"bf16"` or `"f32"`.
+    #[serde(default)]
+    pub scale_dtype: ScaleDtype,
 }
 
 /// How the range of a group is chosen.
@@ -251,6 +268,19 @@ pub enum Clipping {
     None,
     /// The range with the least squared error.
     Mse,
+    /// The range with the least squared error, weighted by the mean square of each input.
+    Activation,
+}
+
+/// How integers are chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// Each weight on its own.
+    #[default]
+    RoundToNearest,
+    /// One column after the other, the error taken back by those still open.
+    Gptq,
 }
 
 /// What becomes of the embedding and the head.
@@ -262,8 +292,61 @@ pub enum EmbeddingScheme {
     /// 8 bits in groups.
     #[default]
     Int8,
+    /// 6 bits in groups.
+    Int6,
+    /// 5 bits in groups.
+    Int5,
     /// 4 bits in groups.
     Int4,
+    /// 3 bits in groups.
+    Int3,
+    /// 2 bits in groups.
+    Int2,
+}
+
+impl Quantize {
+    /// Whether anything is asked for that looks at text.
+    pub fn calibrates(&self) -> bool {
+        self.method == Method::Gptq || self.clipping == Clipping::Activation
+    }
+}
+
+impl EmbeddingScheme {
+    /// Bits of one integer; `None` for dense.
+    pub fn bits(self) -> Option<u8> {
+        match self {
+            Self::Dense => None,
+            Self::Int8 => Some(8),
+            Self::Int6 => Some(6),
+            Self::Int5 => Some(5),
+            Self::Int4 => Some(4),
+            Self::Int3 => Some(3),
+            Self::Int2 => Some(2),
+        }
+    }
+}
+
+/// The float type of scales.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScaleDtype {
+    /// 11 bits of precision, 6·10⁻⁸ to 65504: what GGUF has.
+    #[default]
+    F16,
+    /// 8 bits of precision, the range of f32: what most checkpoints are stored in.
+    Bf16,
+    /// As computed.
+    F32,
+}
+
+impl From<ScaleDtype> for Dtype {
+    fn from(scales: ScaleDtype) -> Self {
+        match scales {
+            ScaleDtype::F16 => Self::F16,
+            ScaleDtype::Bf16 => Self::Bf16,
+            ScaleDtype::F32 => Self::F32,
+        }
+    }
 }
 
 /// What is done to activations.
@@ -364,6 +447,15 @@ mod default {
     pub(super) fn calibration_tokens() -> usize {
         16_384
     }
+    pub(super) fn quantization_tokens() -> usize {
+        65_536
+    }
+    pub(super) fn damping() -> f64 {
+        0.01
+    }
+    pub(super) fn activation_order() -> bool {
+        true
+    }
     pub(super) fn symmetric() -> bool {
         true
     }
@@ -458,7 +550,14 @@ impl Stage {
                     check_range(&place.then(key), key, value, least, most, &mut found.alone);
                 }
             }
-            Self::Quantize(_) => {}
+            Self::Quantize(quantize) => {
+                for (key, value, least, most) in [
+                    ("calibration_tokens", quantize.calibration_tokens as f64, 1.0, 1e9),
+                    ("damping", quantize.damping, f64::MIN_POSITIVE, 1.0),
+                ] {
+                    check_range(&place.then(key), key, value, least, most, &mut found.alone);
+                }
+            }
             Self::Verify(verify) => {
                 for (key, value, least, most) in [
                     ("windows", Some(verify.windows as f64), 1.0, 1e9),

@@ -104,6 +104,16 @@ impl Dtype {
         }
     }
 
+    /// The nearest value of this float type, half to even; infinite beyond its range. `None` for an integer type.
+    pub fn nearest(self, value: f32) -> Option<f32> {
+        match self {
+            Self::F32 => Some(value),
+            Self::F16 => Some(f16::from_f32(value).to_f32()),
+            Self::Bf16 => Some(bf16::from_f32(value).to_f32()),
+            Self::I8 | Self::I32 | Self::I64 => None,
+        }
+    }
+
     /// The type by the name that the `safetensors` crate has for it.
     pub(super) fn stored(self) -> ::safetensors::Dtype {
         match self {

@@ -58,6 +58,8 @@ fn quantization(tensors: usize) -> QuantizationReport {
         mean_squared_error: 1e-6,
         relative_error: 0.01 / (index + 1) as f64,
         max_absolute_error: 0.1,
+        output_error: None,
+        output_error_rounded_to_nearest: None,
     };
     QuantizationReport {
         artifact_bytes: 500,

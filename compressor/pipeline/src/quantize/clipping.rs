@@ -1,12 +1,13 @@
 //! A smaller grid than the one that covers a group often errs less: a few large values are clipped, all others lie closer.
 //!
-//! Searched per group by the sum of squared errors (OMSE, Choukroun et al. 2019, arXiv:1902.06822). For integers `n` the best scale is
-//! known, `Σ v·n / Σ n²` (least squares), and so is what it leaves of `Σ v²`: `Σ v² − (Σ v·n)² / Σ n²`. So only the integers are
-//! searched: those of a coarse walk over the scales, then those of the best scale found, until they stand still.
+//! Searched per group by the sum of squared errors (OMSE, Choukroun et al. 2019, arXiv:1902.06822), each weighted by the importance `m`
+//! of its input where that is known. For integers `n` the best scale is known, `Σ m·v·n / Σ m·n²` (least squares), and so is what it
+//! leaves of `Σ m·v²`: `Σ m·v² − (Σ m·v·n)² / Σ m·n²`. So only the integers are searched: those of a coarse walk over the scales, then
+//! those of the best scale found, until they stand still.
 
-use compressor_format::Scheme;
+use compressor_format::{Dtype, Scheme};
 
-use super::round_to_nearest::{Grid, LANES, bounds, clamp, covering, is_finite, range, round};
+use super::round_to_nearest::{Grid, LANES, bounds, clamp, covering, is_finite, range, round, stored};
 
 /// Scales tried, as parts of the covering one. Above 1 because a symmetric grid reaches only to 7 steps of the 7.5 it is made of.
 const WIDEST: f32 = 1.08;
@@ -24,24 +25,42 @@ const TURNS: usize = 4;
 pub(super) struct Scratch {
     steps: Vec<f32>,
     integers: Vec<f32>,
+    importance: Vec<f32>,
 }
 
-/// The grid with the least sum of squared errors that was found; never worse than [`covering`].
+/// The grid with the least sum of squared errors that was found, weighted by `importance` where it is given; never worse than
+/// [`covering`].
 ///
 /// `scratch` is space to work in.
-pub(super) fn least_squared_error(group: &[f32], scheme: Scheme, scratch: &mut Scratch) -> Grid {
-    let covering = covering(group, scheme);
+pub(super) fn least_squared_error(
+    group: &[f32],
+    importance: Option<&[f32]>,
+    scheme: Scheme,
+    scale_dtype: Dtype,
+    scratch: &mut Scratch,
+) -> Grid {
+    let covering = covering(group, scheme, scale_dtype);
     if range(group) == (0.0, 0.0) || !is_finite(covering, scheme) {
         return covering;
     }
     // In steps of the covering grid nothing overflows or vanishes, whatever the size of the weights. Zeros that fill the last lanes
     // lie on every grid: they add nothing to any sum.
-    let Scratch { steps, integers } = scratch;
+    let Scratch { steps, integers, importance: weights } = scratch;
     let padded = group.len().next_multiple_of(LANES);
     steps.clear();
     steps.extend(group.iter().map(|weight| weight / covering.scale));
     steps.resize(padded, 0.0);
     integers.resize(padded, 0.0);
+    weights.clear();
+    match importance {
+        // Of the mean, so that no sum overflows or vanishes; where all inputs are zero, every grid will do.
+        Some(importance) => {
+            let mean = importance.iter().sum::<f32>() / importance.len() as f32;
+            weights.extend(importance.iter().map(|one| if mean > 0.0 { one / mean } else { 1.0 }));
+        }
+        None => weights.resize(group.len(), 1.0),
+    }
+    weights.resize(padded, 0.0);
 
     let (smallest, largest) = scheme.range();
     let centre = i32::from(covering.zero_point);
@@ -53,11 +72,11 @@ pub(super) fn least_squared_error(group: &[f32], scheme: Scheme, scratch: &mut S
     let (mut best, mut best_point) = (Fit { ratio: 1.0, explained: 0.0 }, covering.zero_point);
     for zero_point in zero_points {
         let bounds = (smallest as f32 - zero_point as f32, largest as f32 - zero_point as f32);
-        let tried = (0..=ratios).map(|index| Fit::of(steps, integers, WIDEST - index as f32 * STEP, bounds));
+        let tried = (0..=ratios).map(|index| Fit::of(steps, weights, integers, WIDEST - index as f32 * STEP, bounds));
         let mut fit = tried.fold(best, |best, fit| if fit.explained > best.explained { fit } else { best });
         if fit.explained > best.explained {
             for _ in 0..TURNS {
-                let next = Fit::of(steps, integers, fit.ratio, bounds);
+                let next = Fit::of(steps, weights, integers, fit.ratio, bounds);
                 if next.explained <= fit.explained {
                     break;
                 }
@@ -66,9 +85,10 @@ pub(super) fn least_squared_error(group: &[f32], scheme: Scheme, scratch: &mut S
             (best, best_point) = (fit, zero_point as i8);
         }
     }
-    let clipped = Grid { scale: covering.scale * best.ratio, zero_point: best_point };
+    let clipped = Grid { scale: stored(covering.scale * best.ratio, scale_dtype), zero_point: best_point };
     // A scale near the smallest floats has few bits left to be fitted with.
-    let is_better = is_finite(clipped, scheme) && exact_error(group, clipped, scheme) < exact_error(group, covering, scheme);
+    let error = |grid| exact_error(group, &weights[..group.len()], grid, scheme);
+    let is_better = is_finite(clipped, scheme) && error(clipped) < error(covering);
     if is_better { clipped } else { covering }
 }
 
@@ -83,17 +103,19 @@ struct Fit {
 
 impl Fit {
     /// Rounds `v / ratio` to integers inside `bounds`, less the zero point, and fits a scale to them.
-    fn of(steps: &[f32], integers: &mut [f32], ratio: f32, (low, high): (f32, f32)) -> Self {
+    fn of(steps: &[f32], importance: &[f32], integers: &mut [f32], ratio: f32, (low, high): (f32, f32)) -> Self {
         let inverse = 1.0 / ratio;
         // Two loops, each of a kind that the compiler turns into vector instructions: one without sums, one without comparisons.
         for (n, value) in integers.iter_mut().zip(steps) {
             *n = round(clamp(value * inverse, low, high));
         }
         let (mut product, mut square) = ([0.0f32; LANES], [0.0f32; LANES]);
-        for (v, n) in steps.as_chunks::<LANES>().0.iter().zip(integers.as_chunks::<LANES>().0) {
+        let weighted = steps.as_chunks::<LANES>().0.iter().zip(importance.as_chunks::<LANES>().0);
+        for ((v, m), n) in weighted.zip(integers.as_chunks::<LANES>().0) {
             for lane in 0..LANES {
-                product[lane] += v[lane] * n[lane];
-                square[lane] += n[lane] * n[lane];
+                let weighted = m[lane] * n[lane];
+                product[lane] += v[lane] * weighted;
+                square[lane] += n[lane] * weighted;
             }
         }
         let (product, square) = (product.iter().sum::<f32>(), square.iter().sum::<f32>());
@@ -106,16 +128,16 @@ impl Fit {
     }
 }
 
-/// `Σ (w − ŵ)²` of a group as it will be stored and read back.
-fn exact_error(group: &[f32], grid: Grid, scheme: Scheme) -> f64 {
+/// `Σ m (w − ŵ)²` of a group as it will be stored and read back.
+fn exact_error(group: &[f32], importance: &[f32], grid: Grid, scheme: Scheme) -> f64 {
     let (smallest, largest) = bounds(scheme);
     let zero_point = f32::from(grid.zero_point);
-    let error = |weight: &f32| {
+    let error = |(weight, importance): (&f32, &f32)| {
         let n = round(clamp(weight / grid.scale + zero_point, smallest, largest)) - zero_point;
         let off = f64::from(*weight) - f64::from(n * grid.scale);
-        off * off
+        f64::from(*importance) * off * off
     };
-    group.iter().map(error).sum()
+    group.iter().zip(importance).map(error).sum()
 }
 
 #[cfg(test)]
@@ -128,7 +150,7 @@ mod tests {
     const INT4_WITH_ZERO_POINTS: Scheme = Scheme { symmetric: false, ..INT4 };
 
     fn searched(group: &[f32], scheme: Scheme) -> Grid {
-        least_squared_error(group, scheme, &mut Scratch::default())
+        least_squared_error(group, None, scheme, Dtype::F32, &mut Scratch::default())
     }
 
     #[test]
@@ -136,7 +158,7 @@ mod tests {
         // Round to nearest takes 7 / 7.5 for a step; a step of 1 has no error.
         let group = [7.0, -3.0, 1.0, 5.0, -6.0, 2.0, 0.0, 4.0];
         let grid = searched(&group, INT4);
-        assert!(exact_error(&group, grid, INT4) < 1e-10, "{grid:?}");
+        assert!(error(&group, grid, INT4) < 1e-10, "{grid:?}");
         assert!((grid.scale - 1.0).abs() < 1e-5);
     }
 
@@ -146,27 +168,31 @@ mod tests {
         let mut group: Vec<f32> = (0..1024).map(|index| (index as f32 * 0.7).sin()).collect();
         group[5] = 1.5;
         let grid = searched(&group, INT4);
-        let covering = covering(&group, INT4);
+        let covering = covering(&group, INT4, Dtype::F32);
         assert!(grid.scale < 0.8 * covering.scale, "{grid:?} {covering:?}");
-        assert!(exact_error(&group, grid, INT4) < 0.8 * exact_error(&group, covering, INT4));
+        assert!(error(&group, grid, INT4) < 0.8 * error(&group, covering, INT4));
     }
 
     #[test]
     fn zeros_stay_zeros() {
         for scheme in [INT4, INT4_WITH_ZERO_POINTS] {
-            assert_eq!(searched(&[0.0; 32], scheme), covering(&[0.0; 32], scheme));
+            assert_eq!(searched(&[0.0; 32], scheme), covering(&[0.0; 32], scheme, Dtype::F32));
         }
+    }
+
+    fn error(group: &[f32], grid: Grid, scheme: Scheme) -> f64 {
+        exact_error(group, &vec![1.0; group.len()], grid, scheme)
     }
 
     /// Sum of squared errors of the best of 4000 scales, and of every zero point.
     fn best_of_many(group: &[f32], scheme: Scheme) -> f64 {
-        let covering = covering(group, scheme);
+        let covering = covering(group, scheme, Dtype::F32);
         let (smallest, largest) = scheme.range();
         let zero_points = if scheme.symmetric { 0..=0 } else { smallest..=largest };
         let grids = zero_points.flat_map(|zero_point| {
             (1..=4000).map(move |part| Grid { scale: covering.scale * part as f32 / 3200.0, zero_point: zero_point as i8 })
         });
-        grids.map(|grid| exact_error(group, grid, scheme)).fold(f64::INFINITY, f64::min)
+        grids.map(|grid| error(group, grid, scheme)).fold(f64::INFINITY, f64::min)
     }
 
     /// A deterministic bell-shaped sequence: sums of eight draws.
@@ -190,9 +216,9 @@ mod tests {
             let (mut found, mut least, mut covered) = (0.0, 0.0, 0.0);
             for seed in 1..=40 {
                 let group = bell(seed, 32);
-                found += exact_error(&group, searched(&group, scheme), scheme);
+                found += error(&group, searched(&group, scheme), scheme);
                 least += best_of_many(&group, scheme);
-                covered += exact_error(&group, covering(&group, scheme), scheme);
+                covered += error(&group, covering(&group, scheme, Dtype::F32), scheme);
             }
             println!("{scheme}: covering {covered:.4}, found {found:.4}, least {least:.4}");
             assert!(found <= (1.0 + MEAN_EXCESS) * least, "{scheme}: found {found}, least {least}");
@@ -212,10 +238,10 @@ mod tests {
             let scheme = Scheme { bits, group_size: None, symmetric };
             let grid = searched(&group, scheme);
             prop_assert!(grid.scale > 0.0);
-            let plain = covering(&group, scheme);
+            let plain = covering(&group, scheme, Dtype::F32);
             if is_finite(plain, scheme) {
                 prop_assert!(is_finite(grid, scheme));
-                prop_assert!(exact_error(&group, grid, scheme) <= exact_error(&group, plain, scheme));
+                prop_assert!(error(&group, grid, scheme) <= error(&group, plain, scheme));
             }
         }
     }

@@ -3,44 +3,59 @@
 //! One method is one file: [`round_to_nearest`] lays a grid over a group of weights, [`clipping`] looks for a better one. [`resolve`]
 //! says what will be written, to the byte, before any of it is done.
 
+mod calibrated;
+mod cholesky;
 mod clipping;
+mod gptq;
 mod opens_in;
+mod product;
 mod round_to_nearest;
 mod sizes;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use compressor_format::{
-    Activations, Checkpoint, Clipping, DenseTensor, Dtype, EmbeddingScheme, NewArtifact, NewArtifactTensor, OpensIn,
+    Activations, Checkpoint, Clipping, DenseTensor, Dtype, EmbeddingScheme, Method, NewArtifact, NewArtifactTensor, OpensIn,
     QuantizedMatrix, Scheme, Storage, StoredTensor, Values, WeightBytes, pack,
 };
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use self::calibrated::{OutputError, Quantized};
 use self::round_to_nearest::Grid;
 
+pub use self::calibrated::Calibration;
 pub use self::opens_in::opens_in;
 pub use self::sizes::{QuantizedSize, QuantizedSizes, Refusal, Width, refusals, resolve};
 
 /// What to make of a checkpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Quantization {
-    /// Bits of one integer of a projection: 4 or 8.
+    /// Bits of one integer of a projection: one of [`Scheme::BITS`].
     pub bits: u8,
     /// Input elements of a projection that share one scale; `None` is one scale per output channel, for 8 bits only.
     pub group_size: Option<usize>,
     /// No zero points, in projections and embedding.
     pub symmetric: bool,
+    /// How integers are chosen.
+    pub method: Method,
     /// How the range of a group is chosen.
     pub clipping: Clipping,
+    /// Part of the mean of GPTQ's diagonal that is added to it.
+    pub damping: f64,
+    /// GPTQ rounds the columns with the largest inputs first.
+    pub activation_order: bool,
     /// What becomes of the embedding, and of the head where it is a tensor of its own.
     pub embedding: EmbeddingScheme,
     /// Input elements of the embedding that share one scale.
     pub embedding_group_size: usize,
     /// What becomes of the inputs of projections as they run.
     pub activations: Activations,
+    /// The float type of scales.
+    pub scale_dtype: Dtype,
     /// The type of what stays dense; `None` is the type most of the checkpoint is stored in.
     pub dense_dtype: Option<Dtype>,
 }
@@ -49,41 +64,66 @@ impl From<&compressor_format::Quantize> for Quantization {
     fn from(stage: &compressor_format::Quantize) -> Self {
         Self {
             bits: stage.bits,
-            group_size: stage.group_size.or((stage.bits == 4).then_some(INT4_GROUP_SIZE)),
+            group_size: stage.group_size.or((stage.bits < 8).then_some(GROUP_SIZE)),
             symmetric: stage.symmetric,
+            method: stage.method,
             clipping: stage.clipping,
+            damping: stage.damping,
+            activation_order: stage.activation_order,
             embedding: stage.embedding,
             embedding_group_size: stage.embedding_group_size,
             activations: stage.activations,
+            scale_dtype: stage.scale_dtype.into(),
             dense_dtype: None,
         }
     }
 }
 
-/// Of projections with 4 bits, where the recipe does not say.
-const INT4_GROUP_SIZE: usize = 32;
+/// Of projections with fewer than 8 bits, where the recipe does not say.
+const GROUP_SIZE: usize = 32;
 
 impl Quantization {
+    /// Whether anything is asked for that looks at text.
+    fn calibrates(&self) -> bool {
+        self.method == Method::Gptq || self.clipping == Clipping::Activation
+    }
+
+    /// The grid of one group; `importance` is the mean square of each of its inputs, where text was looked at.
+    fn grid(&self, group: &[f32], importance: Option<&[f32]>, scheme: Scheme, scratch: &mut clipping::Scratch) -> Grid {
+        let search = |importance, scratch| clipping::least_squared_error(group, importance, scheme, self.scale_dtype, scratch);
+        match self.clipping {
+            Clipping::None => round_to_nearest::covering(group, scheme, self.scale_dtype),
+            Clipping::Mse => search(None, scratch),
+            // Embedding and head, of whose inputs nothing is gathered, are searched without weights.
+            Clipping::Activation => search(importance, scratch),
+        }
+    }
+
     /// The scheme of the projections, short enough for a table: `INT4 g32`.
     pub fn name(&self) -> String {
         let group = self.group_size.map(|size| format!(" g{size}")).unwrap_or_default();
         let zero_points = if self.symmetric { "" } else { " zp" };
         let activations = if self.activations == Activations::Int8 { " W8A8" } else { "" };
-        format!("INT{}{group}{zero_points}{activations}", self.bits)
+        let method = if self.method == Method::Gptq { " GPTQ" } else { "" };
+        format!("INT{}{group}{zero_points}{activations}{method}", self.bits)
     }
 }
 
 impl Default for Quantization {
-    /// INT8 per output channel, symmetric, the embedding in groups of 32.
+    /// INT8 per output channel, symmetric, the embedding in groups of 32, scales in f16.
     fn default() -> Self {
         Self {
             bits: 8,
             group_size: None,
             symmetric: true,
+            method: Method::RoundToNearest,
             clipping: Clipping::None,
+            damping: 0.01,
+            activation_order: true,
             embedding: EmbeddingScheme::Int8,
             embedding_group_size: 32,
             activations: Activations::None,
+            scale_dtype: Dtype::F16,
             dense_dtype: None,
         }
     }
@@ -123,6 +163,13 @@ pub struct TensorReport {
     pub relative_error: f64,
     /// Largest `|w − ŵ|`.
     pub max_absolute_error: f64,
+    /// Where text was looked at: mean square of what this adds to the output ÷ mean square of the output, the inputs being what the
+    /// quantized layers before make of the text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_error: Option<f64>,
+    /// The same, had the weights been rounded to nearest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_error_rounded_to_nearest: Option<f64>,
 }
 
 /// Why nothing was quantized.
@@ -139,8 +186,8 @@ pub enum Error {
     SameFolder(PathBuf),
     /// Weights so large that the scale, or an integer times the scale, is infinite.
     #[error(
-        "{path}: tensor `{name}` holds weights from {low:e} to {high:e} in row {row}: quantized to {scheme}, they stand for values \
-         beyond f32"
+        "{path}: tensor `{name}` holds weights from {low:e} to {high:e} in row {row}: quantized to {scheme} with scales in \
+         {scale_dtype}, they stand for infinite values{}", hint(.scale_dtype)
     )]
     Overflow {
         /// The checkpoint.
@@ -155,7 +202,37 @@ pub enum Error {
         high: f32,
         /// What it was to be quantized to.
         scheme: Scheme,
+        /// The float type of the scales.
+        scale_dtype: Dtype,
     },
+    /// Something that looks at text, without any.
+    #[error("method \"gptq\" and clipping \"activation\" look at text: a dataset is needed")]
+    NoCalibration,
+    /// Inputs that GPTQ can't work with.
+    #[error(
+        "tensor `{name}`: what it multiplies on the calibration text has no positive definite Hessian with damping {damping}; raise \
+         damping, or calibration_tokens"
+    )]
+    NotPositiveDefinite {
+        /// The first tensor that multiplies it, as stored.
+        name: String,
+        /// Part of the mean of the diagonal that was added to it.
+        damping: f64,
+    },
+    /// GPTQ that does harm.
+    #[error(
+        "GPTQ adds {gptq:.4} to the outputs of the projections on the calibration text, rounding to nearest {nearest:.4} (sums of \
+         relative mean squares): method = \"round_to_nearest\" is better here, or more calibration_tokens"
+    )]
+    WorseThanNearest {
+        /// Sum of [`TensorReport::output_error`].
+        gptq: f64,
+        /// Sum of [`TensorReport::output_error_rounded_to_nearest`].
+        nearest: f64,
+    },
+    /// A layer that can't be computed.
+    #[error(transparent)]
+    Engine(#[from] compressor_engine::Error),
     /// Dense values that the dense type can't hold.
     #[error("{path}: tensor `{name}` holds {value:e}, which is infinite as {dtype}; dense_dtype = \"f32\" keeps it")]
     DenseOverflow {
@@ -170,9 +247,14 @@ pub enum Error {
     },
 }
 
+/// What helps where a scale is infinite.
+fn hint(scale_dtype: &Dtype) -> &'static str {
+    if *scale_dtype == Dtype::F32 { "" } else { "; scale_dtype = \"f32\" may hold them" }
+}
+
 /// Quantizes `checkpoint` into the folder `out`: `config.json`, `model.safetensors` and what makes the tokenizer.
 ///
-/// `progress` is called after each stored tensor with the weights done, the weights there are, and the tensor's name.
+/// `progress` is called after each layer that looked at text and each stored tensor, with what is done, what there is, and of what.
 /// The bytes written depend on nothing but the checkpoint and `quantization`; the number of threads changes none of them.
 ///
 /// # Errors
@@ -181,6 +263,7 @@ pub enum Error {
 pub fn quantize(
     checkpoint: &Checkpoint,
     quantization: &Quantization,
+    calibration: Option<&Calibration>,
     out: &Path,
     progress: &mut dyn FnMut(u64, u64, &str),
 ) -> Result<QuantizationReport, Error> {
@@ -190,6 +273,15 @@ pub fn quantize(
     fs_err::create_dir_all(out).map_err(compressor_format::Error::from)?;
     if is_same_folder(checkpoint.path(), out) {
         return Err(Error::SameFolder(out.to_owned()));
+    }
+
+    let mut calibrated = BTreeMap::new();
+    if quantization.calibrates() {
+        let calibration = calibration.ok_or(Error::NoCalibration)?;
+        let layers = architecture.layers.len() as u64;
+        let mut done = |layer: usize| progress(layer as u64, layers, "layers");
+        calibrated = calibrated::quantize_layers(checkpoint, quantization, &layout, calibration, &mut done)?;
+        refuse_harm(&calibrated)?;
     }
 
     let total = architecture.parameters();
@@ -205,12 +297,25 @@ pub fn quantize(
                 refuse_dense_overflow(checkpoint, &stored, &values, dtype)?;
                 NewArtifactTensor::Dense(values)
             }
+            Storage::Packed(scheme) | Storage::Signed(scheme) if calibrated.contains_key(&name) => {
+                let Quantized { matrix, distance, output_error } = calibrated.remove(&name).expect("found just now");
+                let bytes = storage.bytes(&stored, architecture, quantization.scale_dtype);
+                let mut report = distance.report(&stored, scheme, bytes, values.len() as u64);
+                report.output_error = Some(output_error.relative);
+                report.output_error_rounded_to_nearest = Some(output_error.rounded_to_nearest);
+                reports.push(report);
+                NewArtifactTensor::Quantized(matrix)
+            }
             Storage::Packed(scheme) | Storage::Signed(scheme) => {
                 let columns = architecture.shape(stored.parts[0])[1];
                 let packed = matches!(storage, Storage::Packed(_));
-                let (matrix, distance) = quantize_matrix(&values, columns, scheme, packed, quantization.clipping)
-                    .map_err(|row| overflow(checkpoint, &stored, &values[row * columns..][..columns], row, scheme))?;
-                reports.push(distance.report(&stored, scheme, storage.bytes(&stored, architecture), values.len() as u64));
+                let (matrix, distance) =
+                    quantize_matrix(&values, columns, scheme, packed, quantization, None).map_err(|row| {
+                        let values = &values[row * columns..][..columns];
+                        overflow(checkpoint, &stored, values, row, scheme, quantization.scale_dtype)
+                    })?;
+                let bytes = storage.bytes(&stored, architecture, quantization.scale_dtype);
+                reports.push(distance.report(&stored, scheme, bytes, values.len() as u64));
                 NewArtifactTensor::Quantized(matrix)
             }
         };
@@ -225,6 +330,7 @@ pub fn quantize(
         architecture,
         config: checkpoint.config(),
         dense_dtype: quantization.dense_dtype.unwrap_or(checkpoint.dtype()),
+        scale_dtype: quantization.scale_dtype,
         tensors,
         activation_bits: match quantization.activations {
             Activations::None => None,
@@ -256,9 +362,16 @@ fn values(checkpoint: &Checkpoint, stored: &StoredTensor) -> Result<Vec<f32>, co
     }
 }
 
-fn overflow(checkpoint: &Checkpoint, stored: &StoredTensor, row_values: &[f32], row: usize, scheme: Scheme) -> Error {
+fn overflow(
+    checkpoint: &Checkpoint,
+    stored: &StoredTensor,
+    row_values: &[f32],
+    row: usize,
+    scheme: Scheme,
+    scale_dtype: Dtype,
+) -> Error {
     let (low, high) = round_to_nearest::range(row_values);
-    Error::Overflow { path: checkpoint.path().to_owned(), name: stored.name.clone(), row, low, high, scheme }
+    Error::Overflow { path: checkpoint.path().to_owned(), name: stored.name.clone(), row, low, high, scheme, scale_dtype }
 }
 
 fn refuse_dense_overflow(checkpoint: &Checkpoint, stored: &StoredTensor, values: &[f32], dtype: Dtype) -> Result<(), Error> {
@@ -280,7 +393,8 @@ fn quantize_matrix(
     columns: usize,
     scheme: Scheme,
     packed: bool,
-    clipping: Clipping,
+    quantization: &Quantization,
+    importance: Option<&[f32]>,
 ) -> Result<(QuantizedMatrix, Distance), usize> {
     let rows = values.len() / columns;
     let groups = scheme.groups(columns);
@@ -294,7 +408,7 @@ fn quantize_matrix(
         .zip(scales.par_chunks_exact_mut(groups))
         .zip(zero_points.par_chunks_exact_mut(groups))
         .map_init(Scratch::default, |scratch, (((row, bytes), scales), zero_points)| {
-            let distance = quantize_row(row, scheme, clipping, scratch, scales, zero_points)?;
+            let distance = quantize_row(row, scheme, (quantization, importance), scratch, scales, zero_points)?;
             match packed {
                 true => bytes.copy_from_slice(&pack(&scratch.integers, scheme.bits)),
                 false => bytes.iter_mut().zip(&scratch.integers).for_each(|(byte, q)| *byte = *q as u8),
@@ -319,6 +433,50 @@ fn quantize_matrix(
     Ok((matrix, whole))
 }
 
+/// A matrix of integers and grids that were found elsewhere.
+///
+/// # Errors
+/// As [`quantize_matrix`].
+fn assemble(
+    values: &[f32],
+    columns: usize,
+    scheme: Scheme,
+    packed: bool,
+    rounded: gptq::Rounded,
+) -> Result<(QuantizedMatrix, Distance), usize> {
+    let gptq::Rounded { integers, grids } = rounded;
+    let (rows, groups) = (values.len() / columns, scheme.groups(columns));
+    if let Some(at) = grids.iter().position(|grid| !round_to_nearest::is_finite(*grid, scheme)) {
+        return Err(at / groups);
+    }
+    let group_size = scheme.group_size.unwrap_or(columns);
+    let mut distance = Distance::default();
+    for ((values, integers), grid) in values.chunks_exact(group_size).zip(integers.chunks_exact(group_size)).zip(&grids) {
+        distance.add(Distance::between(values, integers, *grid));
+    }
+    let rows_of_integers = integers.chunks_exact(columns);
+    let values = match packed {
+        true => Values::Packed(WeightBytes::Owned(rows_of_integers.flat_map(|row| pack(row, scheme.bits)).collect())),
+        false => Values::Signed(WeightBytes::Owned(integers.iter().map(|q| *q as u8).collect())),
+    };
+    let matrix = QuantizedMatrix {
+        rows,
+        columns,
+        scheme,
+        values,
+        scales: grids.iter().map(|grid| grid.scale).collect::<Vec<f32>>().into(),
+        zero_points: (!scheme.symmetric).then(|| grids.iter().map(|grid| grid.zero_point).collect()),
+    };
+    Ok((matrix, distance))
+}
+
+/// GPTQ minimizes what rounding to nearest leaves; where it does not, its text was too short or unlike what comes.
+fn refuse_harm(calibrated: &BTreeMap<String, Quantized>) -> Result<(), Error> {
+    let sum = |error: fn(&OutputError) -> f64| calibrated.values().map(|tensor| error(&tensor.output_error)).sum::<f64>();
+    let (gptq, nearest) = (sum(|error| error.relative), sum(|error| error.rounded_to_nearest));
+    if gptq > nearest { Err(Error::WorseThanNearest { gptq, nearest }) } else { Ok(()) }
+}
+
 /// Buffers of one thread.
 #[derive(Default)]
 struct Scratch {
@@ -330,7 +488,7 @@ struct Scratch {
 fn quantize_row(
     row: &[f32],
     scheme: Scheme,
-    clipping: Clipping,
+    (quantization, importance): (&Quantization, Option<&[f32]>),
     scratch: &mut Scratch,
     scales: &mut [f32],
     zero_points: &mut [i8],
@@ -340,10 +498,8 @@ fn quantize_row(
     let mut distance = Distance::default();
     for (index, (group, integers)) in row.chunks_exact(group_size).zip(scratch.integers.chunks_exact_mut(group_size)).enumerate()
     {
-        let grid = match clipping {
-            Clipping::None => round_to_nearest::covering(group, scheme),
-            Clipping::Mse => clipping::least_squared_error(group, scheme, &mut scratch.clipping),
-        };
+        let importance = importance.map(|importance| &importance[index * group_size..][..group_size]);
+        let grid = quantization.grid(group, importance, scheme, &mut scratch.clipping);
         if !round_to_nearest::is_finite(grid, scheme) {
             return None;
         }
@@ -396,6 +552,8 @@ impl Distance {
             mean_squared_error: self.squared_error / weights as f64,
             relative_error: if self.squared_weights > 0.0 { self.squared_error / self.squared_weights } else { 0.0 },
             max_absolute_error: self.largest,
+            output_error: None,
+            output_error_rounded_to_nearest: None,
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use compressor_format::{Architecture, Family, OpensIn};
 
-use super::{EmbeddingScheme, Quantization};
+use super::Quantization;
 
 /// Group sizes that vLLM's weight-only kernels are compiled for.
 const VLLM_GROUPS: [usize; 3] = [32, 64, 128];
@@ -36,11 +36,7 @@ fn obstacle(quantization: &Quantization, architecture: &Architecture) -> Option<
             "GPT-2's projections are Conv1D modules, and compressed-tensors reads Linear modules only: they would be random";
         return Some(reason.to_owned());
     }
-    let bits = match quantization.embedding {
-        EmbeddingScheme::Dense => return None,
-        EmbeddingScheme::Int8 => 8,
-        EmbeddingScheme::Int4 => 4,
-    };
+    let bits = quantization.embedding.bits()?;
     Some(format!("it can't reload a quantized embedding, and this one is INT{bits}: embedding = \"dense\" opens there"))
 }
 

@@ -3,7 +3,7 @@
 //! The order of every operation is the one compressed-tensors uses, so that the integers are the same: clamp before rounding, half
 //! to even, divide by the f32 scale (multiplying by its inverse moves integers that lie half way).
 
-use compressor_format::Scheme;
+use compressor_format::{Dtype, Scheme};
 
 /// Where the integers of one group lie on the real line: `real = scale · (q − zero_point)`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -14,7 +14,7 @@ pub(super) struct Grid {
     pub(super) zero_point: i8,
 }
 
-/// What takes the place of a scale of zero: pruning makes groups of zeros, and 0/0 would write NaN.
+/// What takes the place of a scale of zero: pruning makes groups of zeros, and 0/0 would write NaN. A value of every float type.
 pub(super) const SMALLEST_SCALE: f32 = f32::EPSILON;
 
 /// The grid that covers a group from its smallest to its largest value.
@@ -22,19 +22,25 @@ pub(super) const SMALLEST_SCALE: f32 = f32::EPSILON;
 /// - symmetric: `scale = max |w| / ((q_max − q_min) / 2)`
 /// - with zero points: `scale = (high − low) / (q_max − q_min)`, `zero_point = round(q_min − low / scale)`; zero lies inside `low..high`
 ///
-/// The scale is infinite where the range overflows f32: see [`is_finite`].
-pub(super) fn covering(group: &[f32], scheme: Scheme) -> Grid {
+/// The scale is rounded to `scale_dtype`, a float type, and infinite where the range overflows it: see [`is_finite`].
+pub(super) fn covering(group: &[f32], scheme: Scheme, scale_dtype: Dtype) -> Grid {
     let (low, high) = range(group);
     let (smallest, largest) = bounds(scheme);
-    if scheme.symmetric {
-        let scale = (-low).max(high) / ((largest - smallest) / 2.0);
-        return Grid { scale: if scale == 0.0 { SMALLEST_SCALE } else { scale }, zero_point: 0 };
-    }
-    let scale = (high - low) / (largest - smallest);
-    if scale == 0.0 {
-        return Grid { scale: SMALLEST_SCALE, zero_point: 0 };
+    let (span, steps) = match scheme.symmetric {
+        true => ((-low).max(high), (largest - smallest) / 2.0),
+        false => (high - low, largest - smallest),
+    };
+    let scale = stored(span / steps, scale_dtype);
+    if scheme.symmetric || span == 0.0 {
+        return Grid { scale, zero_point: 0 };
     }
     Grid { scale, zero_point: round(clamp(smallest - low / scale, smallest, largest)) as i8 }
+}
+
+/// A scale as it is stored in a float type: positive.
+pub(super) fn stored(scale: f32, scale_dtype: Dtype) -> f32 {
+    let nearest = scale_dtype.nearest(scale).expect("scales have a float type");
+    if nearest == 0.0 { SMALLEST_SCALE } else { nearest }
 }
 
 /// The nearest integers: `q = round(clamp(w / scale + zero_point))`.
@@ -115,7 +121,7 @@ mod tests {
     fn int4_symmetric_by_hand() {
         // The largest magnitude 7.5 gives scale 1: 7.5 is clamped to 7, −7.5 goes to the even −8, 2.5 to the even 2.
         let group = [7.5, -7.5, 2.5, -0.4];
-        let grid = covering(&group, SYMMETRIC);
+        let grid = covering(&group, SYMMETRIC, Dtype::F32);
         assert_eq!(grid, Grid { scale: 1.0, zero_point: 0 });
         assert_eq!(integers(grid, SYMMETRIC, &group), [7, -8, 2, 0]);
     }
@@ -124,14 +130,14 @@ mod tests {
     fn int4_with_zero_points_by_hand() {
         // From −3 to 4.5: scale 7.5 / 15 = 0.5, zero point −8 + 6 = −2.
         let group = [-3.0, 4.5, 0.0, 1.25];
-        let grid = covering(&group, WITH_ZERO_POINTS);
+        let grid = covering(&group, WITH_ZERO_POINTS, Dtype::F32);
         assert_eq!(grid, Grid { scale: 0.5, zero_point: -2 });
         assert_eq!(integers(grid, WITH_ZERO_POINTS, &group), [-8, 7, -2, 0]);
     }
 
     #[test]
     fn zero_lies_on_the_grid_of_a_group_that_does_not_reach_it() {
-        let grid = covering(&[3.0, 2.0, 1.0, 1.5], WITH_ZERO_POINTS);
+        let grid = covering(&[3.0, 2.0, 1.0, 1.5], WITH_ZERO_POINTS, Dtype::F32);
         assert_eq!(grid, Grid { scale: 0.2, zero_point: -8 });
     }
 
@@ -139,7 +145,7 @@ mod tests {
     fn int8_by_hand() {
         let scheme = Scheme { bits: 8, group_size: None, symmetric: true };
         let group = [127.5, -127.5, 63.0, 0.5];
-        let grid = covering(&group, scheme);
+        let grid = covering(&group, scheme, Dtype::F32);
         assert_eq!(grid, Grid { scale: 1.0, zero_point: 0 });
         assert_eq!(integers(grid, scheme, &group), [127, -128, 63, 0]);
     }
@@ -147,7 +153,7 @@ mod tests {
     #[test]
     fn an_all_zero_group_keeps_its_zeros() {
         for scheme in [SYMMETRIC, WITH_ZERO_POINTS] {
-            let grid = covering(&[0.0, -0.0, 0.0, 0.0], scheme);
+            let grid = covering(&[0.0, -0.0, 0.0, 0.0], scheme, Dtype::F32);
             assert_eq!(grid, Grid { scale: 2f32.powi(-23), zero_point: 0 });
             assert_eq!(integers(grid, scheme, &[0.0, -0.0, 0.0, 0.0]), [0; 4]);
         }
@@ -155,10 +161,10 @@ mod tests {
 
     #[test]
     fn a_range_that_overflows_is_not_finite() {
-        assert!(!is_finite(covering(&[f32::MAX, f32::MIN], WITH_ZERO_POINTS), WITH_ZERO_POINTS));
+        assert!(!is_finite(covering(&[f32::MAX, f32::MIN], WITH_ZERO_POINTS, Dtype::F32), WITH_ZERO_POINTS));
         // −8 steps of MAX / 7.5 lie past MAX.
-        assert!(!is_finite(covering(&[f32::MAX], SYMMETRIC), SYMMETRIC));
-        assert!(is_finite(covering(&[f32::MAX / 2.0], SYMMETRIC), SYMMETRIC));
+        assert!(!is_finite(covering(&[f32::MAX], SYMMETRIC, Dtype::F32), SYMMETRIC));
+        assert!(is_finite(covering(&[f32::MAX / 2.0], SYMMETRIC, Dtype::F32), SYMMETRIC));
     }
 
     #[test]
@@ -187,7 +193,7 @@ mod tests {
             group in prop::collection::vec(prop_oneof![-1e3f32..1e3, Just(0.0), -1e-3f32..1e-3], 1..70),
             scheme in any_scheme(),
         ) {
-            let grid = covering(&group, scheme);
+            let grid = covering(&group, scheme, Dtype::F32);
             let (smallest, largest) = scheme.range();
             for (weight, q) in group.iter().zip(integers(grid, scheme, &group)) {
                 let q = i32::from(q);
@@ -206,7 +212,7 @@ mod tests {
             ], 1..40),
             scheme in any_scheme(),
         ) {
-            let grid = covering(&group, scheme);
+            let grid = covering(&group, scheme, Dtype::F32);
             prop_assert!(grid.scale > 0.0, "{grid:?}");
             if is_finite(grid, scheme) {
                 let zero_point = i32::from(grid.zero_point);

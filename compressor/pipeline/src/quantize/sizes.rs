@@ -7,7 +7,7 @@ use compressor_format::{
 };
 use serde::Serialize;
 
-use super::{Activations, EmbeddingScheme, Quantization};
+use super::{Activations, Quantization};
 
 /// What will be written.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -39,11 +39,16 @@ pub struct QuantizedSize {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Bits that nothing here runs.
-    #[error("bits {0} is not there; 4 and 8 are")]
-    Bits(u8),
-    /// INT4 with one scale a row.
-    #[error("4 bits need a group_size: one scale for a whole output channel loses too much; usual are 32, 64 and 128")]
-    Int4PerChannel,
+    #[error("{key} {bits} is not there; 2, 3, 4, 5, 6 and 8 are")]
+    Bits {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        bits: u8,
+    },
+    /// Few bits with one scale a row.
+    #[error("{0} bits need a group_size: one scale for a whole output channel loses too much; usual are 32, 64 and 128")]
+    PerChannel(u8),
     /// A group without elements.
     #[error("{key} 0 makes no groups; usual are 32, 64 and 128")]
     EmptyGroup {
@@ -82,9 +87,8 @@ impl Refusal {
     /// The key of the quantization that asks for it, where it is one.
     pub fn key(&self) -> Option<&'static str> {
         match self {
-            Self::Bits(_) => Some("bits"),
-            Self::Int4PerChannel => Some("group_size"),
-            Self::EmptyGroup { key } | Self::Divides { key, .. } => Some(key),
+            Self::PerChannel(_) => Some("group_size"),
+            Self::Bits { key, .. } | Self::EmptyGroup { key } | Self::Divides { key, .. } => Some(key),
             Self::Activations(_) => Some("activations"),
             Self::DenseDtype(_) => Some("dense_dtype"),
             Self::UnevenLayers | Self::TooLarge => None,
@@ -94,7 +98,7 @@ impl Refusal {
     /// Whether the recipe alone is at fault, whatever the model's sizes.
     pub fn is_of_settings(&self) -> bool {
         match self {
-            Self::Bits(_) | Self::Int4PerChannel | Self::EmptyGroup { .. } | Self::Activations(_) => true,
+            Self::Bits { .. } | Self::PerChannel(_) | Self::EmptyGroup { .. } | Self::Activations(_) => true,
             Self::DenseDtype(_) | Self::Divides { .. } | Self::UnevenLayers | Self::TooLarge => false,
         }
     }
@@ -150,7 +154,7 @@ pub fn resolve(quantization: &Quantization, architecture: &Architecture, stored_
     let mut dense = Vec::new();
     let mut stored_bytes = 0;
     for (stored, storage) in &layout {
-        let bytes = storage.bytes(stored, architecture);
+        let bytes = storage.bytes(stored, architecture, quantization.scale_dtype);
         stored_bytes += bytes;
         match storage {
             Storage::Packed(scheme) | Storage::Signed(scheme) => {
@@ -163,7 +167,8 @@ pub fn resolve(quantization: &Quantization, architecture: &Architecture, stored_
             }
         }
     }
-    let parts = layout.iter().flat_map(|(stored, storage)| storage.layout(stored, architecture)).collect();
+    let parts =
+        layout.iter().flat_map(|(stored, storage)| storage.layout(stored, architecture, quantization.scale_dtype)).collect();
     let artifact_bytes = safetensors_file_bytes(parts).ok_or(Refusal::TooLarge)?;
     let bits_per_weight = stored_bytes as f64 * 8.0 / architecture.parameters() as f64;
     Ok(QuantizedSizes { artifact_bytes, bits_per_weight, tensors, dense })
@@ -174,11 +179,11 @@ pub fn resolve(quantization: &Quantization, architecture: &Architecture, stored_
 pub fn refusals(quantization: &Quantization, architecture: &Architecture, stored_dtype: Dtype) -> Vec<Refusal> {
     let scheme = projections(quantization);
     let mut refusals = Vec::new();
-    if !matches!(scheme.bits, 4 | 8) {
-        refusals.push(Refusal::Bits(scheme.bits));
+    if !Scheme::BITS.contains(&scheme.bits) {
+        refusals.push(Refusal::Bits { key: "bits", bits: scheme.bits });
     }
-    if scheme.bits == 4 && scheme.group_size.is_none() {
-        refusals.push(Refusal::Int4PerChannel);
+    if scheme.bits < 8 && scheme.group_size.is_none() {
+        refusals.push(Refusal::PerChannel(scheme.bits));
     }
     let per_channel_int8 = Scheme { bits: 8, group_size: None, symmetric: true };
     if quantization.activations == Activations::Int8 && scheme != per_channel_int8 {
@@ -230,11 +235,7 @@ fn projections(quantization: &Quantization) -> Scheme {
 fn quantized(quantization: &Quantization, stored: &StoredTensor) -> Option<(&'static str, Scheme)> {
     match stored.parts[0] {
         TensorId::Embedding | TensorId::Head => {
-            let bits = match quantization.embedding {
-                EmbeddingScheme::Dense => return None,
-                EmbeddingScheme::Int8 => 8,
-                EmbeddingScheme::Int4 => 4,
-            };
+            let bits = quantization.embedding.bits()?;
             let group_size = Some(quantization.embedding_group_size);
             Some(("embedding_group_size", Scheme { bits, group_size, symmetric: quantization.symmetric }))
         }

@@ -33,6 +33,11 @@ fn checkpoint(weights: &Weights, dtype: Dtype) -> (tempfile::TempDir, Checkpoint
     (folder, checkpoint)
 }
 
+/// With scales as computed.
+fn in_f32(quantization: Quantization) -> Quantization {
+    Quantization { scale_dtype: Dtype::F32, ..quantization }
+}
+
 fn int4() -> Quantization {
     Quantization { bits: 4, group_size: Some(32), ..Quantization::default() }
 }
@@ -54,7 +59,7 @@ fn kinds() -> Vec<Quantization> {
 
 fn write(checkpoint: &Checkpoint, quantization: &Quantization) -> (tempfile::TempDir, QuantizationReport) {
     let out = tempfile::tempdir().unwrap();
-    let report = quantize(checkpoint, quantization, out.path(), &mut |_, _, _| {}).unwrap();
+    let report = quantize(checkpoint, quantization, None, out.path(), &mut |_, _, _| {}).unwrap();
     (out, report)
 }
 
@@ -125,7 +130,7 @@ fn a_matrix_quantizes_as_worked_by_hand() {
     // One row of two groups of 4 at 4 bits: scales 7.5 / 7.5 and 3 / 7.5.
     let row = [7.5, -7.5, 2.5, -0.4, 3.0, -1.0, 0.5, 0.0];
     let scheme = Scheme { bits: 4, group_size: Some(4), symmetric: true };
-    let (matrix, distance) = quantize_matrix(&row, 8, scheme, true, Clipping::None).unwrap();
+    let (matrix, distance) = quantize_matrix(&row, 8, scheme, true, &in_f32(Quantization::default()), None).unwrap();
     assert_eq!(matrix.scales, vec![1.0, 0.4].into());
     // 3 / 0.4 = 7.5 is clamped to 7, −2.5 goes to −2, 1.25 to 1.
     assert_eq!(matrix.row_integers(0), [7, -8, 2, 0, 7, -2, 1, 0]);
@@ -139,10 +144,18 @@ fn a_matrix_quantizes_as_worked_by_hand() {
 
 #[test]
 fn the_error_is_at_most_half_a_step() {
-    // Up to 128 steps go through a division and a product, each rounded to 24 bits.
+    // Up to 128 steps go through a division and a product, each rounded to 24 bits; a scale in f16 is rounded to 11 before.
     const HALF_STEP: f32 = 0.5 + 2.0 * 128.0 * f32::EPSILON;
+    const HALF_STEP_OF_F16: f32 = HALF_STEP + 128.0 / 2048.0;
     let (_folder, checkpoint) = checkpoint(&Weights::random(architecture(Family::Llama, true), 8), Dtype::F32);
-    for quantization in [Quantization::default(), int4()] {
+    let (int8, int3) = (Quantization::default(), Quantization { bits: 3, ..int4() });
+    for (quantization, allowed) in [
+        (in_f32(int8.clone()), HALF_STEP),
+        (in_f32(int4()), HALF_STEP),
+        (int8, HALF_STEP_OF_F16),
+        (int4(), HALF_STEP_OF_F16),
+        (int3, HALF_STEP_OF_F16),
+    ] {
         let (out, _) = write(&checkpoint, &quantization);
         let artifact = Artifact::open(out.path()).unwrap();
         for id in checkpoint.architecture().tensors().into_iter().filter(|id| id.is_projection()) {
@@ -153,7 +166,7 @@ fn the_error_is_at_most_half_a_step() {
                 for (index, (weight, read)) in weights.iter().zip(&read).enumerate() {
                     // The largest positive value lies half a step past the last one: no more than any other.
                     let scale = matrix.scales.get(row * matrix.groups() + index / matrix.group_size());
-                    assert!((weight - read).abs() <= HALF_STEP * scale, "{id} row {row} column {index}: {weight} {read}");
+                    assert!((weight - read).abs() <= allowed * scale, "{id} row {row} column {index}: {weight} {read}");
                 }
             }
         }
@@ -195,7 +208,7 @@ fn progress_counts_every_weight() {
     let out = tempfile::tempdir().unwrap();
     let mut seen = Vec::new();
     let mut progress = |done, total, name: &str| seen.push((done, total, name.to_owned()));
-    quantize(&checkpoint, &int4(), out.path(), &mut progress).unwrap();
+    quantize(&checkpoint, &int4(), None, out.path(), &mut progress).unwrap();
     let total = architecture.parameters();
     assert_eq!(seen.first().unwrap(), &(50 * 64, total, "model.embed_tokens.weight".to_owned()));
     assert_eq!(seen.last().unwrap(), &(total, total, "model.norm.weight".to_owned()));
@@ -208,8 +221,8 @@ fn a_tied_embedding_is_one_tensor_with_one_scheme() {
     let (out, report) = write(&checkpoint, &int4());
     let embedding = report.tensors.iter().find(|tensor| tensor.name == "model.embed_tokens.weight").unwrap();
     assert_eq!(embedding.scheme, Scheme { bits: 8, group_size: Some(32), symmetric: true });
-    // 50 rows of 64 bytes and 2 scales, and the shape: 8 + 32/32 bits and a little.
-    assert_eq!(embedding.bytes, 50 * (64 + 2 * 4) + 16);
+    // 50 rows of 64 bytes and 2 scales, and the shape: 8 + 16/32 bits and a little.
+    assert_eq!(embedding.bytes, 50 * (64 + 2 * 2) + 16);
     assert!(report.tensors.iter().all(|tensor| tensor.name != "lm_head.weight"));
     assert!(report.dense.iter().all(|tensor| tensor.name.contains("norm")), "{:?}", report.dense);
     let files = TensorFiles::open(out.path()).unwrap();
@@ -257,8 +270,9 @@ fn a_quantization_that_can_not_be_is_refused_with_the_way_out() {
     let refused = refusal(&Quantization { group_size: Some(0), ..int4() });
     assert_eq!(refused.to_string(), "group_size 0 makes no groups; usual are 32, 64 and 128");
 
-    let refused = refusal(&Quantization { bits: 3, ..int4() });
-    assert_eq!((refused.to_string().as_str(), refused.key()), ("bits 3 is not there; 4 and 8 are", Some("bits")));
+    let refused = refusal(&Quantization { bits: 7, ..int4() });
+    let expected = "bits 7 is not there; 2, 3, 4, 5, 6 and 8 are";
+    assert_eq!((refused.to_string().as_str(), refused.key()), (expected, Some("bits")));
 
     let refused = refusal(&Quantization { group_size: None, ..int4() });
     let expected = "4 bits need a group_size: one scale for a whole output channel loses too much; usual are 32, 64 and 128";
@@ -300,7 +314,7 @@ fn heads_and_channels_after_pruning_are_named_by_what_they_are() {
 #[test]
 fn writing_over_the_checkpoint_is_refused() {
     let (folder, checkpoint) = checkpoint(&Weights::random(architecture(Family::Llama, true), 1), Dtype::F32);
-    let error = quantize(&checkpoint, &int4(), &folder.path().join("."), &mut |_, _, _| {}).unwrap_err();
+    let error = quantize(&checkpoint, &int4(), None, &folder.path().join("."), &mut |_, _, _| {}).unwrap_err();
     let expected = format!("{}: holds the checkpoint; an artifact needs a folder of its own", folder.path().join(".").display());
     assert_eq!(error.to_string(), expected);
 }
@@ -332,7 +346,7 @@ fn nan_and_infinities_are_refused_by_tensor_and_place() {
         {
             let (folder, checkpoint) = with_value(id, 7, value);
             let out = tempfile::tempdir().unwrap();
-            let error = quantize(&checkpoint, &int4(), out.path(), &mut |_, _, _| {}).unwrap_err();
+            let error = quantize(&checkpoint, &int4(), None, out.path(), &mut |_, _, _| {}).unwrap_err();
             assert_eq!(error.to_string(), format!("{}: tensor `{name}` holds {shown} at element 7", folder.path().display()));
             assert!(!out.path().join("model.safetensors").exists());
         }
@@ -345,14 +359,15 @@ fn weights_whose_scale_would_be_infinite_are_refused() {
     let (folder, checkpoint) = with_value(down, 100, f32::MAX);
     let out = tempfile::tempdir().unwrap();
     for symmetric in [true, false] {
-        let quantization = Quantization { symmetric, ..int4() };
-        let found = quantize(&checkpoint, &quantization, out.path(), &mut |_, _, _| {});
+        let quantization = in_f32(Quantization { symmetric, ..int4() });
+        let found = quantize(&checkpoint, &quantization, None, out.path(), &mut |_, _, _| {});
         if symmetric {
             // −8 steps of MAX / 7.5.
             let error = found.unwrap_err().to_string();
             let start = format!("{}: tensor `model.layers.1.mlp.down_proj.weight` holds weights from -", folder.path().display());
             assert!(error.starts_with(&start), "{error}");
-            let end = "to 3.4028235e38 in row 1: quantized to INT4, groups of 32, symmetric, they stand for values beyond f32";
+            let end = "to 3.4028235e38 in row 1: quantized to INT4, groups of 32, symmetric with scales in f32, they stand for \
+                       infinite values";
             assert!(error.ends_with(end), "{error}");
         } else {
             // From about 0 to MAX in fifteen steps: every integer stands for a finite value.
@@ -366,7 +381,7 @@ fn dense_values_that_half_precision_can_not_hold_are_refused() {
     let (folder, checkpoint) = with_value(TensorId::FinalNorm(Part::Weight), 3, -70_000.0);
     let out = tempfile::tempdir().unwrap();
     let quantization = Quantization { dense_dtype: Some(Dtype::F16), ..int4() };
-    let error = quantize(&checkpoint, &quantization, out.path(), &mut |_, _, _| {}).unwrap_err();
+    let error = quantize(&checkpoint, &quantization, None, out.path(), &mut |_, _, _| {}).unwrap_err();
     let expected = format!(
         "{}: tensor `model.norm.weight` holds -7e4, which is infinite as f16; dense_dtype = \"f32\" keeps it",
         folder.path().display()
@@ -467,7 +482,7 @@ fn llm_compressor_writes_the_same_tensors() {
         ("int8-w8a8-dynamic", Quantization { activations: Activations::Int8, ..dense }),
     ];
     for (folder, quantization) in pairs {
-        let (out, _) = write(&checkpoint, &quantization);
+        let (out, _) = write(&checkpoint, &in_f32(quantization));
         let (ours, theirs) = (TensorFiles::open(out.path()).unwrap(), TensorFiles::open(&samples.join(folder)).unwrap());
         let names = |files: &TensorFiles| files.iter().map(|(name, _)| name.to_owned()).collect::<Vec<_>>();
         assert_eq!(names(&ours), names(&theirs), "{folder}");
@@ -507,4 +522,109 @@ fn smollm2_quantizes_to_the_bytes_that_were_promised() {
             worst.scheme, quantization.clipping, report.bits_per_weight, worst.name, worst.relative_error
         );
     }
+}
+
+/// Text for a model with a vocabulary of 50.
+fn calibration() -> Calibration {
+    Calibration { tokens: (0..9 * 16).map(|index| (index * index * 7 + index) % 50).collect(), window: 16 }
+}
+
+fn gptq() -> Quantization {
+    Quantization { method: Method::Gptq, clipping: Clipping::Activation, ..int4() }
+}
+
+#[test]
+fn gptq_errs_less_on_the_text_than_rounding_to_nearest_and_the_report_says_so() {
+    for family in [Family::Llama, Family::Gpt2, Family::Qwen3] {
+        let (_folder, checkpoint) = checkpoint(&Weights::random(architecture(family, true), 5), Dtype::F32);
+        let out = tempfile::tempdir().unwrap();
+        let mut seen = Vec::new();
+        let mut progress = |done, of, what: &str| seen.push((done, of, what.to_owned()));
+        let report = quantize(&checkpoint, &gptq(), Some(&calibration()), out.path(), &mut progress).unwrap();
+        let layers = checkpoint.architecture().layers.len() as u64;
+        assert_eq!(seen[0], (1, layers, "layers".to_owned()));
+        let errors: Vec<(f64, f64)> = report
+            .tensors
+            .iter()
+            .filter_map(|tensor| Some((tensor.output_error?, tensor.output_error_rounded_to_nearest?)))
+            .collect();
+        let projections =
+            Family::stored(checkpoint.architecture()).iter().filter(|stored| stored.parts[0].is_projection()).count();
+        assert_eq!(errors.len(), projections, "all but the embedding");
+        let (gptq, nearest) = errors.iter().fold((0.0, 0.0), |sums, error| (sums.0 + error.0, sums.1 + error.1));
+        assert!(gptq > 0.0 && gptq < 0.9 * nearest, "{family:?}: {gptq}, nearest {nearest}");
+        let artifact = Artifact::open(out.path()).unwrap();
+        assert_eq!(artifact.stored().count(), Family::stored(checkpoint.architecture()).len());
+    }
+}
+
+#[test]
+fn the_number_of_threads_changes_no_byte_of_gptq() {
+    let (_folder, checkpoint) = checkpoint(&Weights::random(architecture(Family::Llama, true), 5), Dtype::Bf16);
+    let written = |threads| {
+        let out = tempfile::tempdir().unwrap();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| quantize(&checkpoint, &gptq(), Some(&calibration()), out.path(), &mut |_, _, _| {})).unwrap();
+        fs_err::read(out.path().join("model.safetensors")).unwrap()
+    };
+    let one = written(1);
+    assert!(one == written(2) && one == written(7));
+}
+
+#[test]
+fn every_width_is_written_and_read_as_it_was_rounded() {
+    let (_folder, checkpoint) = checkpoint(&Weights::random(architecture(Family::Llama, false), 6), Dtype::F32);
+    let mut bytes = Vec::new();
+    for bits in Scheme::BITS {
+        for symmetric in [true, false] {
+            let quantization = Quantization { bits, symmetric, group_size: Some(16), ..int4() };
+            let (out, report) = write(&checkpoint, &quantization);
+            let artifact = Artifact::open(out.path()).unwrap();
+            let found = artifact.stored().filter(|(name, tensor)| {
+                matches!(tensor, ArtifactTensor::Quantized(matrix) if name.contains("proj") && matrix.scheme.bits == bits)
+            });
+            assert_eq!(found.count(), 14, "{bits} bits");
+            if symmetric {
+                bytes.push(report.artifact_bytes);
+            }
+        }
+    }
+    assert!(bytes.is_sorted() && bytes.first() < bytes.last(), "{bytes:?}");
+}
+
+#[test]
+fn weights_beyond_the_type_of_the_scales_are_refused_with_the_way_out() {
+    let down = TensorId::Layer(1, LayerTensor::Down(Part::Weight));
+    let (_folder, checkpoint) = with_value(down, 100, 1e9);
+    let out = tempfile::tempdir().unwrap();
+    let error = quantize(&checkpoint, &int4(), None, out.path(), &mut |_, _, _| {}).unwrap_err().to_string();
+    let end = "quantized to INT4, groups of 32, symmetric with scales in f16, they stand for infinite values; scale_dtype = \"f32\" \
+               may hold them";
+    assert!(error.ends_with(end), "{error}");
+    let gptq = quantize(&checkpoint, &gptq(), Some(&calibration()), out.path(), &mut |_, _, _| {}).unwrap_err().to_string();
+    assert!(gptq.ends_with(end), "{gptq}");
+    quantize(&checkpoint, &in_f32(int4()), None, out.path(), &mut |_, _, _| {}).unwrap();
+}
+
+#[test]
+fn what_looks_at_text_is_refused_without_it_and_where_it_does_harm() {
+    let (_folder, checkpoint) = checkpoint(&Weights::random(architecture(Family::Llama, true), 5), Dtype::F32);
+    let out = tempfile::tempdir().unwrap();
+    let error = quantize(&checkpoint, &gptq(), None, out.path(), &mut |_, _, _| {}).unwrap_err();
+    assert_eq!(error.to_string(), "method \"gptq\" and clipping \"activation\" look at text: a dataset is needed");
+    // One token after the other the same: every input is one vector, and without damping its Hessian has no inverse.
+    let same = Calibration { tokens: vec![3], window: 1 };
+    let undamped = Quantization { damping: 0.0, ..gptq() };
+    let error = quantize(&checkpoint, &undamped, Some(&same), out.path(), &mut |_, _, _| {}).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "tensor `model.layers.0.self_attn.q_proj.weight`: what it multiplies on the calibration text has no positive definite Hessian \
+         with damping 0; raise damping, or calibration_tokens"
+    );
+    let harm = Error::WorseThanNearest { gptq: 0.5, nearest: 0.25 };
+    assert_eq!(
+        harm.to_string(),
+        "GPTQ adds 0.5000 to the outputs of the projections on the calibration text, rounding to nearest 0.2500 (sums of relative mean \
+         squares): method = \"round_to_nearest\" is better here, or more calibration_tokens"
+    );
 }

@@ -1,0 +1,182 @@
+//! Layer after layer over calibration text: every projection sees what the already quantized ones before it make of the text.
+//!
+//! One pass of the engine in f32 does it: the inputs of a projection are gathered over all windows, its weights are quantized, and only
+//! then is it computed, with the values that its integers stand for.
+
+use std::collections::BTreeMap;
+
+use compressor_engine::{Block, Blocks};
+use compressor_format::{Checkpoint, LayerTensor, Method, QuantizedMatrix, Scheme, Storage, StoredTensor, TensorId};
+
+use super::gptq::{self, Hessian, NotPositiveDefinite};
+use super::{Distance, Error, Quantization, assemble, clipping, overflow, quantize_matrix, values};
+
+/// Text that the quantizer looks at.
+#[derive(Clone, Debug)]
+pub struct Calibration {
+    /// Whole windows, one after the other.
+    pub tokens: Vec<u32>,
+    /// Tokens of one window, which does not see the others.
+    pub window: usize,
+}
+
+/// A tensor that is finished.
+pub(super) struct Quantized {
+    pub(super) matrix: QuantizedMatrix,
+    pub(super) distance: Distance,
+    pub(super) output_error: OutputError,
+}
+
+/// What quantized weights add to a projection's output on calibration text.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct OutputError {
+    /// Mean square of the difference ÷ mean square of the output.
+    pub(super) relative: f64,
+    /// The same, had the weights been rounded to nearest.
+    pub(super) rounded_to_nearest: f64,
+}
+
+/// What a projection multiplies.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Input {
+    Attention,
+    Output,
+    Mlp,
+    Down,
+}
+
+/// Windows that go through a layer together.
+const WINDOWS: usize = 4;
+
+/// Quantizes every projection inside the layers of `checkpoint` that `layout` wants as integers.
+///
+/// `done` is called with the number of layers that are finished.
+pub(super) fn quantize_layers(
+    checkpoint: &Checkpoint,
+    quantization: &Quantization,
+    layout: &[(StoredTensor, Storage)],
+    calibration: &Calibration,
+    done: &mut dyn FnMut(usize),
+) -> Result<BTreeMap<String, Quantized>, Error> {
+    let blocks = Blocks::new(checkpoint, crate::engine_options())?;
+    let mut finished = BTreeMap::new();
+    // The residual stream, some windows in a part.
+    let windows = calibration.tokens.chunks(WINDOWS * calibration.window);
+    let mut x: Vec<Vec<f32>> = windows.map(|tokens| blocks.embed(tokens, calibration.window)).collect::<Result<_, _>>()?;
+    for index in 0..checkpoint.architecture().layers.len() {
+        let mut block = blocks.block(index)?;
+        let mut quantize = |block: &mut Block<'_>, input, parts: &[Vec<f32>]| -> Result<(), Error> {
+            let here = layout.iter().filter(|(stored, _)| place_of(stored.parts[0]) == Some((index, input)));
+            let tensors: Vec<_> = here.filter_map(|(stored, storage)| Some((stored, storage.integers()?))).collect();
+            let Some((first, _)) = tensors.first() else { return Ok(()) };
+            let gathered = Gathered::new(checkpoint, quantization, first, parts)?;
+            for (stored, (scheme, packed)) in tensors {
+                let quantized = gathered.quantize(stored, scheme, packed)?;
+                put(block, checkpoint, stored, &quantized.matrix);
+                finished.insert(stored.name.clone(), quantized);
+            }
+            Ok(())
+        };
+        let mut parts: Vec<Vec<f32>> = x.iter().map(|x| block.attention_input(x)).collect();
+        quantize(&mut block, Input::Attention, &parts)?;
+        parts.iter_mut().for_each(|part| *part = block.output_input(std::mem::take(part), calibration.window));
+        quantize(&mut block, Input::Output, &parts)?;
+        for (part, x) in parts.iter_mut().zip(&mut x) {
+            block.add_output(x, std::mem::take(part));
+            *part = block.mlp_input(x);
+        }
+        quantize(&mut block, Input::Mlp, &parts)?;
+        parts.iter_mut().for_each(|part| *part = block.down_input(std::mem::take(part)));
+        quantize(&mut block, Input::Down, &parts)?;
+        parts.into_iter().zip(&mut x).for_each(|(part, x)| block.add_down(x, part));
+        done(index + 1);
+    }
+    Ok(finished)
+}
+
+fn place_of(id: TensorId) -> Option<(usize, Input)> {
+    use LayerTensor::{AttentionNorm, Down, Gate, Key, KeyNorm, MlpNorm, Output, Query, QueryNorm, Up, Value};
+    let TensorId::Layer(index, tensor) = id else { return None };
+    let input = match tensor {
+        Query(_) | Key(_) | Value(_) => Input::Attention,
+        Output(_) => Input::Output,
+        Gate(_) | Up(_) => Input::Mlp,
+        Down(_) => Input::Down,
+        AttentionNorm(_) | QueryNorm | KeyNorm | MlpNorm(_) => return None,
+    };
+    Some((index, input))
+}
+
+/// What is known of the inputs of some projections.
+struct Gathered<'a> {
+    checkpoint: &'a Checkpoint,
+    quantization: &'a Quantization,
+    hessian: Hessian,
+    importance: Vec<f32>,
+    /// For GPTQ.
+    inputs: Option<gptq::Inputs>,
+}
+
+impl<'a> Gathered<'a> {
+    /// `first` is one of the projections that multiply `parts`.
+    fn new(
+        checkpoint: &'a Checkpoint,
+        quantization: &'a Quantization,
+        first: &StoredTensor,
+        parts: &[Vec<f32>],
+    ) -> Result<Self, Error> {
+        let mut hessian = Hessian::new(checkpoint.architecture().shape(first.parts[0])[1]);
+        parts.iter().for_each(|part| hessian.add(part));
+        let inputs = match quantization.method {
+            Method::Gptq => {
+                let inputs = hessian.inputs(quantization.damping, quantization.activation_order);
+                Some(inputs.map_err(|NotPositiveDefinite| Error::NotPositiveDefinite {
+                    name: first.name.clone(),
+                    damping: quantization.damping,
+                })?)
+            }
+            Method::RoundToNearest => None,
+        };
+        Ok(Self { checkpoint, quantization, importance: hessian.mean_squares(), hessian, inputs })
+    }
+
+    fn quantize(&self, stored: &StoredTensor, scheme: Scheme, packed: bool) -> Result<Quantized, Error> {
+        let Self { checkpoint, quantization, hessian, importance, inputs } = self;
+        let (values, columns) = (values(checkpoint, stored)?, importance.len());
+        let too_large = |row: usize| {
+            let values = &values[row * columns..][..columns];
+            overflow(checkpoint, stored, values, row, scheme, quantization.scale_dtype)
+        };
+        let nearest = quantize_matrix(&values, columns, scheme, packed, quantization, Some(importance)).map_err(too_large)?;
+        let energy = hessian.output_error(&values);
+        let relative = |matrix: &QuantizedMatrix| {
+            let rows = (0..matrix.rows).flat_map(|row| matrix.row(row));
+            let errors: Vec<f32> = rows.zip(&values).map(|(stands_for, value)| stands_for - value).collect();
+            if energy > 0.0 { hessian.output_error(&errors) / energy } else { 0.0 }
+        };
+        let rounded_to_nearest = relative(&nearest.0);
+        let Some(inputs) = inputs else {
+            let output_error = OutputError { relative: rounded_to_nearest, rounded_to_nearest };
+            return Ok(Quantized { matrix: nearest.0, distance: nearest.1, output_error });
+        };
+        let grid = |group: &[f32], first: usize| {
+            quantization.grid(group, Some(&importance[first..][..group.len()]), scheme, &mut clipping::Scratch::default())
+        };
+        let rounded = gptq::round(&values, scheme, inputs, &grid);
+        let (matrix, distance) = assemble(&values, columns, scheme, packed, rounded).map_err(too_large)?;
+        let output_error = OutputError { relative: relative(&matrix), rounded_to_nearest };
+        Ok(Quantized { matrix, distance, output_error })
+    }
+}
+
+/// Computes with what the integers stand for from here on.
+fn put(block: &mut Block<'_>, checkpoint: &Checkpoint, stored: &StoredTensor, matrix: &QuantizedMatrix) {
+    let mut first_row = 0;
+    for part in &stored.parts {
+        let rows = checkpoint.architecture().shape(*part)[0];
+        if let TensorId::Layer(_, tensor) = part {
+            block.replace(*tensor, (first_row..first_row + rows).flat_map(|row| matrix.row(row)).collect());
+        }
+        first_row += rows;
+    }
+}
