@@ -1,8 +1,9 @@
 //! Turns a checkpoint into an artifact: every projection becomes integers with scales, written as compressed-tensors safetensors.
 //!
 //! One method is one file: [`round_to_nearest`] lays a grid over a group of weights, [`clipping`] looks for a better one. [`resolve`]
-//! says what will be written, to the byte, before any of it is done.
+//! says what will be written, to the byte, before any of it is done. [`allocate()`] shares a budget of bytes among tensors.
 
+mod allocate;
 mod calibrated;
 mod cholesky;
 mod clipping;
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 use self::calibrated::{OutputError, Quantized};
 use self::round_to_nearest::Grid;
 
+pub use self::allocate::{Allocation, AllocationError, Candidate, allocate};
 pub use self::calibrated::Calibration;
 pub use self::opens_in::opens_in;
 pub use self::sizes::{QuantizedSize, QuantizedSizes, Refusal, Width, refusals, resolve};
