@@ -11,6 +11,8 @@ mod command;
 mod devices;
 #[path = "integration/documents.rs"]
 mod documents;
+#[path = "integration/export.rs"]
+mod export;
 #[path = "integration/generate.rs"]
 mod generate;
 #[path = "integration/layers.rs"]

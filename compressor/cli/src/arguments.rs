@@ -44,6 +44,8 @@ pub(crate) enum Command {
     Bench(Bench),
     /// Turns a GGUF file or a folder into a Hugging Face folder with dense weights.
     Import(Import),
+    /// Writes an artifact as a GGUF file, with the same integers.
+    Export(Export),
     /// Trains a model on a dataset.
     Train(Train),
     /// Trains a student to answer as its teacher does.
@@ -267,6 +269,14 @@ pub(crate) struct Import {
     /// Element type to write.
     #[arg(long, value_enum, default_value_t = DenseType::F32)]
     pub(crate) dtype: DenseType,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// The artifact's folder.
+    pub(crate) model: PathBuf,
+    /// The GGUF file to write; one that is there is replaced.
+    pub(crate) output: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -62,14 +62,19 @@ impl ChatTemplate {
     /// [`Error::Unsupported`] where there is none, [`Error::Malformed`] where it is no template.
     pub fn open(model: &Path) -> Result<Self> {
         let template = match model.is_dir() {
-            true => Self::in_folder(model)?,
+            true => Self::in_folder(model)?.ok_or_else(|| {
+                let what = "has no chat template, neither chat_template.jinja nor `chat_template` in tokenizer_config.json: it can only \
+                            continue a text";
+                Error::unsupported(model, what)
+            })?,
             false => Self::in_gguf(&GgufFile::open(model)?)?,
         };
         environment().template_from_str(&without_extensions(&template.source)).map_err(|error| template.malformed(&error))?;
         Ok(template)
     }
 
-    fn in_folder(folder: &Path) -> Result<Self> {
+    /// The template of a folder, unread but as text; `None` where there is none.
+    pub(crate) fn in_folder(folder: &Path) -> Result<Option<Self>> {
         let config_path = folder.join("tokenizer_config.json");
         let config = read_json(&config_path)?;
         let jinja_path = folder.join("chat_template.jinja");
@@ -77,11 +82,7 @@ impl ChatTemplate {
             true => (jinja_path.clone(), fs_err::read_to_string(&jinja_path)?),
             false => {
                 let source = match &config["chat_template"] {
-                    Value::Null => {
-                        let what = "has no chat template, neither chat_template.jinja nor `chat_template` in tokenizer_config.json: it \
-                                    can only continue a text";
-                        return Err(Error::unsupported(folder, what));
-                    }
+                    Value::Null => return Ok(None),
                     Value::String(source) => source.clone(),
                     Value::Array(named) => default_of(named).map_err(|what| Error::malformed(&config_path, what))?,
                     other => {
@@ -92,10 +93,12 @@ impl ChatTemplate {
                 (config_path, source)
             }
         };
-        let map = read_json(&folder.join("special_tokens_map.json"))?;
-        let special_tokens =
-            SPECIAL_TOKENS.into_iter().filter_map(|name| Some((name, written(&config[name]).or_else(|| written(&map[name]))?)));
-        Ok(Self { path, source, special_tokens: special_tokens.collect() })
+        Ok(Some(Self { path, source, special_tokens: special_tokens(folder)? }))
+    }
+
+    /// Its text.
+    pub(crate) fn source(&self) -> &str {
+        &self.source
     }
 
     pub(crate) fn in_gguf(file: &GgufFile) -> Result<Self> {
@@ -140,6 +143,14 @@ impl ChatTemplate {
     }
 }
 
+/// `bos_token` and its like as a folder has them, by the names that templates use.
+pub(crate) fn special_tokens(folder: &Path) -> Result<BTreeMap<&'static str, String>> {
+    let config = read_json(&folder.join("tokenizer_config.json"))?;
+    let map = read_json(&folder.join("special_tokens_map.json"))?;
+    let token = |name| Some((name, written(&config[name]).or_else(|| written(&map[name]))?));
+    Ok(SPECIAL_TOKENS.into_iter().filter_map(token).collect())
+}
+
 /// The template that a list of named ones calls [`DEFAULT`].
 fn default_of(named: &[Value]) -> Result<String, String> {
     let default = named.iter().find(|one| one["name"] == DEFAULT).and_then(|one| one["template"].as_str());
@@ -150,7 +161,7 @@ fn default_of(named: &[Value]) -> Result<String, String> {
 }
 
 /// A file of JSON; null where there is none.
-fn read_json(path: &Path) -> Result<Value> {
+pub(crate) fn read_json(path: &Path) -> Result<Value> {
     if !path.is_file() {
         return Ok(Value::Null);
     }

@@ -1,4 +1,4 @@
-//! Reads GGUF files, versions 2 and 3: llama.cpp's format for a model with its tokenizer in one file.
+//! Reads GGUF files, versions 2 and 3, and writes version 3: llama.cpp's format for a model with its tokenizer in one file.
 //!
 //! A file is a head (metadata, then a table of tensors) and, from the next multiple of `general.alignment`, the tensors' bytes.
 //! The head is believed only after every count, length and offset in it has been checked against the file's end; the tensors stay
@@ -7,6 +7,7 @@
 //! - `metadata`: the head's values; `blocks`: quantized types
 //! - `config`: the metadata as a Hugging Face `config.json`; `names`: tensors by Hugging Face's names and row order
 //! - `vocabulary`: the tokenizer; `words`: how it cuts text
+//! - `write`: an artifact as such a file
 //!
 //! Specification: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
@@ -22,12 +23,14 @@ mod real;
 mod sample;
 mod vocabulary;
 mod words;
+mod write;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 pub use blocks::GgmlType;
 pub use names::gguf_name;
+pub use write::{GgufReport, write_gguf};
 
 use crate::mapped::{MappedBytes, map_file};
 use crate::{Error, Result};

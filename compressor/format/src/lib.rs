@@ -69,7 +69,7 @@ pub use {
     checkpoint::{copy_companions, read_config},
     dataset::samples::{Batch, Batches, SampleOrder, Samples, Tokens},
     dataset::{Dataset, Examples, FileSet, GrammarSet, JsonlSet, Pair, Split, TextSet, completion_matches},
-    gguf::{GgmlType, GgufFile, GgufTensor, gguf_name},
+    gguf::{GgmlType, GgufFile, GgufReport, GgufTensor, gguf_name, write_gguf},
     manifest::{DenseTensor, FileHash, Manifest, Mismatch, OpensIn, Reference, Tool},
     mapped::map_file,
     metrics::{Metrics, StepLosses},

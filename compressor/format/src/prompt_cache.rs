@@ -1,6 +1,6 @@
 //! Prompt caches: keys and values of a prompt's tokens in a file, so that a prompt that begins alike does not compute them again.
 //!
-//! Layout: docs/artifact-format.md §8.
+//! Layout: docs/artifact-format.md §9.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

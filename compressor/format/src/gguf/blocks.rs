@@ -122,6 +122,12 @@ impl GgmlType {
         }
     }
 
+    /// The number that stands for the type in a tensor table.
+    pub(super) fn id(self) -> u32 {
+        let is_own = |id: &u32| matches!(Self::from_id(*id), TypeId::Readable(kind) if kind == self);
+        (0..).find(is_own).expect("`from_id` has every type")
+    }
+
     /// The type behind `id` in a tensor table, by ggml's `enum ggml_type`.
     pub(super) fn from_id(id: u32) -> TypeId {
         TypeId::Readable(match id {

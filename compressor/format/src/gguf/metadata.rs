@@ -27,9 +27,9 @@ pub(super) struct List {
     bytes: MappedBytes,
 }
 
-/// What a value's four-byte type says.
+/// What a value's four-byte type says; in the order of the types' numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum ValueKind {
+pub(super) enum ValueKind {
     U8,
     I8,
     U16,

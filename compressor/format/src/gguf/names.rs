@@ -155,6 +155,12 @@ fn split_rotary_halves(values: &[f32], heads: usize, rows: usize) -> Vec<f32> {
     split
 }
 
+/// Which of Hugging Face's rows is the `row`-th in a Llama file, where rotary pairs are side by side.
+pub(super) fn row_in_halves(row: usize, head_dim: usize) -> usize {
+    let (head, within) = (row / head_dim, row % head_dim);
+    head * head_dim + within % 2 * (head_dim / 2) + within / 2
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

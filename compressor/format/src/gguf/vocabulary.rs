@@ -26,10 +26,12 @@ enum Kind {
 }
 
 /// What a token is, by `tokenizer.ggml.token_type`.
-const NORMAL: i32 = 1;
+pub(super) const NORMAL: i32 = 1;
 const UNKNOWN: i32 = 2;
-const CONTROL: i32 = 3;
-const USER_DEFINED: i32 = 4;
+pub(super) const CONTROL: i32 = 3;
+pub(super) const USER_DEFINED: i32 = 4;
+/// Stands in no text: its row of the embedding is there, its token is not.
+pub(super) const UNUSED: i32 = 5;
 const BYTE: i32 = 6;
 
 /// SentencePiece's sign for a space, U+2581.
