@@ -12,11 +12,12 @@ use compressor_format::{
 };
 use serde_json::{Value, json};
 
-const TARGETS: [&str; 15] = [
+const TARGETS: [&str; 16] = [
     "artifact",
     "checkpoint",
     "config",
     "dataset",
+    "delta",
     "entropy",
     "gguf",
     "manifest",
@@ -67,6 +68,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
             files("recipes", "toml").into_iter().map(|recipe| joined((recipe, changes.into()))).collect()
         }
         "dataset" => datasets(),
+        "delta" => vec![delta()],
         "entropy" => artifacts().into_iter().flat_map(|(_, weights)| [coded(&weights), tagged(1, &weights)]).collect(),
         "tokenizer" => tokenizers(),
         "manifest" => vec![manifest()],
@@ -189,6 +191,19 @@ fn coded(weights: &[u8]) -> Vec<u8> {
     fs_err::write(&decoded, weights).expect("a file in a temporary folder");
     compressor_format::write_entropy(&decoded, &coded).expect("a sound file");
     tagged(0, &fs_err::read(coded).expect("just written"))
+}
+
+/// From the old folder of the target, in which a text changes.
+fn delta() -> Vec<u8> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let [old, new, delta] = ["old", "new", "delta"].map(|name| folder.path().join(name));
+    for (folder, text) in [(&old, "a text, "), (&new, "a text, changed")] {
+        fs_err::create_dir(folder).expect("a folder in a temporary folder");
+        fs_err::write(folder.join("text"), text.repeat(40)).expect("a file in it");
+        fs_err::write(folder.join("same"), [7; 300]).expect("a file in it");
+    }
+    compressor_format::write_delta(&old, &new, &delta).expect("two folders");
+    fs_err::read(delta).expect("just written")
 }
 
 fn shards() -> Vec<Vec<u8>> {

@@ -3,6 +3,7 @@
 mod arguments;
 mod bench;
 mod commands;
+mod delta;
 mod failure;
 mod generate;
 mod interrupt;
@@ -55,6 +56,8 @@ fn dispatch(command: Command, output: Output) -> Result<Ending, Failure> {
         Command::Inspect(arguments) => commands::inspect(&arguments, output),
         Command::Bench(arguments) => bench::bench(&arguments, output),
         Command::Import(arguments) => commands::import(&arguments, output),
+        Command::Delta(arguments) => delta::delta(&arguments, output),
+        Command::Apply(arguments) => delta::apply(&arguments, output),
         Command::Train(arguments) => stages::train(&arguments, output),
         Command::Distill(arguments) => stages::distill(&arguments, output),
         Command::Prune(arguments) => stages::prune(&arguments, output),

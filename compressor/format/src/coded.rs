@@ -9,6 +9,8 @@ use std::io;
 pub(crate) const PIECE_BYTES: usize = 1 << 20;
 /// For weights: higher levels look longer for repetitions that are not there.
 pub(crate) const FAST: i32 = 3;
+/// For texts and differences of scales.
+pub(crate) const THOROUGH: i32 = 19;
 
 /// How a piece was rearranged before zstd.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -354,10 +354,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (file, coded) = write(folder.path(), &tensors());
         let decoded = TensorFiles::open(folder.path()).unwrap();
-        assert_eq!(decoded.files(), [file.clone()]);
+        assert_eq!(decoded.files(), std::slice::from_ref(&file));
         fs_err::remove_file(&file).unwrap();
         let opened = TensorFiles::open(folder.path()).unwrap();
-        assert_eq!(opened.files(), [coded.clone()]);
+        assert_eq!(opened.files(), std::slice::from_ref(&coded));
         assert_eq!(opened.bytes(), fs_err::metadata(&coded).unwrap().len());
         let tensors = |files: &TensorFiles| -> Vec<_> {
             files

@@ -32,6 +32,8 @@ mod damage;
 #[cfg(feature = "std")]
 mod dataset;
 #[cfg(feature = "std")]
+mod delta;
+#[cfg(feature = "std")]
 mod entropy;
 #[cfg(feature = "std")]
 mod gguf;
@@ -73,6 +75,7 @@ pub use {
     checkpoint::{copy_companions, read_config},
     dataset::samples::{Batch, Batches, SampleOrder, Samples, Tokens},
     dataset::{Dataset, Examples, FileSet, GrammarSet, JsonlSet, Pair, Split, TextSet, completion_matches},
+    delta::{Delta, write_delta},
     entropy::{EntropyFile, write_entropy},
     gguf::{GgmlType, GgufFile, GgufTensor, gguf_name},
     manifest::{DenseTensor, FileHash, Manifest, Mismatch, OpensIn, Reference, Tool},
