@@ -6,6 +6,8 @@
 mod chain;
 #[path = "integration/command.rs"]
 mod command;
+#[path = "integration/delta.rs"]
+mod delta;
 #[cfg(any(feature = "ndarray", feature = "wgpu"))]
 #[path = "integration/devices.rs"]
 mod devices;

@@ -12,11 +12,13 @@ use compressor_format::{
 };
 use serde_json::{Value, json};
 
-const TARGETS: [&str; 14] = [
+const TARGETS: [&str; 16] = [
     "artifact",
     "checkpoint",
     "config",
     "dataset",
+    "delta",
+    "entropy",
     "gguf",
     "manifest",
     "model",
@@ -66,6 +68,8 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
             files("recipes", "toml").into_iter().map(|recipe| joined((recipe, changes.into()))).collect()
         }
         "dataset" => datasets(),
+        "delta" => vec![delta()],
+        "entropy" => artifacts().into_iter().flat_map(|(_, weights)| [coded(&weights), tagged(1, &weights)]).collect(),
         "tokenizer" => tokenizers(),
         "manifest" => vec![manifest()],
         "report" => vec![report()],
@@ -173,6 +177,33 @@ fn artifact(family: Family, scheme: Scheme, packed: bool, activation_bits: Optio
     let config = json!({});
     let new = NewArtifact { architecture, config: &config, dense_dtype: Dtype::F32, tensors, activation_bits };
     written(|folder| new.write(folder).expect("an artifact can be written"))
+}
+
+/// What `arbitrary` reads as the first or second variant of two, with these bytes in it.
+fn tagged(variant: u8, bytes: &[u8]) -> Vec<u8> {
+    [&[variant * 0xff; 4], bytes].concat()
+}
+
+/// A `model.entropy`.
+fn coded(weights: &[u8]) -> Vec<u8> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let [decoded, coded] = ["model.safetensors", "model.entropy"].map(|name| folder.path().join(name));
+    fs_err::write(&decoded, weights).expect("a file in a temporary folder");
+    compressor_format::write_entropy(&decoded, &coded).expect("a sound file");
+    tagged(0, &fs_err::read(coded).expect("just written"))
+}
+
+/// From the old folder of the target, in which a text changes.
+fn delta() -> Vec<u8> {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let [old, new, delta] = ["old", "new", "delta"].map(|name| folder.path().join(name));
+    for (folder, text) in [(&old, "a text, "), (&new, "a text, changed")] {
+        fs_err::create_dir(folder).expect("a folder in a temporary folder");
+        fs_err::write(folder.join("text"), text.repeat(40)).expect("a file in it");
+        fs_err::write(folder.join("same"), [7; 300]).expect("a file in it");
+    }
+    compressor_format::write_delta(&old, &new, &delta).expect("two folders");
+    fs_err::read(delta).expect("just written")
 }
 
 fn shards() -> Vec<Vec<u8>> {

@@ -46,6 +46,10 @@ pub(crate) enum Command {
     Import(Import),
     /// Writes an artifact as a GGUF file, with the same integers.
     Export(Export),
+    /// Writes into one file what changed from one folder to another: artifacts or checkpoints.
+    Delta(Delta),
+    /// Makes the new folder of a delta from the old one, bit for bit.
+    Apply(Apply),
     /// Trains a model on a dataset.
     Train(Train),
     /// Trains a student to answer as its teacher does.
@@ -284,6 +288,26 @@ pub(crate) enum DenseType {
     F32,
     F16,
     Bf16,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Delta {
+    /// The folder that is there already where the delta is applied.
+    pub(crate) old: PathBuf,
+    /// The folder that is to be there.
+    pub(crate) new: PathBuf,
+    /// The file to write.
+    pub(crate) output: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Apply {
+    /// The folder that the delta was made from; it stays as it is.
+    pub(crate) old: PathBuf,
+    /// The delta.
+    pub(crate) delta: PathBuf,
+    /// The folder to write; it must not be there.
+    pub(crate) output: PathBuf,
 }
 
 /// The flags that every training stage has.

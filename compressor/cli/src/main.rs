@@ -3,6 +3,7 @@
 mod arguments;
 mod bench;
 mod commands;
+mod delta;
 mod export;
 mod failure;
 mod generate;
@@ -57,6 +58,8 @@ fn dispatch(command: Command, output: Output) -> Result<Ending, Failure> {
         Command::Bench(arguments) => bench::bench(&arguments, output),
         Command::Import(arguments) => commands::import(&arguments, output),
         Command::Export(arguments) => export::export(&arguments, output),
+        Command::Delta(arguments) => delta::delta(&arguments, output),
+        Command::Apply(arguments) => delta::apply(&arguments, output),
         Command::Train(arguments) => stages::train(&arguments, output),
         Command::Distill(arguments) => stages::distill(&arguments, output),
         Command::Prune(arguments) => stages::prune(&arguments, output),

@@ -24,11 +24,17 @@ mod scales;
 #[cfg(feature = "std")]
 mod chat;
 #[cfg(feature = "std")]
+mod coded;
+#[cfg(feature = "std")]
 mod content;
 #[cfg(all(test, feature = "std"))]
 mod damage;
 #[cfg(feature = "std")]
 mod dataset;
+#[cfg(feature = "std")]
+mod delta;
+#[cfg(feature = "std")]
+mod entropy;
 #[cfg(feature = "std")]
 mod gguf;
 #[cfg(feature = "std")]
@@ -69,6 +75,8 @@ pub use {
     checkpoint::{copy_companions, read_config},
     dataset::samples::{Batch, Batches, SampleOrder, Samples, Tokens},
     dataset::{Dataset, Examples, FileSet, GrammarSet, JsonlSet, Pair, Split, TextSet, completion_matches},
+    delta::{Delta, write_delta},
+    entropy::{EntropyFile, write_entropy},
     gguf::{GgmlType, GgufFile, GgufReport, GgufTensor, gguf_name, write_gguf},
     manifest::{DenseTensor, FileHash, Manifest, Mismatch, OpensIn, Reference, Tool},
     mapped::map_file,

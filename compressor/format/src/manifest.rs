@@ -9,7 +9,9 @@ use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Dtype, Error, Result, write_beside};
+use crate::entropy::ENTROPY;
+use crate::model::WEIGHTS;
+use crate::{Dtype, EntropyFile, Error, Result, write_beside};
 
 /// Everything known about an artifact beside its weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -119,6 +121,13 @@ pub enum Mismatch {
         /// BLAKE3 of what is on disk.
         found: String,
     },
+    /// `model.entropy` holds another `model.safetensors` than the one that is listed.
+    Restores {
+        /// BLAKE3 in the manifest.
+        expected: String,
+        /// BLAKE3 of what it holds.
+        found: String,
+    },
     /// There, and not listed.
     Added {
         /// The file.
@@ -175,14 +184,28 @@ impl Manifest {
 
     /// Compares the files of `folder` with [`Self::files`]: empty where every one is there, unchanged, and nothing was added.
     ///
+    /// Where `model.entropy` is listed, it and the `model.safetensors` that it holds may stand for each other, or beside each other.
+    ///
     /// # Errors
     /// [`Error::Io`] where the folder or a file can't be read.
     pub fn check(&self, folder: &Path) -> Result<Vec<Mismatch>> {
         let found = names_in(folder)?;
         let mut mismatches = Vec::new();
+        let restored = self.restored(folder, &found)?;
+        let weights = self.listed(WEIGHTS);
+        if let (Some(weights), Some(restored)) = (weights, &restored)
+            && weights != restored
+        {
+            mismatches.push(Mismatch::Restores { expected: weights.blake3.clone(), found: restored.blake3.clone() });
+        }
         for file in &self.files {
             let name = file.name.clone();
             if !found.contains(&name) {
+                let is_there_coded = restored.as_ref() == Some(file);
+                let is_there_decoded = name == ENTROPY && weights.is_some() && found.contains(WEIGHTS);
+                if is_there_coded || is_there_decoded {
+                    continue;
+                }
                 mismatches.push(Mismatch::Missing { name, bytes: file.bytes });
                 continue;
             }
@@ -198,12 +221,36 @@ impl Manifest {
             }
         }
         for name in found {
-            if !self.files.iter().any(|file| file.name == name) {
+            if self.listed(&name).is_none() {
+                if name == WEIGHTS && restored == Some(FileHash::of(name.clone(), &folder.join(&name))?) {
+                    continue;
+                }
                 let bytes = fs_err::metadata(folder.join(&name))?.len();
                 mismatches.push(Mismatch::Added { name, bytes });
             }
         }
         Ok(mismatches)
+    }
+
+    fn listed(&self, name: &str) -> Option<&FileHash> {
+        self.files.iter().find(|file| file.name == name)
+    }
+
+    /// The `model.safetensors` that `model.entropy` holds, where that is listed, there and unchanged.
+    fn restored(&self, folder: &Path, found: &BTreeSet<String>) -> Result<Option<FileHash>> {
+        let Some(listed) = self.listed(ENTROPY).filter(|_| found.contains(ENTROPY)) else { return Ok(None) };
+        let path = folder.join(ENTROPY);
+        if FileHash::of(ENTROPY.to_owned(), &path)? != *listed {
+            return Ok(None);
+        }
+        match EntropyFile::open(&path) {
+            Ok(file) => {
+                Ok(Some(FileHash { name: WEIGHTS.to_owned(), bytes: file.restored_bytes(), blake3: file.restored_blake3() }))
+            }
+            Err(Error::Io(error)) => Err(error.into()),
+            // It stands for nothing; whoever opens the model reads why.
+            Err(_) => Ok(None),
+        }
     }
 
     /// Refuses names that leave the folder, names listed twice, and hashes that are none.
@@ -287,6 +334,9 @@ impl fmt::Display for Mismatch {
             Self::Missing { name, bytes } => write!(f, "{name}: is missing, the manifest lists it with {bytes} bytes"),
             Self::Size { name, expected, found } => write!(f, "{name}: has {found} bytes, the manifest says {expected}"),
             Self::Contents { name, expected, found } => write!(f, "{name}: its BLAKE3 is {found}, the manifest says {expected}"),
+            Self::Restores { expected, found } => {
+                write!(f, "{ENTROPY}: the {WEIGHTS} that it holds has the BLAKE3 {found}, the manifest says {expected}")
+            }
             Self::Added { name, bytes } => write!(f, "{name}: is not in the manifest ({bytes} bytes)"),
         }
     }
@@ -373,6 +423,45 @@ mod tests {
         let expected =
             ["model.safetensors: is missing, the manifest lists it with 3 bytes", "notes.txt: is not in the manifest (5 bytes)"];
         assert_eq!(shown(&written.check(folder.path()).unwrap()), expected);
+    }
+
+    #[test]
+    fn coded_and_decoded_weights_stand_for_each_other() {
+        let empty = [&2u64.to_le_bytes()[..], b"{}"].concat();
+        let other = [&3u64.to_le_bytes()[..], b"{ }"].concat();
+        let folder = tempfile::tempdir().unwrap();
+        let [weights, coded] = [WEIGHTS, ENTROPY].map(|name| folder.path().join(name));
+        fs_err::write(&weights, &empty).unwrap();
+        crate::write_entropy(&weights, &coded).unwrap();
+        let both = manifest().write(folder.path()).unwrap();
+        let check = |manifest: &Manifest| shown(&manifest.check(folder.path()).unwrap());
+        assert!(check(&both).is_empty());
+        fs_err::remove_file(&weights).unwrap();
+        assert!(check(&both).is_empty(), "decoded where it is needed");
+        let alone = manifest().write(folder.path()).unwrap();
+        fs_err::write(&weights, &empty).unwrap();
+        assert!(check(&alone).is_empty(), "decoded beside it");
+        fs_err::write(&weights, &other).unwrap();
+        assert_eq!(check(&alone), ["model.safetensors: is not in the manifest (11 bytes)"]);
+        let [of_empty, of_other] = [&empty, &other].map(|file| blake3::hash(file).to_hex());
+        let sizes = "model.safetensors: has 11 bytes, the manifest says 10";
+        assert_eq!(check(&both), [sizes]);
+
+        let unlike = manifest().write(folder.path()).unwrap();
+        let expected =
+            format!("model.entropy: the model.safetensors that it holds has the BLAKE3 {of_empty}, the manifest says {of_other}");
+        assert_eq!(check(&unlike), [expected]);
+
+        fs_err::remove_file(&coded).unwrap();
+        assert_eq!(check(&both), [sizes], "the decoded one must be right");
+        fs_err::write(&weights, &empty).unwrap();
+        assert!(check(&both).is_empty(), "kept decoded");
+        fs_err::remove_file(&weights).unwrap();
+        let missing = ["model.entropy: is missing", "model.safetensors: is missing, the manifest lists it with 10 bytes"];
+        for (found, expected) in check(&both).iter().zip(missing) {
+            assert!(found.starts_with(expected), "{found}");
+        }
+        assert_eq!(check(&both).len(), 2);
     }
 
     fn refused(folder: &Path, change: impl FnOnce(&mut serde_json::Value)) -> String {

@@ -6,7 +6,7 @@
 
 #[cfg(feature = "std")]
 mod folder;
-mod header;
+pub(crate) mod header;
 #[cfg(feature = "std")]
 mod write;
 

@@ -86,3 +86,20 @@ fn without_std_two_dependencies_are_left_with_none_of_their_default_features() {
     let alloc = serde_json::Value::from(vec!["alloc"]);
     assert_eq!(left, [("serde_core", &false.into(), &alloc), ("serde_json", &false.into(), &alloc)]);
 }
+
+#[cfg(feature = "std")]
+#[test]
+fn a_model_whose_weights_are_coded_is_the_same() {
+    for folder in golden() {
+        let coded = tempfile::tempdir().unwrap();
+        for name in ["config.json", "model.safetensors"] {
+            std::fs::copy(folder.join(name), coded.path().join(name)).unwrap();
+        }
+        let weights = coded.path().join("model.safetensors");
+        compressor_format::write_entropy(&weights, &coded.path().join("model.entropy")).unwrap();
+        std::fs::remove_file(weights).unwrap();
+        let [decoded, opened] = [folder.as_path(), coded.path()].map(|folder| Model::open(folder).unwrap());
+        assert_eq!(opened.content_hash(), decoded.content_hash());
+        assert!(opened.weight_bytes().unwrap() < decoded.weight_bytes().unwrap());
+    }
+}

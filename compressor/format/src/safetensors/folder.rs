@@ -6,19 +6,27 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::TensorFiles;
-use crate::{Error, MappedBytes, Result, map_file};
+use crate::entropy::ENTROPY;
+use crate::{EntropyFile, Error, MappedBytes, Result, map_file};
 
 pub(super) const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
 impl TensorFiles {
-    /// Opens `model.safetensors` or every shard that `model.safetensors.index.json` names.
+    /// Opens `model.safetensors`, decodes `model.entropy` into memory, or opens every shard that `model.safetensors.index.json` names:
+    /// the first of them that is there.
     ///
     /// # Errors
     /// [`Error::Io`] where a file is missing; [`Error::Malformed`] for a truncated or contradictory header, an index that points
-    /// outside the folder, or a name that stands in two shards; [`Error::Unsupported`] for other element types.
+    /// outside the folder, or a name that stands in two shards; [`Error::Unsupported`] for other element types. As [`EntropyFile`].
     pub fn open(folder: &Path) -> Result<Self> {
         let single = folder.join(SINGLE);
+        let coded = folder.join(ENTROPY);
+        if !single.exists() && coded.exists() {
+            let file = EntropyFile::open(&coded)?;
+            let files = Self::from_bytes(file.restore()?, &coded)?;
+            return Ok(Self { bytes: file.coded_bytes(), files: vec![coded], ..files });
+        }
         let paths = if single.exists() { vec![single] } else { shards(folder)? };
         let mut files = Self::default();
         for path in &paths {
@@ -41,7 +49,7 @@ fn shards(folder: &Path) -> Result<Vec<PathBuf>> {
     }
     let path = folder.join(INDEX);
     if !path.exists() {
-        return Err(Error::malformed(folder, format!("holds neither {SINGLE} nor {INDEX}")));
+        return Err(Error::malformed(folder, format!("holds none of {SINGLE}, {ENTROPY} and {INDEX}")));
     }
     let index: Index =
         serde_json::from_slice(&fs_err::read(&path)?).map_err(|error| Error::malformed(&path, error.to_string()))?;

@@ -13,21 +13,21 @@ use super::Dtype;
 use crate::{Error, Result};
 
 /// A tensor that a header names; its bytes lie inside the file and are as many as type and shape ask for.
-pub(super) struct Entry {
-    pub(super) name: String,
-    pub(super) dtype: Dtype,
-    pub(super) shape: Vec<usize>,
+pub(crate) struct Entry {
+    pub(crate) name: String,
+    pub(crate) dtype: Dtype,
+    pub(crate) shape: Vec<usize>,
     /// Counted from the end of the header.
-    pub(super) bytes: Range<usize>,
+    pub(crate) bytes: Range<usize>,
 }
 
 /// What a header says.
-pub(super) struct Contents {
+pub(crate) struct Contents {
     /// Where the header ends and the tensors begin.
-    pub(super) data: usize,
-    pub(super) metadata: BTreeMap<String, String>,
+    pub(crate) data: usize,
+    pub(crate) metadata: BTreeMap<String, String>,
     /// In the order in which they lie in the file.
-    pub(super) entries: Vec<Entry>,
+    pub(crate) entries: Vec<Entry>,
 }
 
 /// A header's length stands in front of it.
@@ -36,7 +36,7 @@ const LENGTH_BYTES: usize = size_of::<u64>();
 const LARGEST_HEADER_BYTES: usize = 100_000_000;
 
 /// Reads the header of a whole file, which errors call `origin`.
-pub(super) fn read(file: &[u8], origin: &str) -> Result<Contents> {
+pub(crate) fn read(file: &[u8], origin: &str) -> Result<Contents> {
     let cut_short = || malformed(origin, format!("is cut short: the header reaches past the end of its {} bytes", file.len()));
     let invalid = |what: fmt::Arguments<'_>| malformed(origin, format!("is not a valid safetensors file: {what}"));
     let (length, rest) = file.split_first_chunk::<LENGTH_BYTES>().ok_or_else(cut_short)?;

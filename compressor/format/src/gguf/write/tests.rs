@@ -87,7 +87,10 @@ impl Written {
         let folder = tempfile::tempdir().unwrap();
         let model = folder.path().join("artifact");
         let activation_bits = (!packed).then_some(8);
-        NewArtifact { architecture: &architecture, config, dense_dtype, tensors, activation_bits }.write(&model).unwrap();
+        let scale_dtype = Dtype::F16;
+        NewArtifact { architecture: &architecture, config, dense_dtype, scale_dtype, tensors, activation_bits }
+            .write(&model)
+            .unwrap();
         tokenizer().save(model.join("tokenizer.json")).unwrap();
         let out = folder.path().join("model.gguf");
         Self { folder, out }

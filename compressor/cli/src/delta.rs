@@ -1,0 +1,39 @@
+//! `delta` and `apply`: what changed between two folders, and the second from the first.
+
+use compressor_format::{Delta, write_delta};
+use serde_json::json;
+
+use crate::commands::print_json;
+use crate::failure::{Ending, Failure};
+use crate::{Output, arguments};
+
+/// Writes what changed.
+pub(crate) fn delta(arguments: &arguments::Delta, output: Output) -> Result<Ending, Failure> {
+    let arguments::Delta { old, new, output: out } = arguments;
+    for folder in [old, new] {
+        if !folder.is_dir() {
+            return Err(anyhow::anyhow!("{}: is no folder", folder.display()).into());
+        }
+    }
+    let bytes = write_delta(old, new, out)?;
+    let new_bytes: u64 = Delta::open(out)?.files().iter().map(|file| file.bytes).sum();
+    if output.json {
+        print_json(&json!({ "output": out, "bytes": bytes, "new_bytes": new_bytes }))?;
+    }
+    let part = 100.0 * bytes as f64 / new_bytes.max(1) as f64;
+    eprintln!("written to {}: {bytes} bytes, {part:.1} % of the {new_bytes} of {}", out.display(), new.display());
+    Ok(Ending::Passed)
+}
+
+/// Makes the new folder.
+pub(crate) fn apply(arguments: &arguments::Apply, output: Output) -> Result<Ending, Failure> {
+    let arguments::Apply { old, delta, output: out } = arguments;
+    let delta = Delta::open(delta)?;
+    delta.apply(old, out)?;
+    let files = delta.files();
+    if output.json {
+        print_json(&json!({ "output": out, "files": files }))?;
+    }
+    eprintln!("written to {}: {} files, each with the BLAKE3 that the delta names", out.display(), files.len());
+    Ok(Ending::Passed)
+}
