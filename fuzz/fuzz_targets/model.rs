@@ -113,7 +113,7 @@ fuzz_target!(|input: Input<'_>| {
             matrices.push((format!("{}_shape", stored.name), architecture.shape(stored.parts[0])[1]));
         }
         match storage {
-            Some(storage) => layout.extend(storage.layout(&stored, &architecture)),
+            Some(storage) => layout.extend(storage.layout(&stored, &architecture, Dtype::F16)),
             None => layout.push((stored.name.clone(), Dtype::F32, stored.shape(&architecture))),
         }
     }
