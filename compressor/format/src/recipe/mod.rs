@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 pub use locate::{Mistake, Place};
 pub use stages::{
-    Activations, Clipping, Distill, EmbeddingScheme, HeadUnit, Importance, MagnitudeNorm, Method, Prune, Quantize, ScaleDtype,
-    Stage, Student, Train, TrainingKeys, Verify,
+    Activations, Clipping, Distill, EmbeddingScheme, HeadUnit, Importance, MagnitudeNorm, Method, Override, Prune, Quantize,
+    ScaleDtype, Stage, Student, Train, TrainingKeys, Verify,
 };
 
 use crate::Family;

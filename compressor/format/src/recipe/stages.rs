@@ -257,6 +257,27 @@ pub struct Quantize {
     /// The float type of scales: `"f16"`, `"bf16"` or `"f32"`.
     #[serde(default)]
     pub scale_dtype: ScaleDtype,
+    /// What some matrices get instead; of several that match one, the last that says something decides.
+    #[serde(default)]
+    pub overrides: Vec<Override>,
+}
+
+/// Another scheme for the matrices whose names match.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Override {
+    /// A module's name, such as `model.layers.3.mlp.down_proj`; `*` stands for any text, `?` for one character.
+    #[serde(rename = "match")]
+    pub pattern: String,
+    /// Bits of one integer: 2, 3, 4, 5, 6 or 8.
+    pub bits: Option<u8>,
+    /// Input elements that share one scale.
+    pub group_size: Option<usize>,
+    /// No zero points.
+    pub symmetric: Option<bool>,
+    /// Left as it is.
+    #[serde(default)]
+    pub dense: bool,
 }
 
 /// How the range of a group is chosen.

@@ -9,6 +9,7 @@ mod cholesky;
 mod clipping;
 mod gptq;
 mod opens_in;
+mod overrides;
 mod product;
 mod round_to_nearest;
 mod sizes;
@@ -20,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use compressor_format::{
     Activations, Checkpoint, Clipping, DenseTensor, Dtype, EmbeddingScheme, Method, NewArtifact, NewArtifactTensor, OpensIn,
-    QuantizedMatrix, Scheme, Storage, StoredTensor, Values, WeightBytes, pack,
+    Override, QuantizedMatrix, Scheme, Storage, StoredTensor, Values, WeightBytes, pack,
 };
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -58,6 +59,8 @@ pub struct Quantization {
     pub activations: Activations,
     /// The float type of scales.
     pub scale_dtype: Dtype,
+    /// What some matrices get instead.
+    pub overrides: Vec<Override>,
     /// The type of what stays dense; `None` is the type most of the checkpoint is stored in.
     pub dense_dtype: Option<Dtype>,
 }
@@ -76,6 +79,7 @@ impl From<&compressor_format::Quantize> for Quantization {
             embedding_group_size: stage.embedding_group_size,
             activations: stage.activations,
             scale_dtype: stage.scale_dtype.into(),
+            overrides: stage.overrides.clone(),
             dense_dtype: None,
         }
     }
@@ -107,7 +111,8 @@ impl Quantization {
         let zero_points = if self.symmetric { "" } else { " zp" };
         let activations = if self.activations == Activations::Int8 { " W8A8" } else { "" };
         let method = if self.method == Method::Gptq { " GPTQ" } else { "" };
-        format!("INT{}{group}{zero_points}{activations}{method}", self.bits)
+        let mixed = if self.overrides.is_empty() { "" } else { " mixed" };
+        format!("INT{}{group}{zero_points}{activations}{method}{mixed}", self.bits)
     }
 }
 
@@ -126,6 +131,7 @@ impl Default for Quantization {
             embedding_group_size: 32,
             activations: Activations::None,
             scale_dtype: Dtype::F16,
+            overrides: Vec::new(),
             dense_dtype: None,
         }
     }

@@ -1,12 +1,18 @@
 //! Which programs open an artifact. Tried with Transformers 5.17 and compressed-tensors 0.19, every family and scheme: what opens there
 //! has the logits of the dequantized weights, bit for bit. vLLM by its documentation.
 
-use compressor_format::{Architecture, Family, OpensIn};
+use std::collections::BTreeMap;
+
+use compressor_format::{Architecture, Family, LayerTensor, OpensIn, Scheme, StoredTensor, TensorId};
 
 use super::Quantization;
+use super::sizes::quantized;
 
 /// Group sizes that vLLM's weight-only kernels are compiled for.
 const VLLM_GROUPS: [usize; 3] = [32, 64, 128];
+
+/// Bits that they are compiled for.
+const VLLM_BITS: [u8; 2] = [4, 8];
 
 /// Which programs open the artifact that `quantization` makes of `architecture`, and why.
 pub fn opens_in(quantization: &Quantization, architecture: &Architecture) -> Vec<OpensIn> {
@@ -16,13 +22,36 @@ pub fn opens_in(quantization: &Quantization, architecture: &Architecture) -> Vec
         reason: obstacle.unwrap_or_else(|| reason.to_owned()),
     };
     let shared = obstacle(quantization, architecture);
-    let groups = quantization.group_size.filter(|size| !VLLM_GROUPS.contains(size));
-    let vllm = shared.clone().or_else(|| groups.map(|size| format!("its kernels know groups of 32, 64 and 128, not of {size}")));
+    let vllm = shared.clone().or_else(|| vllm_obstacle(quantization, architecture));
     vec![
         one("compressor", None, "its own engine"),
         one("transformers", shared, "through the compressed-tensors package: every quantized tensor is a Linear's weight"),
         one("vllm", vllm, "by its documentation of compressed-tensors; not tried"),
     ]
+}
+
+/// What keeps vLLM alone from an artifact.
+fn vllm_obstacle(quantization: &Quantization, architecture: &Architecture) -> Option<String> {
+    use LayerTensor::{Gate, Key, Query, Up, Value};
+    // It puts these into one matrix each, with one scheme.
+    let mut fused: BTreeMap<(usize, bool), Vec<(String, Option<Scheme>)>> = BTreeMap::new();
+    for stored in Family::stored(architecture) {
+        let scheme = quantized(quantization, &stored).map(|(_, scheme)| scheme);
+        if let Some(size) = scheme.and_then(|scheme| scheme.group_size).filter(|size| !VLLM_GROUPS.contains(size)) {
+            return Some(format!("its kernels know groups of 32, 64 and 128, not of {size}"));
+        }
+        if let Some(bits) = scheme.map(|scheme| scheme.bits).filter(|bits| !VLLM_BITS.contains(bits)) {
+            return Some(format!("its kernels know 4 and 8 bits, not {bits}"));
+        }
+        if let TensorId::Layer(layer, tensor @ (Query(_) | Key(_) | Value(_) | Gate(_) | Up(_))) = stored.parts[0]
+            && stored.parts[0].is_projection()
+        {
+            fused.entry((layer, matches!(tensor, Gate(_) | Up(_)))).or_default().push((stored.name, scheme));
+        }
+    }
+    let mixed = |tensors: &&Vec<(String, Option<Scheme>)>| tensors.iter().any(|(_, scheme)| *scheme != tensors[0].1);
+    let names: Vec<&str> = fused.values().find(mixed)?.iter().map(|(name, _)| name.as_str()).collect();
+    Some(format!("it puts {} into one matrix, and their schemes differ", names.join(", ")))
 }
 
 /// What keeps every reader of compressed-tensors from an artifact.
@@ -36,7 +65,9 @@ fn obstacle(quantization: &Quantization, architecture: &Architecture) -> Option<
             "GPT-2's projections are Conv1D modules, and compressed-tensors reads Linear modules only: they would be random";
         return Some(reason.to_owned());
     }
-    let bits = quantization.embedding.bits()?;
+    let is_end = |stored: &StoredTensor| matches!(stored.parts[0], TensorId::Embedding | TensorId::Head);
+    let ends = Family::stored(architecture).into_iter().filter(is_end);
+    let bits = ends.filter_map(|stored| quantized(quantization, &stored)).map(|(_, scheme)| scheme.bits).next()?;
     Some(format!("it can't reload a quantized embedding, and this one is INT{bits}: embedding = \"dense\" opens there"))
 }
 

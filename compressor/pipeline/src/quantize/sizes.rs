@@ -7,6 +7,7 @@ use compressor_format::{
 };
 use serde::Serialize;
 
+use super::overrides;
 use super::{Activations, Quantization};
 
 /// What will be written.
@@ -39,7 +40,7 @@ pub struct QuantizedSize {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Bits that nothing here runs.
-    #[error("{key} {bits} is not there; 2, 3, 4, 5, 6 and 8 are")]
+    #[error("bits {bits} is not there; 2, 3, 4, 5, 6 and 8 are")]
     Bits {
         /// The key.
         key: &'static str,
@@ -50,13 +51,16 @@ pub enum Refusal {
     #[error("{0} bits need a group_size: one scale for a whole output channel loses too much; usual are 32, 64 and 128")]
     PerChannel(u8),
     /// A group without elements.
-    #[error("{key} 0 makes no groups; usual are 32, 64 and 128")]
+    #[error("{} 0 makes no groups; usual are 32, 64 and 128", size_key(.key))]
     EmptyGroup {
         /// The key.
         key: &'static str,
     },
     /// Groups that do not fill a row.
-    #[error("{key} {group_size} does not divide {} {columns} (`{tensor}`); divisors of {columns} are {}", .width, divisors(*.columns))]
+    #[error(
+        "{} {group_size} does not divide {} {columns} (`{tensor}`); divisors of {columns} are {}", size_key(.key), .width,
+        divisors(*.columns)
+    )]
     Divides {
         /// The key.
         key: &'static str,
@@ -72,6 +76,25 @@ pub enum Refusal {
     /// INT8 activations with other weights than the INT8 kernels multiply.
     #[error("activations \"int8\" needs 8 bits, symmetric, per channel: leave group_size out; found {0}")]
     Activations(Scheme),
+    /// An override of nothing.
+    #[error("overrides: `{pattern}` matches no matrix; nearest are {nearest}")]
+    NoMatch {
+        /// The pattern.
+        pattern: String,
+        /// Names that are like it, with commas between them.
+        nearest: String,
+    },
+    /// A pattern that is none.
+    #[error("overrides: `{pattern}` is no pattern: {what}")]
+    Pattern {
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// A matrix that no reader takes dense.
+    #[error("overrides: `{0}` can't stay dense: its family stores matrices [in, out], and an artifact has them [out, in]")]
+    Transposed(String),
     /// Dense tensors of an integer type.
     #[error("dense_dtype {0} is an integer type; f32, f16 and bf16 are there")]
     DenseDtype(Dtype),
@@ -90,6 +113,7 @@ impl Refusal {
             Self::PerChannel(_) => Some("group_size"),
             Self::Bits { key, .. } | Self::EmptyGroup { key } | Self::Divides { key, .. } => Some(key),
             Self::Activations(_) => Some("activations"),
+            Self::NoMatch { .. } | Self::Pattern { .. } | Self::Transposed(_) => Some("overrides"),
             Self::DenseDtype(_) => Some("dense_dtype"),
             Self::UnevenLayers | Self::TooLarge => None,
         }
@@ -99,6 +123,8 @@ impl Refusal {
     pub fn is_of_settings(&self) -> bool {
         match self {
             Self::Bits { .. } | Self::PerChannel(_) | Self::EmptyGroup { .. } | Self::Activations(_) => true,
+            Self::Pattern { .. } => true,
+            Self::NoMatch { .. } | Self::Transposed(_) => false,
             Self::DenseDtype(_) | Self::Divides { .. } | Self::UnevenLayers | Self::TooLarge => false,
         }
     }
@@ -135,6 +161,11 @@ impl fmt::Display for Width {
     }
 }
 
+/// The key that says a group size, inside an override too.
+fn size_key(key: &'static str) -> &'static str {
+    if key == "overrides" { "group_size" } else { key }
+}
+
 /// Every divisor, smallest first: "1, 2, 4, 8".
 fn divisors(size: usize) -> String {
     let small: Vec<usize> =
@@ -162,7 +193,11 @@ pub fn resolve(quantization: &Quantization, architecture: &Architecture, stored_
                 tensors.push(QuantizedSize { name: stored.name.clone(), scheme: *scheme, weights, bytes });
             }
             Storage::Dense(_) => {
-                let reason = reason_to_stay_dense(stored.parts[0], architecture).to_owned();
+                let reason = match overrides::asks(quantization, stored) {
+                    true => "an override of the recipe asks for it",
+                    false => reason_to_stay_dense(stored.parts[0], architecture),
+                };
+                let reason = reason.to_owned();
                 dense.push(DenseTensor { name: stored.name.clone(), bytes, reason });
             }
         }
@@ -179,16 +214,23 @@ pub fn resolve(quantization: &Quantization, architecture: &Architecture, stored_
 pub fn refusals(quantization: &Quantization, architecture: &Architecture, stored_dtype: Dtype) -> Vec<Refusal> {
     let scheme = projections(quantization);
     let mut refusals = Vec::new();
-    if !Scheme::BITS.contains(&scheme.bits) {
-        refusals.push(Refusal::Bits { key: "bits", bits: scheme.bits });
+    let overrides = quantization.overrides.iter().filter_map(|one| Some(("overrides", one.bits?)));
+    for (key, bits) in [("bits", scheme.bits)].into_iter().chain(overrides) {
+        if !Scheme::BITS.contains(&bits) {
+            refusals.push(Refusal::Bits { key, bits });
+        }
     }
     if scheme.bits < 8 && scheme.group_size.is_none() {
         refusals.push(Refusal::PerChannel(scheme.bits));
     }
-    let per_channel_int8 = Scheme { bits: 8, group_size: None, symmetric: true };
-    if quantization.activations == Activations::Int8 && scheme != per_channel_int8 {
-        refusals.push(Refusal::Activations(scheme));
+    if quantization.activations == Activations::Int8 {
+        let matrices = Family::stored(architecture).into_iter().filter(|stored| stored.parts[0].is_projection());
+        let others = matrices.filter_map(|stored| quantized(quantization, &stored)).map(|(_, scheme)| scheme);
+        let per_channel_int8 = Scheme { bits: 8, group_size: None, symmetric: true };
+        let first = others.chain([scheme]).find(|scheme| *scheme != per_channel_int8);
+        refusals.extend(first.map(Refusal::Activations));
     }
+    refusals.extend(overrides::refusals(quantization, architecture));
     let dense_dtype = quantization.dense_dtype.unwrap_or(stored_dtype);
     if !dense_dtype.is_float() {
         refusals.push(Refusal::DenseDtype(dense_dtype));
@@ -227,12 +269,16 @@ pub(super) fn layout(
     Ok(Family::stored(architecture).into_iter().map(one).collect())
 }
 
-fn projections(quantization: &Quantization) -> Scheme {
+pub(super) fn projections(quantization: &Quantization) -> Scheme {
     Scheme { bits: quantization.bits, group_size: quantization.group_size, symmetric: quantization.symmetric }
 }
 
 /// The scheme of a tensor, with the key that says its group size; `None` for one that stays dense.
-fn quantized(quantization: &Quantization, stored: &StoredTensor) -> Option<(&'static str, Scheme)> {
+pub(super) fn quantized(quantization: &Quantization, stored: &StoredTensor) -> Option<(&'static str, Scheme)> {
+    overrides::overridden(quantization, stored, unless_overridden(quantization, stored))
+}
+
+fn unless_overridden(quantization: &Quantization, stored: &StoredTensor) -> Option<(&'static str, Scheme)> {
     match stored.parts[0] {
         TensorId::Embedding | TensorId::Head => {
             let bits = quantization.embedding.bits()?;

@@ -628,3 +628,103 @@ fn what_looks_at_text_is_refused_without_it_and_where_it_does_harm() {
          squares): method = \"round_to_nearest\" is better here, or more calibration_tokens"
     );
 }
+
+fn overriding(pattern: &str, change: impl FnOnce(&mut Override)) -> Override {
+    let mut one = Override { pattern: pattern.to_owned(), bits: None, group_size: None, symmetric: None, dense: false };
+    change(&mut one);
+    one
+}
+
+#[test]
+fn the_last_override_that_says_something_decides() {
+    let (_folder, checkpoint) = checkpoint(&Weights::random(architecture(Family::Llama, true), 5), Dtype::F32);
+    let overrides = vec![
+        overriding("*.down_proj", |one| one.bits = Some(8)),
+        overriding("model.layers.1.mlp.*", |one| one.group_size = Some(16)),
+        overriding("*.0.self_attn.?_proj", |one| one.dense = true),
+        overriding("*.0.self_attn.v_proj", |one| (one.bits, one.symmetric) = (Some(6), Some(false))),
+        overriding("model.embed_tokens", |one| one.bits = Some(5)),
+    ];
+    let quantization = Quantization { overrides, ..int4() };
+    let (out, report) = write(&checkpoint, &quantization);
+    let artifact = Artifact::open(out.path()).unwrap();
+    let scheme = |module: &str| {
+        let name = format!("{module}.weight");
+        let tensors: BTreeMap<_, _> = artifact.stored().collect();
+        match tensors[name.as_str()] {
+            ArtifactTensor::Quantized(matrix) => Some(matrix.scheme.to_string()),
+            ArtifactTensor::Dense(_) => None,
+        }
+    };
+    let expected = [
+        ("model.layers.0.mlp.down_proj", Some("INT8, groups of 32, symmetric")),
+        ("model.layers.1.mlp.down_proj", Some("INT8, groups of 16, symmetric")),
+        ("model.layers.1.mlp.up_proj", Some("INT4, groups of 16, symmetric")),
+        ("model.layers.0.mlp.up_proj", Some("INT4, groups of 32, symmetric")),
+        ("model.layers.0.self_attn.q_proj", None),
+        ("model.layers.0.self_attn.v_proj", Some("INT6, groups of 32, zero points")),
+        ("model.layers.1.self_attn.q_proj", Some("INT4, groups of 32, symmetric")),
+        ("model.embed_tokens", Some("INT5, groups of 32, symmetric")),
+    ];
+    for (module, expected) in expected {
+        assert_eq!(scheme(module).as_deref(), expected, "{module}");
+    }
+    let dense = report.dense.iter().find(|dense| dense.name.contains("0.self_attn.q_proj")).unwrap();
+    assert_eq!(dense.reason, "an override of the recipe asks for it");
+    assert_eq!(quantization.name(), "INT4 g32 mixed");
+    let config: serde_json::Value = serde_json::from_slice(&fs_err::read(out.path().join("config.json")).unwrap()).unwrap();
+    let ignored = config["quantization_config"]["ignore"].as_array().unwrap();
+    assert_eq!(ignored.len(), 4, "three projections and the head: {ignored:?}");
+    // Most projections are INT4 in groups of 32: their class names them, the others are named one by one.
+    let targets: Vec<String> = (0..6)
+        .map(|group| config["quantization_config"]["config_groups"][format!("group_{group}")]["targets"].to_string())
+        .collect();
+    assert!(targets.contains(&"[\"Linear\"]".to_owned()), "{targets:?}");
+    assert!(targets.contains(&"[\"model.layers.1.mlp.down_proj\"]".to_owned()), "{targets:?}");
+}
+
+#[test]
+fn overrides_that_can_not_be_are_refused_with_the_nearest_names() {
+    let refusal = |family, overrides: Vec<Override>| {
+        let quantization = Quantization { overrides, ..int4() };
+        let all = refusals(&quantization, &architecture(family, true), Dtype::F32);
+        assert_eq!(all.len(), 1, "{all:?}");
+        assert_eq!(all[0].key(), Some("overrides"));
+        all[0].to_string()
+    };
+    assert_eq!(
+        refusal(Family::Llama, vec![overriding("*.down_prj", |one| one.bits = Some(8))]),
+        "overrides: `*.down_prj` matches no matrix; nearest are `*.down_proj`, `*.o_proj`, `*.q_proj`"
+    );
+    assert_eq!(
+        refusal(Family::Llama, vec![overriding("model.layers.7.mlp.up_proj", |one| one.bits = Some(8))]),
+        "overrides: `model.layers.7.mlp.up_proj` matches no matrix; nearest are `model.layers.0.mlp.up_proj`, \
+         `model.layers.1.mlp.up_proj`, `model.layers.0.mlp.gate_proj`"
+    );
+    assert_eq!(
+        refusal(Family::Llama, vec![overriding("*.norm", |one| one.dense = true)]),
+        "overrides: `*.norm` matches no matrix; nearest are `*.q_proj`, `*.k_proj`, `*.v_proj`"
+    );
+    assert_eq!(
+        refusal(Family::Llama, vec![overriding("***", |one| one.bits = Some(8))]),
+        "overrides: `***` is no pattern: wildcards are either regular `*` or recursive `**`"
+    );
+    assert_eq!(
+        refusal(Family::Gpt2, vec![overriding("h.0.attn.c_attn", |one| one.dense = true)]),
+        "overrides: `h.0.attn.c_attn` matches no matrix; nearest are `*.c_attn`, `transformer.h.0.attn.c_attn`, `*.c_proj`"
+    );
+    assert_eq!(
+        refusal(Family::Gpt2, vec![overriding("*.c_attn", |one| one.dense = true)]),
+        "overrides: `transformer.h.0.attn.c_attn.weight` can't stay dense: its family stores matrices [in, out], and an artifact has \
+         them [out, in]"
+    );
+    assert_eq!(
+        refusal(Family::Llama, vec![overriding("*.q_proj", |one| one.bits = Some(7))]),
+        "bits 7 is not there; 2, 3, 4, 5, 6 and 8 are"
+    );
+    assert_eq!(
+        refusal(Family::Llama, vec![overriding("*.q_proj", |one| one.group_size = Some(48))]),
+        "group_size 48 does not divide hidden_size 64 (`model.layers.0.self_attn.q_proj.weight`); \
+         divisors of 64 are 1, 2, 4, 8, 16, 32, 64"
+    );
+}
