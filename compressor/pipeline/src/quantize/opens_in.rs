@@ -33,8 +33,8 @@ pub fn opens_in(quantization: &Quantization, architecture: &Architecture) -> Vec
 /// What keeps vLLM alone from an artifact.
 fn vllm_obstacle(quantization: &Quantization, architecture: &Architecture) -> Option<String> {
     use LayerTensor::{Gate, Key, Query, Up, Value};
-    // It puts these into one matrix each, with one scheme.
-    let mut fused: BTreeMap<(usize, bool), Vec<(String, Option<Scheme>)>> = BTreeMap::new();
+    // It puts these into one matrix each, with one scheme: what the first of each has.
+    let mut fused: BTreeMap<(usize, bool), (String, Option<Scheme>)> = BTreeMap::new();
     for stored in Family::stored(architecture) {
         let scheme = quantized(quantization, &stored).map(|(_, scheme)| scheme);
         if let Some(size) = scheme.and_then(|scheme| scheme.group_size).filter(|size| !VLLM_GROUPS.contains(size)) {
@@ -46,12 +46,14 @@ fn vllm_obstacle(quantization: &Quantization, architecture: &Architecture) -> Op
         if let TensorId::Layer(layer, tensor @ (Query(_) | Key(_) | Value(_) | Gate(_) | Up(_))) = stored.parts[0]
             && stored.parts[0].is_projection()
         {
-            fused.entry((layer, matches!(tensor, Gate(_) | Up(_)))).or_default().push((stored.name, scheme));
+            let key = (layer, matches!(tensor, Gate(_) | Up(_)));
+            let (first, of_first) = fused.entry(key).or_insert_with(|| (stored.name.clone(), scheme));
+            if scheme != *of_first {
+                return Some(format!("it puts `{first}` and `{}` into one matrix, and their schemes differ", stored.name));
+            }
         }
     }
-    let mixed = |tensors: &&Vec<(String, Option<Scheme>)>| tensors.iter().any(|(_, scheme)| *scheme != tensors[0].1);
-    let names: Vec<&str> = fused.values().find(mixed)?.iter().map(|(name, _)| name.as_str()).collect();
-    Some(format!("it puts {} into one matrix, and their schemes differ", names.join(", ")))
+    None
 }
 
 /// What keeps every reader of compressed-tensors from an artifact.

@@ -728,3 +728,25 @@ fn overrides_that_can_not_be_are_refused_with_the_nearest_names() {
          divisors of 64 are 1, 2, 4, 8, 16, 32, 64"
     );
 }
+
+#[test]
+fn what_keeps_vllm_from_a_mixed_artifact_is_named() {
+    let vllm = |change: fn(&mut Quantization)| {
+        let mut quantization = Quantization { embedding: EmbeddingScheme::Dense, ..int4() };
+        change(&mut quantization);
+        let programs = opens_in(&quantization, &architecture(Family::Llama, true));
+        let of = |name: &str| programs.iter().find(|program| program.program == name).unwrap().clone();
+        assert!(of("transformers").opens);
+        (of("vllm").opens, of("vllm").reason)
+    };
+    assert!(vllm(|_| {}).0);
+    assert!(vllm(|quantization| quantization.overrides.push(overriding("*.down_proj", |one| one.bits = Some(8)))).0);
+    let differ = "it puts `model.layers.0.self_attn.q_proj.weight` and `model.layers.0.self_attn.v_proj.weight` into one matrix, and \
+                  their schemes differ";
+    let found = vllm(|quantization| quantization.overrides.push(overriding("*.v_proj", |one| one.bits = Some(8))));
+    assert_eq!(found, (false, differ.to_owned()));
+    let found = vllm(|quantization| quantization.bits = 6);
+    assert_eq!(found, (false, "its kernels know 4 and 8 bits, not 6".to_owned()));
+    let found = vllm(|quantization| quantization.overrides.push(overriding("*.o_proj", |one| one.group_size = Some(16))));
+    assert_eq!(found, (false, "its kernels know groups of 32, 64 and 128, not of 16".to_owned()));
+}
