@@ -12,14 +12,22 @@ fn keys() -> BTreeSet<String> {
     let mut keys = BTreeSet::new();
     for (file, begins) in [("mod.rs", "    pub "), ("stages.rs", "    pub ")] {
         let text = fs_err::read_to_string(folder.join(file)).unwrap();
+        let mut renamed = None;
         for line in text.lines() {
+            // The key of the field in the next line.
+            let rename = line.trim().strip_prefix("#[serde(rename = \"").and_then(|rest| rest.strip_suffix("\")]"));
+            if rename.is_some() {
+                renamed = rename;
+                continue;
+            }
+            let renamed = renamed.take();
             let Some(rest) = line.trim_start().strip_prefix("pub ").or_else(|| line.strip_prefix("        ")) else { continue };
             let is_field = line.starts_with(begins) || line.starts_with("        ");
             let is_name =
                 |name: &str| name.chars().all(|letter| letter.is_ascii_lowercase() || letter == '_' || letter.is_ascii_digit());
             let name =
                 rest.split_once(": ").map(|(name, _)| name).filter(|name| is_field && is_name(name) && line.ends_with(','));
-            keys.extend(name.map(str::to_owned));
+            keys.extend(name.map(|name| renamed.unwrap_or(name).to_owned()));
         }
     }
     keys
@@ -30,7 +38,9 @@ fn every_recipe_key_is_in_the_document() {
     let text = fs_err::read_to_string(root().join("docs/recipes.md")).unwrap();
     let keys = keys();
     assert!(keys.len() > 50, "the recipe has its keys: {keys:?}");
-    for key in ["kd_ratio", "head_ratio", "embedding_group_size", "teacher_score", "token_milliseconds_p99", "rope_theta"] {
+    for key in
+        ["kd_ratio", "head_ratio", "embedding_group_size", "match", "teacher_score", "token_milliseconds_p99", "rope_theta"]
+    {
         assert!(keys.contains(key), "{key} was found in the source");
     }
     let missing: Vec<&String> = keys.iter().filter(|key| !text.contains(&format!("`{key}`"))).collect();
