@@ -5,15 +5,15 @@
 
 use alloc::vec::Vec;
 
-use compressor_format::{Checkpoint, LayerTensor, Model};
+use compressor_format::{Checkpoint, LayerTensor, Model, Part};
 
 use crate::attention::{Span, attend};
 use crate::cache::LayerCache;
 use crate::engine::Layer;
-use crate::kernels::vector::{Activate, Add, Normalize};
+use crate::kernels::vector::Add;
 use crate::linear::{Input, Linear, Matrix, project};
 use crate::norm::NormWeights;
-use crate::{Engine, Error, KvType, Options, Result};
+use crate::{Engine, KvType, Options, Result};
 
 /// A checkpoint of which one layer is in memory at a time.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ impl Blocks {
     /// Reads a layer.
     ///
     /// # Errors
-    /// [`Error::Format`] for values that are not finite where they have to be read.
+    /// [`crate::Error::Format`] for values that are not finite where they have to be read.
     pub fn block(&self, index: usize) -> Result<Block<'_>> {
         Ok(Block { engine: &self.engine, layer: self.engine.load_layer(&self.model, index)? })
     }
@@ -52,25 +52,14 @@ impl Blocks {
     /// What comes into the first layer, `[tokens, hidden_size]`: windows of `window` tokens, each from position 0.
     ///
     /// # Errors
-    /// [`Error::Token`], [`Error::TooLong`]
+    /// [`crate::Error::Token`], [`crate::Error::TooLong`]
     pub fn embed(&self, tokens: &[u32], window: usize) -> Result<Vec<f32>> {
-        let (vocab_size, positions) = (self.engine.architecture.vocab_size, self.engine.architecture.max_position_embeddings);
-        if self.engine.position_embedding.is_some() && window > positions {
-            return Err(Error::TooLong { tokens: window, positions });
-        }
-        if let Some((position, token)) = tokens.iter().enumerate().find(|(_, token)| **token as usize >= vocab_size) {
-            return Err(Error::Token { token: *token, position, vocab_size });
-        }
         let mut x = Vec::new();
         for window in tokens.chunks(window) {
+            self.engine.check_tokens(window, 0)?;
             self.engine.embed_tokens(window.iter().copied().zip(0..), &mut x);
         }
         Ok(x)
-    }
-
-    /// What the head multiplies, `[tokens, hidden_size]`, for what leaves the last layer.
-    pub fn head_input(&self, x: &[f32]) -> Vec<f32> {
-        self.engine.normalized(&self.engine.final_norm, x)
     }
 }
 
@@ -133,14 +122,8 @@ impl Block<'_> {
             Some(gated) => project(with, [gated, &layer.up], &input, [&mut gate, &mut up]),
             None => project(with, [&layer.up], &input, [&mut up]),
         }
-        let (width, activation) = (layer.up.matrix.rows, engine.architecture.mlp.activation);
-        let gated = layer.gate.is_some();
         let mut activated = Input::default();
-        activated.prepare(with, (up.len() / width, width), &[], &|row, out| {
-            let row = row * width..(row + 1) * width;
-            let gate = gated.then(|| &gate[row.clone()]);
-            engine.kernels.run(Activate { activation, gate, up: &up[row], out });
-        });
+        engine.activate(layer, &gate, &up, &[], &mut activated);
         activated.real
     }
 
@@ -149,31 +132,24 @@ impl Block<'_> {
         self.add(&self.layer.down, x, down_input);
     }
 
-    /// Puts other values in the place of a tensor, as many, matrices `[out, in]`; what the model does not have is left out.
-    pub fn replace(&mut self, tensor: LayerTensor, values: Vec<f32>) {
-        use compressor_format::Part::{Bias, Weight};
+    /// Puts other weights, `[out, in]`, in the place of a projection's.
+    ///
+    /// # Panics
+    /// Where `tensor` is not the weight of a projection that the model has.
+    pub fn replace(&mut self, tensor: LayerTensor, weights: Vec<f32>) {
+        use LayerTensor::{Down, Gate, Key, Output, Query, Up, Value};
         let layer = &mut self.layer;
-        let linear = |linear: &mut Linear, part| match part {
-            Weight => linear.matrix = Matrix::owned(values.clone(), linear.matrix.columns),
-            Bias => linear.bias = Some(values.clone()),
+        let linear = match tensor {
+            Query(Part::Weight) => &mut layer.query,
+            Key(Part::Weight) => &mut layer.key,
+            Value(Part::Weight) => &mut layer.value,
+            Output(Part::Weight) => &mut layer.output,
+            Gate(Part::Weight) => layer.gate.as_mut().expect("the model has a gate"),
+            Up(Part::Weight) => &mut layer.up,
+            Down(Part::Weight) => &mut layer.down,
+            other => panic!("{other:?} is not the weight of a projection"),
         };
-        let norm = |norm: &mut NormWeights, part| match part {
-            Weight => norm.weight.clone_from(&values),
-            Bias => norm.bias = Some(values.clone()),
-        };
-        match tensor {
-            LayerTensor::AttentionNorm(part) => norm(&mut layer.attention_norm, part),
-            LayerTensor::Query(part) => linear(&mut layer.query, part),
-            LayerTensor::Key(part) => linear(&mut layer.key, part),
-            LayerTensor::Value(part) => linear(&mut layer.value, part),
-            LayerTensor::QueryNorm => layer.query_norm.iter_mut().for_each(|heads| norm(heads, Weight)),
-            LayerTensor::KeyNorm => layer.key_norm.iter_mut().for_each(|heads| norm(heads, Weight)),
-            LayerTensor::Output(part) => linear(&mut layer.output, part),
-            LayerTensor::MlpNorm(part) => norm(&mut layer.mlp_norm, part),
-            LayerTensor::Gate(part) => layer.gate.iter_mut().for_each(|gate| linear(gate, part)),
-            LayerTensor::Up(part) => linear(&mut layer.up, part),
-            LayerTensor::Down(part) => linear(&mut layer.down, part),
-        }
+        linear.matrix = Matrix::owned(weights, linear.matrix.columns);
     }
 
     fn add(&self, linear: &Linear, x: &mut [f32], input: Vec<f32>) {
@@ -185,12 +161,8 @@ impl Block<'_> {
 
 impl Engine {
     fn normalized(&self, norm: &NormWeights, x: &[f32]) -> Vec<f32> {
-        let width = self.architecture.hidden_size;
         let mut input = Input::default();
-        input.prepare((self.kernels, &self.pool), (x.len() / width, width), &[], &|row, out| {
-            out.copy_from_slice(&x[row * width..][..width]);
-            self.kernels.run(Normalize { norm, x: out });
-        });
+        self.normalize(norm, x, &[], &mut input);
         input.real
     }
 }

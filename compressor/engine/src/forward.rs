@@ -7,7 +7,8 @@ use crate::attention::{Span, attend};
 use crate::cache::Cache;
 use crate::engine::{Engine, Layer};
 use crate::kernels::vector::{Activate, Add, Normalize};
-use crate::linear::{Input, project};
+use crate::linear::{Input, Linear, project};
+use crate::norm::NormWeights;
 use crate::rotary::Rotation;
 use crate::{Error, Result};
 
@@ -188,7 +189,6 @@ impl Engine {
         observer: &mut dyn Observer,
     ) -> &'b [f32] {
         let with = (self.kernels, &self.pool);
-        let hidden_size = self.architecture.hidden_size;
         let Buffers { x, input, queries, keys, values, attended, gate, up, output } = buffers;
         let tokens: usize = piece.iter().map(|part| part.tokens).sum();
         self.embed(piece, sequences, x);
@@ -203,10 +203,7 @@ impl Engine {
             let here = Some(index);
             observer.observe(index, Place::LayerInput, x);
             let qkv = [&layer.query, &layer.key, &layer.value];
-            input.prepare(with, (tokens, hidden_size), &qkv, &|row, out| {
-                out.copy_from_slice(&x[row * hidden_size..][..hidden_size]);
-                self.kernels.run(Normalize { norm: &layer.attention_norm, x: out });
-            });
+            self.normalize(&layer.attention_norm, x, &qkv, input);
             observer.finished(Operation::AttentionNorm, here, layer.attention_norm.memory_bytes());
             observer.observe(index, Place::AttentionInput, &input.real);
             project(with, qkv, input, [queries, keys, values]);
@@ -241,10 +238,7 @@ impl Engine {
 
             let gate_up = [layer.gate.as_ref().unwrap_or(&layer.up), &layer.up];
             let first = if layer.gate.is_some() { 0 } else { 1 };
-            input.prepare(with, (tokens, hidden_size), &gate_up[first..], &|row, out| {
-                out.copy_from_slice(&x[row * hidden_size..][..hidden_size]);
-                self.kernels.run(Normalize { norm: &layer.mlp_norm, x: out });
-            });
+            self.normalize(&layer.mlp_norm, x, &gate_up[first..], input);
             observer.finished(Operation::MlpNorm, here, layer.mlp_norm.memory_bytes());
             observer.observe(index, Place::MlpInput, &input.real);
             match &layer.gate {
@@ -252,12 +246,7 @@ impl Engine {
                 None => project(with, [&layer.up], input, [up]),
             }
             observer.finished(Operation::GateUp, here, gate_up[first..].iter().map(|linear| linear.memory_bytes()).sum());
-            let (width, activation) = (layer.up.matrix.rows, self.architecture.mlp.activation);
-            input.prepare(with, (tokens, width), &[&layer.down], &|row, out| {
-                let row = row * width..(row + 1) * width;
-                let gate = layer.gate.is_some().then(|| &gate[row.clone()]);
-                self.kernels.run(Activate { activation, gate, up: &up[row], out });
-            });
+            self.activate(layer, gate, up, &[&layer.down], input);
             observer.finished(Operation::Activation, here, 0);
             observer.observe(index, Place::DownInput, &input.real);
             project(with, [&layer.down], input, [output]);
@@ -272,26 +261,30 @@ impl Engine {
     }
 
     fn check(&self, sequences: &[Sequence<'_>]) -> Result<()> {
-        let vocab_size = self.architecture.vocab_size;
         for Sequence { cache, tokens } in sequences {
             if tokens.is_empty() {
                 return Err(Error::NoTokens);
             }
-            let unknown = tokens.iter().enumerate().find(|(_, token)| **token as usize >= vocab_size);
-            if let Some((at, token)) = unknown {
-                return Err(Error::Token { token: *token, position: cache.tokens + at, vocab_size });
-            }
-            let total = cache.tokens + tokens.len();
-            let positions = self.architecture.max_position_embeddings;
-            if self.position_embedding.is_some() && total > positions {
-                return Err(Error::TooLong { tokens: total, positions });
-            }
+            self.check_tokens(tokens, cache.tokens)?;
             let head_dim = self.architecture.head_dim;
             let found: Vec<_> = cache.layers.iter().map(|layer| (layer.kv_heads, layer.head_dim)).collect();
             let expected: Vec<_> = self.layers.iter().map(|layer| (layer.key.matrix.rows / head_dim, head_dim)).collect();
             if found != expected {
                 return Err(Error::Cache { found, expected });
             }
+        }
+        Ok(())
+    }
+
+    /// Refuses tokens after `past` others that the model does not have, or that it has no positions for.
+    pub(crate) fn check_tokens(&self, tokens: &[u32], past: usize) -> Result<()> {
+        let vocab_size = self.architecture.vocab_size;
+        if let Some((at, token)) = tokens.iter().enumerate().find(|(_, token)| **token as usize >= vocab_size) {
+            return Err(Error::Token { token: *token, position: past + at, vocab_size });
+        }
+        let (total, positions) = (past + tokens.len(), self.architecture.max_position_embeddings);
+        if self.position_embedding.is_some() && total > positions {
+            return Err(Error::TooLong { tokens: total, positions });
         }
         Ok(())
     }
@@ -320,6 +313,25 @@ impl Engine {
         }
     }
 
+    /// Fills `input` with the residual stream, normalized, as `linears` need it.
+    pub(crate) fn normalize(&self, norm: &NormWeights, x: &[f32], linears: &[&Linear], input: &mut Input) {
+        let width = self.architecture.hidden_size;
+        input.prepare((self.kernels, &self.pool), (x.len() / width, width), linears, &|row, out| {
+            out.copy_from_slice(&x[row * width..][..width]);
+            self.kernels.run(Normalize { norm, x: out });
+        });
+    }
+
+    /// Fills `input` with what comes out of the activation function, times up where there is a gate, as `linears` need it.
+    pub(crate) fn activate(&self, layer: &Layer, gate: &[f32], up: &[f32], linears: &[&Linear], input: &mut Input) {
+        let (width, activation) = (layer.up.matrix.rows, self.architecture.mlp.activation);
+        input.prepare((self.kernels, &self.pool), (up.len() / width, width), linears, &|row, out| {
+            let row = row * width..(row + 1) * width;
+            let gate = layer.gate.is_some().then(|| &gate[row.clone()]);
+            self.kernels.run(Activate { activation, gate, up: &up[row], out });
+        });
+    }
+
     /// Normalizes the heads of queries and keys where the model does, and turns them to their positions.
     pub(crate) fn rotate(&self, layer: &Layer, queries: &mut [f32], keys: &mut [f32], rotation: Option<&Rotation>) {
         let head_dim = self.architecture.head_dim;
@@ -341,12 +353,8 @@ impl Engine {
 
     fn logits(&self, x: &[f32], buffers: &mut Buffers, observer: &mut dyn Observer) -> Vec<f32> {
         let with = (self.kernels, &self.pool);
-        let hidden_size = self.architecture.hidden_size;
         let head = self.head.as_ref().unwrap_or(&self.embedding);
-        buffers.input.prepare(with, (x.len() / hidden_size, hidden_size), &[head], &|row, out| {
-            out.copy_from_slice(&x[row * hidden_size..][..hidden_size]);
-            self.kernels.run(Normalize { norm: &self.final_norm, x: out });
-        });
+        self.normalize(&self.final_norm, x, &[head], &mut buffers.input);
         let mut logits = Vec::new();
         if !x.is_empty() {
             project(with, [head], &buffers.input, [&mut logits]);

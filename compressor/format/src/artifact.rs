@@ -12,8 +12,6 @@ use alloc::vec::Vec;
 #[cfg(feature = "std")]
 use std::path::Path;
 
-#[cfg(feature = "std")]
-use rayon::prelude::*;
 use serde_json::Value;
 
 #[cfg(feature = "std")]
@@ -170,20 +168,11 @@ impl Artifact {
     pub fn values(&self, id: TensorId) -> Result<Vec<f32>> {
         let values = match self.tensor(id) {
             ArtifactTensor::Dense(slice) => slice.to_f32().expect("`open` refused integer types"),
-            ArtifactTensor::Quantized(matrix) => every_row(&matrix),
+            ArtifactTensor::Quantized(matrix) => matrix.to_f32(),
         };
         check_finite(&self.path, &self.parts[&id].0, &values)?;
         Ok(values)
     }
-}
-
-/// A matrix as the real numbers it stands for.
-fn every_row(matrix: &QuantizedMatrix) -> Vec<f32> {
-    #[cfg(feature = "std")]
-    let rows = (0..matrix.rows).into_par_iter().flat_map_iter(|row| matrix.row(row));
-    #[cfg(not(feature = "std"))]
-    let rows = (0..matrix.rows).flat_map(|row| matrix.row(row));
-    rows.collect()
 }
 
 /// Reads the stored tensors of an artifact, remembering which names it used.
@@ -427,7 +416,8 @@ mod tests {
     use super::*;
     use crate::damage::Damage;
     use crate::model::tests::check_bytes_against_folder;
-    use crate::{NewTensor, pack, write_safetensors};
+    use crate::quantized::tests::drawn;
+    use crate::{NewTensor, write_safetensors};
 
     /// One layer whose widths are all different: hidden 8, two heads of 4 on one key/value head, 16 channels, 5 tokens.
     fn architecture(family: Family) -> Architecture {
@@ -481,19 +471,8 @@ mod tests {
                 let values = (0..shape.iter().product()).map(|_| f32::from(next()) / 16.0).collect();
                 return (stored, NewArtifactTensor::Dense(values));
             };
-            let (rows, columns) = (shape[0], shape[1]);
-            let shift = 8 - scheme.bits;
-            let mut integers = |count: usize| (0..count).map(|_| next() >> shift).collect::<Vec<i8>>();
-            let values = match packed {
-                true => Values::Packed(WeightBytes::Owned(
-                    (0..rows).flat_map(|_| pack(&integers(columns), scheme.bits)).collect::<Vec<u8>>().into(),
-                )),
-                false => Values::Signed(WeightBytes::Owned(integers(rows * columns).into_iter().map(|q| q as u8).collect())),
-            };
-            let groups = rows * scheme.groups(columns);
-            let zero_points = (!scheme.symmetric).then(|| integers(groups));
-            let scales = (0..groups).map(|_| f32::from(next()) / 1024.0).collect::<Vec<f32>>().into();
-            (stored, NewArtifactTensor::Quantized(QuantizedMatrix { rows, columns, scheme, values, scales, zero_points }))
+            let matrix = drawn([shape[0], shape[1]], scheme, packed, &mut next, |drawn| f32::from(drawn) / 1024.0);
+            (stored, NewArtifactTensor::Quantized(matrix))
         };
         Family::stored(architecture).into_iter().map(&mut tensor).collect()
     }

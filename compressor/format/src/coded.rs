@@ -1,6 +1,6 @@
 //! Pieces of bytes, made smaller without loss: rearranged so that bytes of one kind lie together, then coded by zstd.
 //!
-//! zstd finds few repetitions in weights; what it gains there is its Huffman codes. Layout: docs/artifact-format.md §9.
+//! zstd finds few repetitions in weights; what it gains there is its Huffman codes. Layout: docs/artifact-format.md §10.
 
 use std::collections::HashMap;
 use std::io;
@@ -215,6 +215,11 @@ fn add_planes(coded: &mut Vec<u8>, raw: &[u8], width: usize, level: i32) -> io::
         let plane: Vec<u8> = raw.iter().skip(byte).step_by(width).copied().collect();
         add_frame(coded, &plane, level)
     })
+}
+
+/// A number of a head or a record, whose length the caller has made sure of.
+pub(crate) fn u32_at(bytes: &[u8], offset: usize) -> u32 {
+    u32::from_le_bytes(*bytes[offset..].first_chunk().expect("inside a head or record of known length"))
 }
 
 /// Frames that are still to be read.

@@ -1,7 +1,7 @@
 //! Deltas: one file with what changed between two folders, and the second folder from the first.
 //!
 //! Safetensors files are compared tensor by tensor, other files as wholes. What is equal is named, what changed is coded as the
-//! difference of its bytes or anew, whichever is smaller. Layout: docs/artifact-format.md §10.
+//! difference of its bytes or anew, whichever is smaller. Layout: docs/artifact-format.md §11.
 
 mod apply;
 mod make;
@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 pub use self::make::write_delta;
-use crate::coded::{Coding, PIECE_BYTES};
+use crate::coded::{Coding, PIECE_BYTES, u32_at};
+use crate::manifest::file_names;
 use crate::{Error, FileHash, MappedBytes, Result, map_file};
 
 const MAGIC: &[u8; 8] = b"delta\n\0\0";
@@ -191,22 +192,8 @@ impl Head {
 
 /// Hashes every file of a folder, in the order of their names.
 fn files_of(folder: &Path) -> Result<Vec<FileHash>> {
-    let mut names = BTreeSet::new();
-    for entry in fs_err::read_dir(folder)? {
-        let entry = entry?;
-        let name = entry.file_name().into_string().map_err(|name| {
-            Error::unsupported(folder, format!("holds {name:?}, whose name is not UTF-8: a delta can't name it"))
-        })?;
-        if !fs_err::metadata(entry.path())?.is_file() {
-            return Err(Error::unsupported(folder, format!("holds `{name}`, which is not a file: a delta is of files only")));
-        }
-        names.insert(name);
-    }
+    let names = file_names(folder, "a delta can't name it", "a delta is of files only")?;
     names.into_iter().map(|name| FileHash::of(name.clone(), &folder.join(name))).collect()
-}
-
-fn u32_at(bytes: &[u8], offset: usize) -> u32 {
-    u32::from_le_bytes(*bytes[offset..].first_chunk().expect("inside a head or record of known length"))
 }
 
 fn u64_at(bytes: &[u8], offset: usize) -> u64 {

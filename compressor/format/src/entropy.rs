@@ -1,7 +1,7 @@
 //! `model.entropy`: what `model.safetensors` holds, coded to the bytes that it takes to say it.
 //!
 //! The file is cut into pieces at its tensors; each is coded in the way that makes it smallest, so both directions use every core, and
-//! what comes back is the same file bit for bit. Layout: docs/artifact-format.md §9.
+//! what comes back is the same file bit for bit. Layout: docs/artifact-format.md §10.
 
 use std::io::Write;
 use std::ops::Range;
@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use rayon::prelude::*;
 
-use crate::coded::{Coding, FAST, PIECE_BYTES, encode, likely_bits};
+use crate::coded::{Coding, FAST, PIECE_BYTES, encode, likely_bits, u32_at};
 use crate::safetensors::header::{self, Entry};
 use crate::{Dtype, Error, MappedBytes, Result, map_file, write_beside};
 
@@ -259,10 +259,6 @@ impl EntropyFile {
             }
         }
     }
-}
-
-fn u32_at(bytes: &[u8], offset: usize) -> u32 {
-    u32::from_le_bytes(*bytes[offset..].first_chunk().expect("inside a head or record of known length"))
 }
 
 #[cfg(test)]

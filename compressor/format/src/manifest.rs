@@ -300,18 +300,24 @@ fn hash(path: &Path) -> Result<String> {
 
 /// The names of the files in a folder, sorted, without the manifest.
 fn names_in(folder: &Path) -> Result<BTreeSet<String>> {
+    let mut names = file_names(folder, "a manifest can't list it", "a manifest lists files only")?;
+    names.retain(|name| name != NAME && name != NAME_BESIDE);
+    Ok(names)
+}
+
+/// The names of the files in a folder, sorted; what is said of a name that is no text, and of what is no file.
+pub(crate) fn file_names(folder: &Path, no_text: &str, no_file: &str) -> Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
     for entry in fs_err::read_dir(folder)? {
         let entry = entry?;
-        let name = entry.file_name().into_string().map_err(|name| {
-            Error::unsupported(folder, format!("holds {name:?}, whose name is not UTF-8: a manifest can't list it"))
-        })?;
+        let name = entry
+            .file_name()
+            .into_string()
+            .map_err(|name| Error::unsupported(folder, format!("holds {name:?}, whose name is not UTF-8: {no_text}")))?;
         if !fs_err::metadata(entry.path())?.is_file() {
-            return Err(Error::unsupported(folder, format!("holds `{name}`, which is not a file: a manifest lists files only")));
+            return Err(Error::unsupported(folder, format!("holds `{name}`, which is not a file: {no_file}")));
         }
-        if name != NAME && name != NAME_BESIDE {
-            names.insert(name);
-        }
+        names.insert(name);
     }
     Ok(names)
 }

@@ -9,6 +9,8 @@ use core::fmt;
 use core::ops::Deref;
 
 #[cfg(feature = "std")]
+use rayon::prelude::*;
+#[cfg(feature = "std")]
 use serde::{Deserialize, Serialize};
 
 use crate::{MappedBytes, Scales};
@@ -148,6 +150,15 @@ impl QuantizedMatrix {
         integers.chunks(self.group_size()).enumerate().flat_map(dequantize).collect()
     }
 
+    /// The real numbers it stands for, `[rows, columns]`.
+    pub fn to_f32(&self) -> Vec<f32> {
+        #[cfg(feature = "std")]
+        let rows = (0..self.rows).into_par_iter().flat_map_iter(|row| self.row(row));
+        #[cfg(not(feature = "std"))]
+        let rows = (0..self.rows).flat_map(|row| self.row(row));
+        rows.collect()
+    }
+
     /// Rows `first..first + rows` as a matrix of their own.
     pub fn slice_rows(&self, first: usize, rows: usize) -> Self {
         let groups = self.groups();
@@ -204,12 +215,34 @@ pub fn unpack(packed: &[u8], bits: u8, len: usize) -> Vec<i8> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
 
     use proptest::prelude::*;
 
     use super::*;
+
+    /// A matrix of the integers and zero points that `next` draws, and of the scales that `scale` makes of what it draws then.
+    #[cfg(feature = "std")]
+    pub(crate) fn drawn(
+        [rows, columns]: [usize; 2],
+        scheme: Scheme,
+        packed: bool,
+        next: &mut dyn FnMut() -> i8,
+        scale: fn(i8) -> f32,
+    ) -> QuantizedMatrix {
+        let mut integers = |count: usize| (0..count).map(|_| next() >> (8 - scheme.bits)).collect::<Vec<i8>>();
+        let values = match packed {
+            true => Values::Packed(WeightBytes::Owned(
+                (0..rows).flat_map(|_| pack(&integers(columns), scheme.bits)).collect::<Vec<u8>>().into(),
+            )),
+            false => Values::Signed(WeightBytes::Owned(integers(rows * columns).into_iter().map(|q| q as u8).collect())),
+        };
+        let groups = rows * scheme.groups(columns);
+        let zero_points = (!scheme.symmetric).then(|| integers(groups));
+        let scales = (0..groups).map(|_| scale(next())).collect::<Vec<f32>>().into();
+        QuantizedMatrix { rows, columns, scheme, values, scales, zero_points }
+    }
 
     #[test]
     fn int4_puts_the_first_element_in_the_low_nibble() {

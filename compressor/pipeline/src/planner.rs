@@ -368,7 +368,7 @@ impl<'a> Planner<'a> {
         step.output.stored_as = quantization.name();
         step.output.is_artifact = true;
         step.peak_memory_bytes = memory::quantizing(&input.architecture, step.output.weight_bytes);
-        if settings.calibrates() {
+        if quantization.calibrates() {
             self.check_calibration(input, place);
             step.peak_memory_bytes += memory::calibrating(&input.architecture, settings.calibration_tokens);
         }
@@ -497,7 +497,7 @@ fn split_of(stage: &Stage) -> Option<Split> {
     match stage {
         Stage::Train(_) | Stage::Distill(_) => Some(Split::Train),
         Stage::Prune(prune) => (prune.importance == Importance::Activation && prune::ranks_units(prune)).then_some(Split::Train),
-        Stage::Quantize(quantize) => quantize.calibrates().then_some(Split::Train),
+        Stage::Quantize(settings) => quantize::Quantization::from(settings).calibrates().then_some(Split::Train),
         Stage::Verify(_) => Some(Split::Test),
     }
 }

@@ -183,7 +183,7 @@ impl Run<'_> {
         let path = self.plan.path_of(&step.input).expect("checked by Plan::new: something was trained or read before");
         let checkpoint = Checkpoint::open(&path)?;
         let quantization = quantize::Quantization::from(settings);
-        let calibration = settings.calibrates().then(|| self.calibration(&checkpoint, settings)).transpose()?;
+        let calibration = quantization.calibrates().then(|| self.calibration(&checkpoint, settings)).transpose()?;
         let mut progress = |done, of, name: &str| workers.observer.advances(name, done, of);
         let report = quantize::quantize(&checkpoint, &quantization, calibration.as_ref(), &step.folder, &mut progress)?;
         self.manifest(step, &checkpoint, &report)?;

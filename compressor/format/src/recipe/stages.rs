@@ -325,13 +325,6 @@ pub enum EmbeddingScheme {
     Int2,
 }
 
-impl Quantize {
-    /// Whether anything is asked for that looks at text.
-    pub fn calibrates(&self) -> bool {
-        self.method == Method::Gptq || self.clipping == Clipping::Activation
-    }
-}
-
 impl EmbeddingScheme {
     /// Bits of one integer; `None` for dense.
     pub fn bits(self) -> Option<u8> {

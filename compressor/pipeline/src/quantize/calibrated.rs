@@ -150,8 +150,7 @@ impl<'a> Gathered<'a> {
         let nearest = quantize_matrix(&values, columns, scheme, packed, quantization, Some(importance)).map_err(too_large)?;
         let energy = hessian.output_error(&values);
         let relative = |matrix: &QuantizedMatrix| {
-            let rows = (0..matrix.rows).flat_map(|row| matrix.row(row));
-            let errors: Vec<f32> = rows.zip(&values).map(|(stands_for, value)| stands_for - value).collect();
+            let errors: Vec<f32> = matrix.to_f32().iter().zip(&values).map(|(stands_for, value)| stands_for - value).collect();
             if energy > 0.0 { hessian.output_error(&errors) / energy } else { 0.0 }
         };
         let rounded_to_nearest = relative(&nearest.0);
@@ -171,12 +170,12 @@ impl<'a> Gathered<'a> {
 
 /// Computes with what the integers stand for from here on.
 fn put(block: &mut Block<'_>, checkpoint: &Checkpoint, stored: &StoredTensor, matrix: &QuantizedMatrix) {
-    let mut first_row = 0;
+    let mut values = matrix.to_f32();
     for part in &stored.parts {
-        let rows = checkpoint.architecture().shape(*part)[0];
+        let rest = values.split_off(checkpoint.architecture().shape(*part)[0] * matrix.columns);
         if let TensorId::Layer(_, tensor) = part {
-            block.replace(*tensor, (first_row..first_row + rows).flat_map(|row| matrix.row(row)).collect());
+            block.replace(*tensor, values);
         }
-        first_row += rows;
+        values = rest;
     }
 }

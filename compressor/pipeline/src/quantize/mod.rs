@@ -90,7 +90,7 @@ const GROUP_SIZE: usize = 32;
 
 impl Quantization {
     /// Whether anything is asked for that looks at text.
-    fn calibrates(&self) -> bool {
+    pub fn calibrates(&self) -> bool {
         self.method == Method::Gptq || self.clipping == Clipping::Activation
     }
 
@@ -297,24 +297,28 @@ pub fn quantize(
     let mut tensors = Vec::new();
     let mut reports = Vec::new();
     for (stored, storage) in layout {
-        let values = values(checkpoint, &stored)?;
-        done += values.len() as u64;
+        let weights = stored.shape(architecture).iter().product::<usize>() as u64;
+        done += weights;
         let name = stored.name.clone();
-        let tensor = match storage {
-            Storage::Dense(dtype) => {
+        let report = |distance: Distance, scheme| {
+            distance.report(&stored, scheme, storage.bytes(&stored, architecture, quantization.scale_dtype), weights)
+        };
+        let tensor = match (storage, calibrated.remove(&name)) {
+            (Storage::Dense(dtype), _) => {
+                let values = values(checkpoint, &stored)?;
                 refuse_dense_overflow(checkpoint, &stored, &values, dtype)?;
                 NewArtifactTensor::Dense(values)
             }
-            Storage::Packed(scheme) | Storage::Signed(scheme) if calibrated.contains_key(&name) => {
-                let Quantized { matrix, distance, output_error } = calibrated.remove(&name).expect("found just now");
-                let bytes = storage.bytes(&stored, architecture, quantization.scale_dtype);
-                let mut report = distance.report(&stored, scheme, bytes, values.len() as u64);
-                report.output_error = Some(output_error.relative);
-                report.output_error_rounded_to_nearest = Some(output_error.rounded_to_nearest);
-                reports.push(report);
+            (Storage::Packed(scheme) | Storage::Signed(scheme), Some(Quantized { matrix, distance, output_error })) => {
+                reports.push(TensorReport {
+                    output_error: Some(output_error.relative),
+                    output_error_rounded_to_nearest: Some(output_error.rounded_to_nearest),
+                    ..report(distance, scheme)
+                });
                 NewArtifactTensor::Quantized(matrix)
             }
-            Storage::Packed(scheme) | Storage::Signed(scheme) => {
+            (Storage::Packed(scheme) | Storage::Signed(scheme), None) => {
+                let values = values(checkpoint, &stored)?;
                 let columns = architecture.shape(stored.parts[0])[1];
                 let packed = matches!(storage, Storage::Packed(_));
                 let (matrix, distance) =
@@ -322,8 +326,7 @@ pub fn quantize(
                         let values = &values[row * columns..][..columns];
                         overflow(checkpoint, &stored, values, row, scheme, quantization.scale_dtype)
                     })?;
-                let bytes = storage.bytes(&stored, architecture, quantization.scale_dtype);
-                reports.push(distance.report(&stored, scheme, bytes, values.len() as u64));
+                reports.push(report(distance, scheme));
                 NewArtifactTensor::Quantized(matrix)
             }
         };

@@ -122,10 +122,15 @@ impl Refusal {
     /// Whether the recipe alone is at fault, whatever the model's sizes.
     pub fn is_of_settings(&self) -> bool {
         match self {
-            Self::Bits { .. } | Self::PerChannel(_) | Self::EmptyGroup { .. } | Self::Activations(_) => true,
-            Self::Pattern { .. } => true,
-            Self::NoMatch { .. } | Self::Transposed(_) => false,
-            Self::DenseDtype(_) | Self::Divides { .. } | Self::UnevenLayers | Self::TooLarge => false,
+            Self::Bits { .. } | Self::PerChannel(_) | Self::EmptyGroup { .. } | Self::Activations(_) | Self::Pattern { .. } => {
+                true
+            }
+            Self::NoMatch { .. }
+            | Self::Transposed(_)
+            | Self::DenseDtype(_)
+            | Self::Divides { .. }
+            | Self::UnevenLayers
+            | Self::TooLarge => false,
         }
     }
 

@@ -11,6 +11,7 @@ use super::*;
 use crate::gguf::GgufFile;
 use crate::gguf::blocks::dequantize;
 use crate::gguf::words::{WORDS, Words};
+use crate::quantized::tests::drawn;
 use crate::{
     NewArtifact, NewArtifactTensor, QuantizedMatrix, Scheme, StoredTensor, Tokenizer, Values, WeightBytes, pack, write_config,
 };
@@ -30,17 +31,8 @@ impl Numbers {
 
     /// Every integer of the scheme; scales that are f16.
     fn matrix(&mut self, rows: usize, columns: usize, scheme: Scheme, packed: bool) -> QuantizedMatrix {
-        let mut integers = |count: usize| (0..count).map(|_| self.next() >> (8 - scheme.bits)).collect::<Vec<i8>>();
-        let values = match packed {
-            true => Values::Packed(WeightBytes::Owned(
-                (0..rows).flat_map(|_| pack(&integers(columns), scheme.bits)).collect::<Vec<u8>>().into(),
-            )),
-            false => Values::Signed(WeightBytes::Owned(integers(rows * columns).into_iter().map(|q| q as u8).collect())),
-        };
-        let groups = rows * scheme.groups(columns);
-        let zero_points = (!scheme.symmetric).then(|| integers(groups));
-        let scales: Vec<f32> = (0..groups).map(|_| f16::from_f32((f32::from(self.next()) + 0.3) / 999.0).to_f32()).collect();
-        QuantizedMatrix { rows, columns, scheme, values, scales: scales.into(), zero_points }
+        let scale = |drawn| f16::from_f32((f32::from(drawn) + 0.3) / 999.0).to_f32();
+        drawn([rows, columns], scheme, packed, &mut || self.next(), scale)
     }
 }
 
