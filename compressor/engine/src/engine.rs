@@ -137,7 +137,13 @@ impl Engine {
     fn new(architecture: &Architecture, source: Source<'_>, options: Options, layers: usize) -> Result<Self> {
         check(architecture)?;
         let pool = pool(options)?;
-        let loader = Loader { architecture, source, pool: &pool, arena: Arena::default(), activations: options.activations };
+        let loader = Loader {
+            architecture,
+            source,
+            pool: &pool,
+            arena: source.arena(architecture, layers),
+            activations: options.activations,
+        };
         let embedding = loader.end(TensorId::Embedding)?;
         let layers: Result<Vec<Layer>> = (0..layers).map(|layer| loader.layer(layer)).collect();
         let position_embedding = match architecture.positions {
@@ -239,6 +245,19 @@ enum Source<'a> {
     Model(&'a Model),
     #[cfg(feature = "std")]
     Weights(&'a Weights),
+}
+
+impl Source<'_> {
+    /// Room for all matrices of integers up to a layer, side by side.
+    fn arena(self, architecture: &Architecture, layers: usize) -> Arena {
+        let Self::Model(Model::Artifact(artifact)) = self else { return Arena::default() };
+        let wanted = architecture.tensors().into_iter().filter(|id| !matches!(id, TensorId::Layer(at, _) if *at >= layers));
+        let lines = wanted.map(|id| match artifact.tensor(id) {
+            ArtifactTensor::Quantized(matrix) => Packed::lines_of(&matrix),
+            ArtifactTensor::Dense(_) => 0,
+        });
+        Arena::with_room(lines.sum())
+    }
 }
 
 /// Takes an architecture's tensors from their source.

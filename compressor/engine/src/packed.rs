@@ -3,7 +3,7 @@
 //! A tile is sixteen rows. It is one stream of 64-byte lines, read from front to back by every product, group after group:
 //!
 //! ```text
-//! scales of the group            16 × f32
+//! scales of the group            16 × f32; where the file has f16, 16 × f16 of this group and 16 × f16 of the next
 //! its blocks of 32 columns, each
 //!   8 bits: line k (0 … 7)       columns 4k … 4k+3 of row 0, of row 1, … of row 15, as q + 128
 //!   4 bits: line k (0 … 3)       columns 4k … 4k+3 in the low halves, 16+4k … 16+4k+3 in the high halves, as q + 8
@@ -12,6 +12,8 @@
 //! The last block of a group is padded with zeros where the group is no multiple of 32, the last tile with rows of zeros. One
 //! layout serves every instruction set: four columns of a row are what one lane of an integer product takes, and four, eight or
 //! sixteen rows are what a register holds.
+//!
+//! Scales stay inside the stream: with those of a tile at its head, one thread of an AMD Zen 4 read half as many bytes per second.
 
 use alloc::borrow::Cow;
 use alloc::vec;
@@ -19,8 +21,9 @@ use alloc::vec::Vec;
 
 use compressor_format::{QuantizedMatrix, Values};
 
+use crate::half::{f16_to_f32, f32_to_f16};
 use crate::kernels::lines::{Arena, Line, Lines};
-use crate::kernels::{BLOCK, LANES};
+use crate::kernels::{BLOCK, LANES, Simd};
 use crate::pool::Pool;
 
 /// Integers with their scales, repacked.
@@ -31,6 +34,8 @@ pub(crate) struct Packed {
     pub(crate) bits: Bits,
     /// Columns that share a scale; divides `columns`.
     pub(crate) group: usize,
+    /// Scales are f16, of two groups in a line.
+    half_scales: bool,
     lines: Lines,
     /// `[tiles, groups, LANES]`, where there are any.
     pub(crate) zero_points: Option<Vec<i8>>,
@@ -79,10 +84,7 @@ impl Blocks {
 impl Packed {
     /// Repacks a matrix.
     pub(crate) fn new(matrix: &QuantizedMatrix, pool: &Pool, arena: &Arena) -> Self {
-        let bits = if matrix.scheme.bits <= 4 { Bits::Four } else { Bits::Eight };
-        let group = matrix.group_size();
-        let (rows, columns) = (matrix.rows, matrix.columns);
-        let mut packed = Self { rows, columns, bits, group, lines: arena.lines(0), zero_points: None };
+        let mut packed = Self::empty(matrix);
         let (tiles, groups) = (packed.tiles(), packed.groups());
         packed.zero_points = matrix.zero_points.as_ref().map(|points| {
             let mut tiled = vec![0; tiles * groups * LANES];
@@ -105,6 +107,25 @@ impl Packed {
         packed
     }
 
+    /// Lines that a matrix takes.
+    pub(crate) fn lines_of(matrix: &QuantizedMatrix) -> usize {
+        let packed = Self::empty(matrix);
+        packed.tiles() * packed.tile_lines()
+    }
+
+    /// The layout of a matrix without its lines and zero points.
+    fn empty(matrix: &QuantizedMatrix) -> Self {
+        Self {
+            rows: matrix.rows,
+            columns: matrix.columns,
+            bits: if matrix.scheme.bits <= 4 { Bits::Four } else { Bits::Eight },
+            group: matrix.group_size(),
+            half_scales: matrix.scales.are_f16(),
+            lines: Lines::default(),
+            zero_points: None,
+        }
+    }
+
     /// Scales of one row.
     pub(crate) fn groups(&self) -> usize {
         self.columns / self.group
@@ -122,19 +143,43 @@ impl Packed {
         Blocks { columns: self.columns, group }
     }
 
-    /// Lines of one group of one tile.
-    pub(crate) fn group_lines(&self) -> usize {
-        1 + self.group.div_ceil(BLOCK) * self.bits.lines()
+    /// Lines of the blocks of one group of one tile.
+    fn group_lines(&self) -> usize {
+        self.group.div_ceil(BLOCK) * self.bits.lines()
+    }
+
+    /// Groups that share a line of scales.
+    fn groups_per_line(&self) -> usize {
+        if self.half_scales { 2 } else { 1 }
     }
 
     /// Lines of one tile.
-    pub(crate) fn tile_lines(&self) -> usize {
-        self.groups() * self.group_lines()
+    fn tile_lines(&self) -> usize {
+        self.groups().div_ceil(self.groups_per_line()) + self.groups() * self.group_lines()
     }
 
     /// The lines of one tile.
     pub(crate) fn tile(&self, tile: usize) -> &[Line] {
         &self.lines[tile * self.tile_lines()..][..self.tile_lines()]
+    }
+
+    /// Where one group of a tile lies: the line of its scales, its place in that line, the first line of its blocks.
+    #[inline(always)]
+    fn place(&self, group: usize) -> (usize, usize, usize) {
+        let (line, at) = (group / self.groups_per_line(), group % self.groups_per_line());
+        let scales = line + (group - at) * self.group_lines();
+        (scales, at, scales + 1 + at * self.group_lines())
+    }
+
+    /// The scales and the blocks of one group, from the lines of its tile.
+    #[inline(always)]
+    pub(crate) fn group<'a>(&self, tile: &'a [Line], group: usize) -> (GroupScales<'a>, &'a [Line]) {
+        let (scales, at, blocks) = self.place(group);
+        let scales = match self.half_scales {
+            true => GroupScales::F16(&tile[scales].halves()[at]),
+            false => GroupScales::F32(tile[scales].floats()),
+        };
+        (scales, &tile[blocks..][..self.group_lines()])
     }
 
     /// The zero points of one group of one tile.
@@ -150,13 +195,13 @@ impl Packed {
 
     /// Writes one row as the real numbers it stands for.
     pub(crate) fn widen_row(&self, row: usize, out: &mut [f32]) {
-        let (lines, lane) = (self.tile(row / LANES), row % LANES);
+        let (tile, lane) = (self.tile(row / LANES), row % LANES);
         let points = self.tile_zero_points(row / LANES);
-        let groups = lines.chunks_exact(self.group_lines()).zip(out.chunks_exact_mut(self.group)).enumerate();
-        for (group, (lines, out)) in groups {
-            let scale = lines[0].floats()[lane];
+        for (group, out) in out.chunks_exact_mut(self.group).enumerate() {
+            let (scales, blocks) = self.group(tile, group);
+            let scale = scales.of_row(lane);
             let offset = self.bits.offset() + points.map_or(0, |points| i32::from(points[group][lane]));
-            for (block, out) in lines[1..].chunks_exact(self.bits.lines()).zip(out.chunks_mut(BLOCK)) {
+            for (block, out) in blocks.chunks_exact(self.bits.lines()).zip(out.chunks_mut(BLOCK)) {
                 for (column, out) in out.iter_mut().enumerate() {
                     let integer = match self.bits {
                         Bits::Eight => block[column / 4].bytes()[4 * lane + column % 4],
@@ -178,9 +223,14 @@ impl Packed {
             let row = tile * LANES + lane;
             let whole_words = self.group.is_multiple_of(BLOCK);
             let stored = (row < self.rows).then(|| Row::of(matrix, row));
-            for (group, lines) in lines.chunks_exact_mut(self.group_lines()).enumerate() {
-                let (first, blocks) = lines.split_first_mut().expect("a group begins with its scales");
-                first.floats_mut()[lane] = if row < self.rows { matrix.scales.get(row * groups + group) } else { 0.0 };
+            for group in 0..groups {
+                let (scales, place, first) = self.place(group);
+                let scale = if row < self.rows { matrix.scales.get(row * groups + group) } else { 0.0 };
+                match self.half_scales {
+                    true => lines[scales].halves_mut()[place][lane] = f32_to_f16(scale),
+                    false => lines[scales].floats_mut()[lane] = scale,
+                }
+                let blocks = &mut lines[first..][..self.group_lines()];
                 for (block, lines) in blocks.chunks_exact_mut(self.bits.lines()).enumerate() {
                     let at = group * self.group + block * BLOCK;
                     match (&stored, self.bits) {
@@ -251,6 +301,30 @@ impl<'a> Row<'a> {
             Self::Nibbles(bytes) => i32::from((bytes[column / 2] >> (column % 2 * 4)) & 15) - Bits::Four.offset(),
             Self::Bytes(bytes) => i32::from(bytes[column]) - Bits::Eight.offset(),
             Self::Signed(bytes) => i32::from(bytes[column] as i8),
+        }
+    }
+}
+
+/// The scales of one group of a tile.
+#[derive(Clone, Copy)]
+pub(crate) enum GroupScales<'a> {
+    F32(&'a [f32; LANES]),
+    F16(&'a [u16; LANES]),
+}
+
+impl GroupScales<'_> {
+    #[inline(always)]
+    pub(crate) fn load<S: Simd>(self, simd: S) -> S::F32 {
+        match self {
+            Self::F32(scales) => simd.load(scales),
+            Self::F16(scales) => simd.load_f16(scales),
+        }
+    }
+
+    fn of_row(self, lane: usize) -> f32 {
+        match self {
+            Self::F32(scales) => scales[lane],
+            Self::F16(scales) => f16_to_f32(scales[lane]),
         }
     }
 }

@@ -36,6 +36,11 @@ impl Scales {
         Some(Self(Kept::Stored(float, slice.bytes.clone())))
     }
 
+    /// Whether they are stored as f16.
+    pub fn are_f16(&self) -> bool {
+        matches!(self.0, Kept::Stored(Float::F16, _))
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         match &self.0 {
@@ -142,6 +147,7 @@ mod tests {
             let scales = Scales::stored(&slice).unwrap();
             let expected = slice.to_f32().unwrap();
             assert_eq!((scales.len(), scales.iter().collect::<Vec<f32>>()), (5, expected.clone()));
+            assert_eq!(scales.are_f16(), dtype == Dtype::F16);
             assert_eq!(scales.slice(1..3), Scales::from(expected[1..3].to_vec()));
             assert_ne!(scales.slice(1..3), Scales::from(expected[1..4].to_vec()));
         }

@@ -34,6 +34,16 @@ impl Line {
         cast_mut(&mut self.0)
     }
 
+    /// Two times sixteen halves.
+    #[inline(always)]
+    pub(crate) fn halves(&self) -> &[[u16; LANES]; 2] {
+        cast_ref(&self.0)
+    }
+
+    pub(crate) fn halves_mut(&mut self) -> &mut [[u16; LANES]; 2] {
+        cast_mut(&mut self.0)
+    }
+
     #[inline(always)]
     pub(crate) fn bytes(&self) -> &[u8; 4 * LANES] {
         cast_ref(&self.0)
@@ -48,36 +58,42 @@ impl Line {
 /// Hands out lines. Small matrices share a block, so that the system can back it with large pages: a processor that streams
 /// weights looks up one address translation for 2 MB instead of for each 4 KB.
 #[derive(Debug, Default)]
-pub(crate) struct Arena {
-    /// The block that was begun last, and its lines that are taken.
-    begun: RefCell<Option<(Arc<Block>, usize)>>,
+pub(crate) struct Arena(RefCell<Room>);
+
+/// What is left of a block.
+#[derive(Debug, Default)]
+struct Room {
+    block: Option<Arc<Block>>,
+    taken: usize,
+    left: usize,
 }
 
 /// Lines that belong to one matrix; they are zero at first.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Lines {
-    block: Arc<Block>,
+    /// None for no lines.
+    block: Option<Arc<Block>>,
     first: usize,
     len: usize,
 }
 
-/// Lines of a block: 32 MB of addresses, of which only what is used takes memory.
-#[cfg(feature = "std")]
-const BLOCK_LINES: usize = (32 << 20) / size_of::<Line>();
-/// Without an operating system, an address is memory: a block is no longer than its matrix.
-#[cfg(not(feature = "std"))]
-const BLOCK_LINES: usize = 1;
-
 impl Arena {
+    /// Room for so many lines, side by side. What is asked for beyond lies elsewhere.
+    pub(crate) fn with_room(lines: usize) -> Self {
+        let block = (lines > 0).then(|| Arc::new(Block::new(lines)));
+        Self(RefCell::new(Room { block, taken: 0, left: lines }))
+    }
+
     /// The next `len` lines.
     pub(crate) fn lines(&self, len: usize) -> Lines {
-        let mut begun = self.begun.borrow_mut();
-        let (block, taken) = match begun.take() {
-            Some((block, taken)) if block.len() - taken >= len => (block, taken),
-            _ => (Arc::new(Block::new(len.max(BLOCK_LINES))), 0),
-        };
-        *begun = Some((Arc::clone(&block), taken + len));
-        Lines { block, first: taken, len }
+        let mut room = self.0.borrow_mut();
+        if len > room.left {
+            return Lines { block: Some(Arc::new(Block::new(len))), first: 0, len };
+        }
+        let lines = Lines { block: room.block.clone(), first: room.taken, len };
+        room.taken += len;
+        room.left -= len;
+        lines
     }
 }
 
@@ -86,15 +102,17 @@ impl Deref for Lines {
 
     #[inline(always)]
     fn deref(&self) -> &[Line] {
+        let Some(block) = &self.block else { return &[] };
         // SAFETY: `lines` gave this range to nobody else, it lies inside the block, and the block lives as long as `self`.
-        unsafe { core::slice::from_raw_parts(self.block.start().add(self.first), self.len) }
+        unsafe { core::slice::from_raw_parts(block.start().add(self.first), self.len) }
     }
 }
 
 impl DerefMut for Lines {
     fn deref_mut(&mut self) -> &mut [Line] {
+        let Some(block) = &self.block else { return &mut [] };
         // SAFETY: as above, and `&mut self` is the only way to the range.
-        unsafe { core::slice::from_raw_parts_mut(self.block.start().add(self.first), self.len) }
+        unsafe { core::slice::from_raw_parts_mut(block.start().add(self.first), self.len) }
     }
 }
 
@@ -116,7 +134,8 @@ mod mapped {
     #[derive(Debug)]
     pub(super) struct Block {
         start: *mut Line,
-        map: MmapMut,
+        /// Unmapped when it is dropped.
+        _map: MmapMut,
     }
 
     impl Block {
@@ -132,15 +151,11 @@ mod mapped {
             #[cfg(target_os = "linux")]
             let _ = map.advise(memmap2::Advice::HugePage);
             // A map begins at a page, which is a line's address.
-            Self { start: map.as_mut_ptr().cast(), map }
+            Self { start: map.as_mut_ptr().cast(), _map: map }
         }
 
         pub(super) fn start(&self) -> *mut Line {
             self.start
-        }
-
-        pub(super) fn len(&self) -> usize {
-            self.map.len() / size_of::<Line>()
         }
     }
 }
@@ -171,10 +186,6 @@ mod owned {
         pub(super) fn start(&self) -> *mut Line {
             self.start
         }
-
-        pub(super) fn len(&self) -> usize {
-            self.len
-        }
     }
 
     impl Drop for Block {
@@ -193,19 +204,20 @@ mod tests {
 
     #[test]
     fn parts_of_a_block_do_not_overlap_and_begin_as_zeros() {
-        let arena = Arena::default();
-        let rest = BLOCK_LINES.saturating_sub(4);
-        let mut parts: Vec<Lines> = [3, 1, rest, 2, BLOCK_LINES + 5, 7, 0].map(|len| arena.lines(len)).into();
-        drop(arena);
-        for (part, lines) in parts.iter_mut().enumerate() {
-            assert!(lines.iter().all(|line| *line.floats() == [0.0; LANES]));
-            lines.iter_mut().for_each(|line| line.floats_mut().fill(part as f32));
-        }
-        let lens: Vec<usize> = parts.iter().map(|lines| lines.len()).collect();
-        assert_eq!(lens, [3, 1, rest, 2, BLOCK_LINES + 5, 7, 0]);
-        for (part, lines) in parts.iter().enumerate() {
-            assert!(lines.iter().all(|line| *line.floats() == [part as f32; LANES]), "part {part}");
-            assert_eq!(lines.as_ptr().align_offset(64), 0);
+        let sizes = [3, 1, 40, 2, 100, 7, 0];
+        for arena in [Arena::default(), Arena::with_room(50), Arena::with_room(1000)] {
+            let mut parts: Vec<Lines> = sizes.map(|len| arena.lines(len)).into();
+            drop(arena);
+            for (part, lines) in parts.iter_mut().enumerate() {
+                assert!(lines.iter().all(|line| *line.floats() == [0.0; LANES]));
+                lines.iter_mut().for_each(|line| line.floats_mut().fill(part as f32));
+            }
+            let lens: Vec<usize> = parts.iter().map(|lines| lines.len()).collect();
+            assert_eq!(lens, sizes);
+            for (part, lines) in parts.iter().enumerate() {
+                assert!(lines.iter().all(|line| *line.floats() == [part as f32; LANES]), "part {part}");
+                assert_eq!(lines.as_ptr().align_offset(64), 0);
+            }
         }
     }
 }

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use std::io::Write;
 
-use compressor_format::{Activation, QuantizedMatrix, Scheme, Values, WeightBytes, pack};
+use compressor_format::{Activation, Dtype, QuantizedMatrix, Scales, Scheme, TensorSlice, Values, WeightBytes, pack};
 
 use super::attention::Attend;
 use super::dense::{Dense, Dots, Widen};
@@ -159,7 +159,14 @@ fn matrix(rows: usize, columns: usize, bits: u8, group_size: Option<usize>, zero
     QuantizedMatrix { rows, columns, scheme, values, scales: scales.into(), zero_points }
 }
 
-/// Every width, storage and split of columns, with rows that do not fill a tile.
+/// Scales as a file has them in f16.
+fn as_f16(scales: &Scales) -> Scales {
+    let bytes: Vec<u8> = scales.iter().flat_map(|scale| f32_to_f16(scale).to_le_bytes()).collect();
+    let slice = TensorSlice { dtype: Dtype::F16, shape: vec![scales.len()], bytes: bytes.into() };
+    Scales::stored(&slice).expect("a float type")
+}
+
+/// Every width, storage, type of scales and split of columns, with rows that do not fill a tile.
 fn matrices(mut check: impl FnMut(&QuantizedMatrix, &str)) -> usize {
     let mut count = 0;
     for columns in LENGTHS {
@@ -170,8 +177,12 @@ fn matrices(mut check: impl FnMut(&QuantizedMatrix, &str)) -> usize {
             for rows in [1, 15, 16, 33, 49] {
                 for (bits, signed) in [(4, false), (8, false), (8, true)] {
                     for zero_points in [false, true] {
-                        let matrix = matrix(rows, columns, bits, group_size, zero_points, signed);
-                        let what = format!("{rows} × {columns}, {}, signed {signed}", matrix.scheme);
+                        let mut matrix = matrix(rows, columns, bits, group_size, zero_points, signed);
+                        let half = (count / 6 + count) % 2 == 1;
+                        if half {
+                            matrix.scales = as_f16(&matrix.scales);
+                        }
+                        let what = format!("{rows} × {columns}, {}, signed {signed}, f16 scales {half}", matrix.scheme);
                         check(&matrix, &what);
                         count += 1;
                     }
