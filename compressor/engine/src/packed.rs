@@ -21,7 +21,7 @@ use alloc::vec::Vec;
 
 use compressor_format::{QuantizedMatrix, Values};
 
-use crate::half::{f16_to_f32, f32_to_f16};
+use crate::half::f16_to_f32;
 use crate::kernels::lines::{Arena, Line, Lines};
 use crate::kernels::{BLOCK, LANES, Simd};
 use crate::pool::Pool;
@@ -120,7 +120,7 @@ impl Packed {
             columns: matrix.columns,
             bits: if matrix.scheme.bits <= 4 { Bits::Four } else { Bits::Eight },
             group: matrix.group_size(),
-            half_scales: matrix.scales.are_f16(),
+            half_scales: matrix.scales.stored_f16().is_some(),
             lines: Lines::default(),
             zero_points: None,
         }
@@ -219,16 +219,19 @@ impl Packed {
     /// Fills the lines of one tile.
     fn fill(&self, matrix: &QuantizedMatrix, tile: usize, lines: &mut [Line]) {
         let groups = self.groups();
+        let stored_scales = matrix.scales.stored_f16();
         for lane in 0..LANES {
             let row = tile * LANES + lane;
             let whole_words = self.group.is_multiple_of(BLOCK);
             let stored = (row < self.rows).then(|| Row::of(matrix, row));
             for group in 0..groups {
                 let (scales, place, first) = self.place(group);
-                let scale = if row < self.rows { matrix.scales.get(row * groups + group) } else { 0.0 };
-                match self.half_scales {
-                    true => lines[scales].halves_mut()[place][lane] = f32_to_f16(scale),
-                    false => lines[scales].floats_mut()[lane] = scale,
+                if row < self.rows {
+                    let at = row * groups + group;
+                    match stored_scales {
+                        Some(stored) => lines[scales].halves_mut()[place][lane] = u16::from_le_bytes(stored[at]),
+                        None => lines[scales].floats_mut()[lane] = matrix.scales.get(at),
+                    }
                 }
                 let blocks = &mut lines[first..][..self.group_lines()];
                 for (block, lines) in blocks.chunks_exact_mut(self.bits.lines()).enumerate() {
@@ -334,16 +337,13 @@ const TILES_PER_TASK: usize = 4;
 
 /// A block of one row: in the file, element `2i` is the low half of byte `i`.
 fn fill_nibbles(bytes: &[u8; 16], lane: usize, lines: &mut [Line]) {
-    let pairs = bytes.as_chunks::<2>().0;
-    for (step, line) in lines.iter_mut().enumerate() {
-        let (low, high) = (spread(u16::from_le_bytes(pairs[step])), spread(u16::from_le_bytes(pairs[step + 4])));
-        line.words_mut()[lane] = (low | high << 4).to_le();
+    const LOW_HALVES: u64 = 0x0f0f_0f0f_0f0f_0f0f;
+    let [first, second] = bytes.as_chunks().0 else { unreachable!("sixteen bytes are two times eight") };
+    let (first, second) = (u64::from_le_bytes(*first), u64::from_le_bytes(*second));
+    // Elements of even and of odd number, those of the first half low and those of the second half high.
+    let even = (first & LOW_HALVES | (second & LOW_HALVES) << 4).to_le_bytes();
+    let odd = ((first >> 4) & LOW_HALVES | second & !LOW_HALVES).to_le_bytes();
+    for ((line, even), odd) in lines.iter_mut().zip(even.as_chunks::<2>().0).zip(odd.as_chunks::<2>().0) {
+        line.words_mut()[lane] = u32::from_le_bytes([even[0], odd[0], even[1], odd[1]]).to_le();
     }
-}
-
-/// Four nibbles as four bytes.
-fn spread(nibbles: u16) -> u32 {
-    let x = u32::from(nibbles);
-    let x = (x | x << 8) & 0x00ff_00ff;
-    (x | x << 4) & 0x0f0f_0f0f
 }

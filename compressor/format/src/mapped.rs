@@ -29,9 +29,9 @@ enum Holder {
     Program(&'static [u8]),
 }
 
-/// What Linux maps around a page that is read, at most.
+/// What Linux maps around a page that is read, at most: 64 KiB, and from 6.18 on the whole folio that holds it in the page cache.
 #[cfg(all(feature = "std", unix))]
-const MAPPED_AROUND: usize = 64 << 10;
+const MAPPED_AROUND: usize = 2 << 20;
 
 /// Maps a whole file for reading.
 ///

@@ -36,9 +36,12 @@ impl Scales {
         Some(Self(Kept::Stored(float, slice.bytes.clone())))
     }
 
-    /// Whether they are stored as f16.
-    pub fn are_f16(&self) -> bool {
-        matches!(self.0, Kept::Stored(Float::F16, _))
+    /// Their bits, little-endian, where they are stored as f16.
+    pub fn stored_f16(&self) -> Option<&[[u8; 2]]> {
+        match &self.0 {
+            Kept::Stored(Float::F16, bytes) => Some(bytes.as_chunks().0),
+            Kept::Stored(Float::F32 | Float::Bf16, _) | Kept::Owned(_) => None,
+        }
     }
 
     /// How many there are.
@@ -147,7 +150,7 @@ mod tests {
             let scales = Scales::stored(&slice).unwrap();
             let expected = slice.to_f32().unwrap();
             assert_eq!((scales.len(), scales.iter().collect::<Vec<f32>>()), (5, expected.clone()));
-            assert_eq!(scales.are_f16(), dtype == Dtype::F16);
+            assert_eq!(scales.stored_f16().map(<[_]>::as_flattened), (dtype == Dtype::F16).then_some(&*slice.bytes));
             assert_eq!(scales.slice(1..3), Scales::from(expected[1..3].to_vec()));
             assert_ne!(scales.slice(1..3), Scales::from(expected[1..4].to_vec()));
         }
