@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use compressor_format::ByteSize;
 
 /// Fits a language model into a device: distill, prune, quantize, and prove what was written.
 ///
@@ -141,7 +142,7 @@ pub(crate) struct Verify {
     pub(crate) top1_agreement: Option<f64>,
     /// Largest size of the artifact in bytes.
     #[arg(long)]
-    pub(crate) artifact_bytes: Option<u64>,
+    pub(crate) artifact_bytes: Option<ByteSize>,
 }
 
 #[derive(Debug, Args)]
@@ -413,8 +414,14 @@ pub(crate) struct Quantize {
     /// The folder to write.
     pub(crate) output: PathBuf,
     /// 2, 3, 4, 5, 6 or 8.
-    #[arg(long)]
-    pub(crate) bits: u8,
+    #[arg(long, required_unless_present_any = ["target_bytes", "target_bits_per_weight"])]
+    pub(crate) bits: Option<u8>,
+    /// Chooses the bits of each matrix: the best that fits in "80 MB"; needs --dataset.
+    #[arg(long, conflicts_with = "bits")]
+    pub(crate) target_bytes: Option<ByteSize>,
+    /// The same by bits per weight, scales included.
+    #[arg(long, conflicts_with_all = ["bits", "target_bytes"])]
+    pub(crate) target_bits_per_weight: Option<f64>,
     /// Input elements that share one scale.
     #[arg(long)]
     pub(crate) group_size: Option<usize>,
@@ -427,7 +434,7 @@ pub(crate) struct Quantize {
     /// none, mse or activation.
     #[arg(long)]
     pub(crate) clipping: Option<String>,
-    /// The dataset's description, for gptq and for clipping by activation.
+    /// The dataset's description, for gptq, for clipping by activation and for a target.
     #[arg(long)]
     pub(crate) dataset: Option<PathBuf>,
     /// Tokens of the dataset's train split to look at.

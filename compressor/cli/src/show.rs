@@ -43,7 +43,11 @@ pub(crate) fn step_line(step: &StageReport) -> String {
 pub(crate) fn plan(plan: &Plan) {
     let mut shown = table(&["step", "from", "parameters", "stored as", "bytes", "memory"]);
     for step in plan.steps() {
-        let exact = if step.output.is_artifact { "" } else { "~" };
+        let exact = match (step.output.is_artifact, step.output.is_at_most) {
+            (false, _) => "~",
+            (true, true) => "≤ ",
+            (true, false) => "",
+        };
         let beside = step.beside.as_ref().map(|origin| format!(" + {}", plan.name_of(origin))).unwrap_or_default();
         let student = step.student.as_ref().map_or_else(|| plan.name_of(&step.input), |origin| plan.name_of(origin));
         shown.add_row([
@@ -137,7 +141,7 @@ pub(crate) fn plan_json(plan: &Plan) -> Value {
     let steps = plan.steps().iter().map(|step| {
         json!({
             "name": step.name, "parameters": step.output.architecture.parameters(), "stored_as": step.output.stored_as,
-            "bytes": step.output.weight_bytes, "bytes_are_exact": step.output.is_artifact,
+            "bytes": step.output.weight_bytes, "bytes_are_exact": step.output.is_artifact && !step.output.is_at_most,
             "peak_memory_bytes": step.peak_memory_bytes, "folder": step.folder,
         })
     });

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use compressor_format::Recipe;
+use compressor_format::{ByteSize, Recipe};
 use compressor_pipeline::Plan;
 use toml::{Table, Value};
 
@@ -51,7 +51,9 @@ pub(crate) fn prune(arguments: &arguments::Prune, output: Output) -> Result<Endi
 
 pub(crate) fn quantize(arguments: &arguments::Quantize, output: Output) -> Result<Ending, Failure> {
     let mut stage = Table::new();
-    set(&mut stage, "bits", Some(i64::from(arguments.bits)));
+    set(&mut stage, "bits", arguments.bits.map(i64::from));
+    set(&mut stage, "target_bytes", arguments.target_bytes.map(|ByteSize(bytes)| i64::try_from(bytes).unwrap_or(i64::MAX)));
+    set(&mut stage, "target_bits_per_weight", arguments.target_bits_per_weight);
     set(&mut stage, "group_size", arguments.group_size.map(|size| size as i64));
     set(&mut stage, "symmetric", arguments.asymmetric.then_some(false));
     set(&mut stage, "method", arguments.method.clone());

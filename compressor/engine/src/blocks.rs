@@ -5,11 +5,12 @@
 
 use alloc::vec::Vec;
 
-use compressor_format::{Checkpoint, LayerTensor, Model, Part};
+use compressor_format::{Checkpoint, LayerTensor, Model, Part, TensorId};
 
 use crate::attention::{Span, attend};
 use crate::cache::LayerCache;
 use crate::engine::Layer;
+use crate::forward::{Buffers, Nobody};
 use crate::kernels::vector::Add;
 use crate::linear::{Input, Linear, Matrix, project};
 use crate::norm::NormWeights;
@@ -61,9 +62,33 @@ impl Blocks {
         }
         Ok(x)
     }
+
+    /// Logits, `[tokens, vocab_size]`, of what leaves the last layer, `[tokens, hidden_size]`.
+    pub fn logits(&self, x: &[f32]) -> Vec<f32> {
+        self.engine.logits(x, &mut Buffers::default(), &mut Nobody)
+    }
+
+    /// Puts other weights, `[vocab_size, hidden_size]`, in the place of the embedding's, which may be the head's too, or the head's.
+    ///
+    /// # Panics
+    /// Where `tensor` is neither, or a head that the model does not have.
+    pub fn replace(&mut self, tensor: TensorId, weights: Vec<f32>) {
+        let end = match tensor {
+            TensorId::Embedding => &mut self.engine.embedding,
+            TensorId::Head => self.engine.head.as_mut().expect("the model has a head of its own"),
+            other => panic!("{other:?} is neither embedding nor head"),
+        };
+        end.matrix = Matrix::owned(weights, end.matrix.columns);
+    }
 }
 
 impl Block<'_> {
+    /// Carries the residual stream, `[tokens, hidden_size]`, through the layer: windows of `window` tokens that do not see each other.
+    pub fn forward(&self, x: &mut [f32], window: usize) {
+        self.add_output(x, self.output_input(self.attention_input(x), window));
+        self.add_down(x, self.down_input(self.mlp_input(x)));
+    }
+
     /// What query, key and value projections multiply, `[tokens, hidden_size]`, for what comes into the layer.
     pub fn attention_input(&self, x: &[f32]) -> Vec<f32> {
         self.engine.normalized(&self.layer.attention_norm, x)

@@ -351,7 +351,7 @@ impl Engine {
         });
     }
 
-    fn logits(&self, x: &[f32], buffers: &mut Buffers, observer: &mut dyn Observer) -> Vec<f32> {
+    pub(crate) fn logits(&self, x: &[f32], buffers: &mut Buffers, observer: &mut dyn Observer) -> Vec<f32> {
         let with = (self.kernels, &self.pool);
         let head = self.head.as_ref().unwrap_or(&self.embedding);
         self.normalize(&self.final_norm, x, &[head], &mut buffers.input);
@@ -366,7 +366,7 @@ impl Engine {
 
 /// What one pass after the other writes anew.
 #[derive(Default)]
-struct Buffers {
+pub(crate) struct Buffers {
     x: Vec<f32>,
     input: Input,
     queries: Vec<f32>,
@@ -412,6 +412,6 @@ fn pieces(sequences: &[Sequence<'_>], most: usize) -> Vec<Vec<PieceOf>> {
 }
 
 /// Sees nothing.
-struct Nobody;
+pub(crate) struct Nobody;
 
 impl Observer for Nobody {}

@@ -33,10 +33,11 @@ pub enum Error {
     },
     /// Less text than the recipe asks for.
     #[error(
-        "the train split has {tokens} tokens, calibration_tokens asks for {wanted} in windows of {window}; set it lower or name a \
-         longer text"
+        "the train split has {tokens} tokens, {key} asks for {wanted} in windows of {window}; set it lower or name a longer text"
     )]
     CalibrationTooShort {
+        /// The recipe's key.
+        key: &'static str,
         /// Tokens there are.
         tokens: usize,
         /// Tokens of all windows.

@@ -193,7 +193,7 @@ fn loss(row: &[f32], token: u32) -> f64 {
 }
 
 /// Σ p · (log p − log q), in nats; 0 for equal logits.
-fn kl_divergence(p: &[f32], q: &[f32]) -> f64 {
+pub(crate) fn kl_divergence(p: &[f32], q: &[f32]) -> f64 {
     let (p_norm, q_norm) = (log_sum_exp(p), log_sum_exp(q));
     let term = |(p, q): (&f32, &f32)| {
         let log_p = f64::from(*p) - p_norm;

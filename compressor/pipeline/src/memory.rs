@@ -55,6 +55,12 @@ pub(crate) fn calibrating(model: &Architecture, tokens: usize) -> u64 {
     ((streams + 10 * channels * channels) as u64) * F32
 }
 
+/// Measuring what candidates do: residual stream, inputs and outputs of a layer for each, and logits of two.
+pub(crate) fn sensing(model: &Architecture, tokens: usize) -> u64 {
+    let channels = model.layers.iter().map(|layer| layer.intermediate_size.max(layer.heads * model.head_dim)).max().unwrap_or(0);
+    (tokens * (2 * model.hidden_size + 3 * channels)) as u64 * F32 + 2 * crate::quantize::LOGIT_FLOATS as u64 * F32
+}
+
 /// Verifying: reference and artifact in the engine and in the trainer, with one window's logits of each.
 pub(crate) fn verifying(model: &Architecture, artifact_bytes: u64, window: usize) -> u64 {
     OVERHEAD_BYTES + 2 * model.parameters() * F32 + artifact_bytes + 2 * (window * model.vocab_size) as u64 * F32

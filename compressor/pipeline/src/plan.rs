@@ -74,6 +74,8 @@ pub struct ModelSize {
     pub weight_bytes: u64,
     /// Whether it is quantized.
     pub is_artifact: bool,
+    /// Whether `weight_bytes` is what a target allows, and the file may be smaller.
+    pub is_at_most: bool,
     /// Its tokenizer.
     pub(crate) tokenizer: TokenizerOf,
     /// Whether its sizes are known: not those that a refused stage would have set.
@@ -178,7 +180,17 @@ pub(crate) fn start_of(recipe: &Recipe) -> Origin {
 pub(crate) fn dense(architecture: Architecture, dtype: Dtype, tokenizer: TokenizerOf, fingerprint: String) -> ModelSize {
     let weight_bytes = architecture.parameters() * dtype.bytes() as u64;
     let stored_as = dtype.to_string();
-    ModelSize { architecture, dtype, stored_as, weight_bytes, is_artifact: false, tokenizer, is_settled: true, fingerprint }
+    ModelSize {
+        architecture,
+        dtype,
+        stored_as,
+        weight_bytes,
+        is_artifact: false,
+        is_at_most: false,
+        tokenizer,
+        is_settled: true,
+        fingerprint,
+    }
 }
 
 /// How models are measured whose positions end at `most`.

@@ -346,14 +346,24 @@ impl<'a> Planner<'a> {
             Err(_) => step.output.is_settled = false,
         }
         if split_of(&step.stage).is_some() {
-            self.check_calibration(input, place);
+            self.check_calibration(input, &place.then("importance"), "set importance to \"magnitude\"");
         }
         step.peak_memory_bytes = memory::pruning(&input.architecture);
     }
 
     fn quantize(&mut self, settings: &Quantize, place: &Place, input: &ModelSize, step: &mut Step) {
-        let quantization = quantize::Quantization::from(settings);
-        let mut refusals = quantize::refusals(&quantization, &input.architecture, input.dtype);
+        let mut quantization = quantize::Quantization::from(settings);
+        step.output.stored_as = quantization.name();
+        let mut refusals = Vec::new();
+        let target = quantize::Target::of(settings);
+        let mut most_bytes = None;
+        if let Some(target) = &target {
+            step.output.stored_as = target.name(&quantization);
+            refusals = target.refusals(&quantization, &input.architecture, input.dtype);
+            most_bytes = target.most_bytes(&quantization, &input.architecture, input.dtype).ok();
+            quantization = target.smallest(&quantization, &input.architecture);
+        }
+        refusals.extend(quantize::refusals(&quantization, &input.architecture, input.dtype));
         match quantize::resolve(&quantization, &input.architecture, input.dtype) {
             Ok(sizes) => step.output.weight_bytes = sizes.artifact_bytes,
             Err(refusal) if refusals.is_empty() => refusals.push(refusal),
@@ -365,12 +375,22 @@ impl<'a> Planner<'a> {
                 self.refuse(&place, Mistake::new(refusal.to_string()));
             }
         }
-        step.output.stored_as = quantization.name();
         step.output.is_artifact = true;
+        if let Some(most_bytes) = most_bytes {
+            step.output.weight_bytes = most_bytes;
+            step.output.is_at_most = true;
+        }
         step.peak_memory_bytes = memory::quantizing(&input.architecture, step.output.weight_bytes);
         if quantization.calibrates() {
-            self.check_calibration(input, place);
+            self.check_calibration(input, &place.then("calibration_tokens"), QUANTIZES_WITHOUT_TEXT);
             step.peak_memory_bytes += memory::calibrating(&input.architecture, settings.calibration_tokens);
+        } else if target.is_some() {
+            self.check_calibration(input, &place.then("sensitivity_tokens"), "set bits instead of a target");
+        }
+        if let Some(target) = &target {
+            let tokens = settings.sensitivity_tokens * (1 + target.candidates.len());
+            let sensing = memory::sensing(&input.architecture, tokens);
+            step.peak_memory_bytes = step.peak_memory_bytes.max(memory::quantizing(&input.architecture, 0) + sensing);
         }
     }
 
@@ -492,12 +512,18 @@ impl<'a> Planner<'a> {
     }
 }
 
+/// The way out for a quantization whose text does not do.
+const QUANTIZES_WITHOUT_TEXT: &str = "leave out what looks at text: method \"gptq\" and clipping \"activation\"";
+
 /// The split that a stage reads.
 fn split_of(stage: &Stage) -> Option<Split> {
     match stage {
         Stage::Train(_) | Stage::Distill(_) => Some(Split::Train),
         Stage::Prune(prune) => (prune.importance == Importance::Activation && prune::ranks_units(prune)).then_some(Split::Train),
-        Stage::Quantize(settings) => quantize::Quantization::from(settings).calibrates().then_some(Split::Train),
+        Stage::Quantize(settings) => {
+            let calibrates = quantize::Quantization::from(settings).calibrates();
+            (calibrates || quantize::Target::of(settings).is_some()).then_some(Split::Train)
+        }
         Stage::Verify(_) => Some(Split::Test),
     }
 }

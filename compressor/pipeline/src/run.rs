@@ -182,10 +182,30 @@ impl Run<'_> {
     fn quantize(&mut self, step: &Step, settings: &Quantize, workers: &mut Workers<'_>) -> Result<StageReport, Error> {
         let path = self.plan.path_of(&step.input).expect("checked by Plan::new: something was trained or read before");
         let checkpoint = Checkpoint::open(&path)?;
-        let quantization = quantize::Quantization::from(settings);
-        let calibration = quantization.calibrates().then(|| self.calibration(&checkpoint, settings)).transpose()?;
+        let mut quantization = quantize::Quantization::from(settings);
         let mut progress = |done, of, name: &str| workers.observer.advances(name, done, of);
-        let report = quantize::quantize(&checkpoint, &quantization, calibration.as_ref(), &step.folder, &mut progress)?;
+        let mut chosen = None;
+        if let Some(target) = quantize::Target::of(settings) {
+            let text = self.calibration(&checkpoint, "sensitivity_tokens", settings.sensitivity_tokens)?;
+            let file = self.plan.run_folder.join(quantize::Sensitivities::FILE);
+            let choices = target.choices(&quantization, checkpoint.architecture());
+            let measured = quantize::measure_sensitivities(&checkpoint, &quantization, &choices, &text, &file, &mut progress)?;
+            let (settled, budget) = target
+                .choose(&quantization, checkpoint.architecture(), checkpoint.dtype(), &measured)
+                .map_err(quantize::Error::from)?;
+            quantization = settled;
+            chosen = Some((budget, measured));
+        }
+        let text = || self.calibration(&checkpoint, "calibration_tokens", settings.calibration_tokens);
+        let mut calibration = quantization.calibrates().then(text).transpose()?;
+        if let Some(calibration) = &mut calibration {
+            calibration.kept_in = Some(step.bookkeeping.join("layers"));
+        }
+        let mut report = quantize::quantize(&checkpoint, &quantization, calibration.as_ref(), &step.folder, &mut progress)?;
+        if let Some((budget, measured)) = chosen {
+            report.budget = Some(budget);
+            report.tensors.iter_mut().for_each(|tensor| tensor.kl = measured.kl(&tensor.name, tensor.scheme));
+        }
         self.manifest(step, &checkpoint, &report)?;
         let mut made = self.step_report(step)?;
         made.details = serde_json::to_value(report).expect("a report is plain data");
@@ -193,17 +213,17 @@ impl Run<'_> {
     }
 
     /// Whole windows of the train split, its examples one after the other.
-    fn calibration(&self, checkpoint: &Checkpoint, settings: &Quantize) -> Result<quantize::Calibration, Error> {
+    fn calibration(&self, checkpoint: &Checkpoint, key: &'static str, tokens: usize) -> Result<quantize::Calibration, Error> {
         let window = calibration_window(checkpoint.architecture());
         let tokenizer = crate::open_tokenizer(checkpoint.path())?;
         let examples = self.dataset().split(Split::Train, self.plan.recipe.seed)?;
         let samples = Samples::new(&examples, &tokenizer, window)?;
-        let wanted = settings.calibration_tokens.div_ceil(window);
+        let wanted = tokens.div_ceil(window);
         let tokens: Vec<u32> = samples.sequences().flatten().copied().take(wanted * window).collect();
         if tokens.len() < wanted * window {
-            return Err(Error::CalibrationTooShort { tokens: tokens.len(), wanted: wanted * window, window });
+            return Err(Error::CalibrationTooShort { key, tokens: tokens.len(), wanted: wanted * window, window });
         }
-        Ok(quantize::Calibration { tokens, window })
+        Ok(quantize::Calibration { tokens, window, kept_in: None })
     }
 
     fn verify(

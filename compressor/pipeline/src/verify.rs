@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use compressor_engine::{Engine, Logits};
-use compressor_format::{Artifact, Budget, Check, Checkpoint, Manifest, Measured, Model, Outcome, Threshold, Tokenizer, Verify};
+use compressor_format::{
+    Artifact, Budget, ByteSize, Check, Checkpoint, Manifest, Measured, Model, Outcome, Threshold, Tokenizer, Verify,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::measure::{Comparison, HeldOut};
@@ -120,7 +122,7 @@ pub fn verify(
 ///
 /// # Errors
 /// What keeps a check from being made.
-pub fn verify_alone(artifact: &Path, most_bytes: Option<u64>) -> Result<Findings, Error> {
+pub fn verify_alone(artifact: &Path, most_bytes: Option<ByteSize>) -> Result<Findings, Error> {
     let mut checks = vec![integrity(artifact)?];
     if checks[0].outcome == Outcome::Passed {
         let engine = Engine::open(artifact, crate::engine_options())?;
@@ -229,7 +231,7 @@ fn budget_checks(artifact: &Path, budget: &Budget, bench: &dyn Bench) -> Result<
     let mut checks = vec![artifact_bytes(artifact, budget.artifact_bytes)?];
     let result = bench.bench(artifact)?;
     let tokens = result.token_milliseconds.len() as u64;
-    let memory_limit = budget.peak_memory_bytes.map(|limit| Threshold::AtMost(limit as f64));
+    let memory_limit = budget.peak_memory_bytes.map(|ByteSize(limit)| Threshold::AtMost(limit as f64));
     match result.peak_memory_bytes {
         Some(memory) => checks.push(Check::new("peak memory", memory as f64, "bytes", memory_limit, 1, None)),
         None if memory_limit.is_some() => {
@@ -250,12 +252,12 @@ fn budget_checks(artifact: &Path, budget: &Budget, bench: &dyn Bench) -> Result<
 }
 
 /// The bytes of every file of the artifact together.
-fn artifact_bytes(artifact: &Path, limit: Option<u64>) -> Result<Check, Error> {
+fn artifact_bytes(artifact: &Path, limit: Option<ByteSize>) -> Result<Check, Error> {
     let mut bytes = 0;
     for entry in fs_err::read_dir(artifact)? {
         bytes += entry?.metadata()?.len();
     }
-    let limit = limit.map(|limit| Threshold::AtMost(limit as f64));
+    let limit = limit.map(|ByteSize(limit)| Threshold::AtMost(limit as f64));
     Ok(Check::new("artifact bytes", bytes as f64, "bytes", limit, 1, None))
 }
 

@@ -3,6 +3,7 @@
 //! Every key is described here with its unit and range, its default stands here and nowhere else, and docs/recipes.md repeats it
 //! for people. Reading stops at what the file alone can tell; what needs the model or the disk is checked by the plan.
 
+mod byte_size;
 mod locate;
 mod read;
 mod stages;
@@ -11,10 +12,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+pub use byte_size::ByteSize;
 pub use locate::{Mistake, Place};
 pub use stages::{
-    Activations, Clipping, Distill, EmbeddingScheme, HeadUnit, Importance, MagnitudeNorm, Method, Override, Prune, Quantize,
-    ScaleDtype, Stage, Student, Train, TrainingKeys, Verify,
+    Activations, CandidateScheme, Clipping, Distill, EmbeddingScheme, HeadUnit, Importance, MagnitudeNorm, Method, Override,
+    Prune, Quantize, ScaleDtype, Stage, Student, Train, TrainingKeys, Verify,
 };
 
 use crate::Family;
@@ -89,9 +91,9 @@ pub struct Sizes {
 #[serde(deny_unknown_fields)]
 pub struct Budget {
     /// Bytes of every file of the artifact together.
-    pub artifact_bytes: Option<u64>,
+    pub artifact_bytes: Option<ByteSize>,
     /// Peak memory of the engine with this artifact, generating, in bytes.
-    pub peak_memory_bytes: Option<u64>,
+    pub peak_memory_bytes: Option<ByteSize>,
     /// Median milliseconds for one generated token.
     pub token_milliseconds_p50: Option<f64>,
     /// 95th percentile of the same.

@@ -14,6 +14,7 @@ use serde::de::{
 use serde::forward_to_deserialize_any;
 use toml::{Table, Value};
 
+use super::byte_size::ByteSize;
 use super::locate::{Mistake, Place, nearest};
 
 /// What could be read.
@@ -198,6 +199,17 @@ impl<'de> Deserializer<'de> for Reader<'_> {
         visitor.visit_str(self.take("a text in quotes", Value::as_str, ""))
     }
 
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Flaw> {
+        if name != ByteSize::NAME {
+            return self.deserialize_any(visitor);
+        }
+        let bytes = |value: &Value| match value {
+            Value::String(text) => text.parse().ok().map(|ByteSize(bytes)| bytes),
+            other => other.as_integer().and_then(|number| u64::try_from(number).ok()),
+        };
+        visitor.visit_u64(self.take(ByteSize::MUST_BE, bytes, 1))
+    }
+
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Flaw> {
         if self.value.is_some() { visitor.visit_some(self) } else { visitor.visit_none() }
     }
@@ -248,7 +260,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     }
 
     forward_to_deserialize_any! {
-        i8 i16 i32 i64 i128 u16 u32 u128 f32 char str bytes byte_buf unit unit_struct newtype_struct tuple tuple_struct map identifier
+        i8 i16 i32 i64 i128 u16 u32 u128 f32 char str bytes byte_buf unit unit_struct tuple tuple_struct map identifier
     }
 }
 

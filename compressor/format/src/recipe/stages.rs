@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::locate::{Place, check_range};
+use super::byte_size::ByteSize;
+use super::locate::{Mistake, Place, check_range};
 use super::{OutOfRange, Sizes, check_path};
 use crate::Dtype;
 
@@ -222,8 +223,18 @@ pub enum MagnitudeNorm {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Quantize {
-    /// Bits of one integer: 2, 3, 4, 5, 6 or 8.
-    pub bits: u8,
+    /// Bits of one integer: 2, 3, 4, 5, 6 or 8. Left out where a target chooses them, matrix by matrix.
+    pub bits: Option<u8>,
+    /// Most bytes of `model.safetensors`: each matrix gets one of the candidates, so that together they fit and change the least.
+    pub target_bytes: Option<ByteSize>,
+    /// The same by bits of everything stored ÷ the model's weights, above 0.
+    pub target_bits_per_weight: Option<f64>,
+    /// What a target chooses from.
+    #[serde(default = "default::candidates")]
+    pub candidates: Vec<CandidateScheme>,
+    /// Tokens of the train split on which the change that each candidate makes is measured, in whole windows; at least 1.
+    #[serde(default = "default::sensitivity_tokens")]
+    pub sensitivity_tokens: usize,
     /// Input elements that share one scale; divides every width. Left out: one scale for an output channel with 8 bits, 32 with fewer.
     pub group_size: Option<usize>,
     /// No zero points.
@@ -245,9 +256,9 @@ pub struct Quantize {
     /// GPTQ rounds the columns with the largest inputs first.
     #[serde(default = "default::activation_order")]
     pub activation_order: bool,
-    /// Embedding and head: `"int8"`, `"int6"`, `"int5"`, `"int4"`, `"int3"`, `"int2"` or `"dense"`.
-    #[serde(default)]
-    pub embedding: EmbeddingScheme,
+    /// Embedding and head: `"int8"`, `"int6"`, `"int5"`, `"int4"`, `"int3"`, `"int2"` or `"dense"`. Left out: `"int8"`, or what a
+    /// target chooses.
+    pub embedding: Option<EmbeddingScheme>,
     /// Group size of embedding and head; divides `hidden_size`.
     #[serde(default = "default::embedding_group_size")]
     pub embedding_group_size: usize,
@@ -260,6 +271,16 @@ pub struct Quantize {
     /// What some matrices get instead; of several that match one, the last that says something decides.
     #[serde(default)]
     pub overrides: Vec<Override>,
+}
+
+/// A scheme that a target can choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CandidateScheme {
+    /// Bits of one integer: 2, 3, 4, 5, 6 or 8.
+    pub bits: u8,
+    /// Input elements that share one scale; one scale for an output channel where it is left out, with 8 bits only.
+    pub group_size: Option<usize>,
 }
 
 /// Another scheme for the matrices whose names match.
@@ -416,6 +437,8 @@ pub struct Verify {
 
 /// The defaults; each stands here and nowhere else.
 mod default {
+    use super::CandidateScheme;
+
     pub(super) fn batch_size() -> usize {
         16
     }
@@ -463,6 +486,13 @@ mod default {
     }
     pub(super) fn quantization_tokens() -> usize {
         65_536
+    }
+    pub(super) fn candidates() -> Vec<CandidateScheme> {
+        let candidate = |(bits, group_size)| CandidateScheme { bits, group_size: Some(group_size) };
+        [(3, 32), (4, 32), (5, 64), (6, 64), (8, 64)].map(candidate).to_vec()
+    }
+    pub(super) fn sensitivity_tokens() -> usize {
+        512
     }
     pub(super) fn damping() -> f64 {
         0.01
@@ -567,10 +597,13 @@ impl Stage {
             Self::Quantize(quantize) => {
                 for (key, value, least, most) in [
                     ("calibration_tokens", quantize.calibration_tokens as f64, 1.0, 1e9),
+                    ("sensitivity_tokens", quantize.sensitivity_tokens as f64, 1.0, 1e9),
                     ("damping", quantize.damping, f64::MIN_POSITIVE, 1.0),
+                    ("target_bits_per_weight", quantize.target_bits_per_weight.unwrap_or(1.0), f64::MIN_POSITIVE, 32.0),
                 ] {
                     check_range(&place.then(key), key, value, least, most, &mut found.alone);
                 }
+                quantize.check_target(place, found);
             }
             Self::Verify(verify) => {
                 for (key, value, least, most) in [
@@ -593,6 +626,42 @@ impl Stage {
                 }
                 let (first, most) = (verify.first_scored as f64, (verify.window.max(2) - 1) as f64);
                 check_range(&place.then("first_scored"), "first_scored", first, 1.0, most, &mut found.together);
+            }
+        }
+    }
+}
+
+impl Quantize {
+    /// Bits are given, or one of the targets chooses them.
+    fn check_target(&self, place: &Place, found: &mut OutOfRange) {
+        let targets =
+            [("target_bytes", self.target_bytes.is_some()), ("target_bits_per_weight", self.target_bits_per_weight.is_some())];
+        let given: Vec<&str> = targets.iter().filter(|(_, is_given)| *is_given).map(|(key, _)| *key).collect();
+        let mut refuse =
+            |place: Place, message: String, hint: &str| found.together.push((place, Mistake::new(message).hint(hint)));
+        match (self.bits, given.as_slice()) {
+            (Some(_), []) | (None, [_]) => {}
+            (None, []) => refuse(place.clone(), "missing key `bits`".to_owned(), "or set target_bytes, which chooses them"),
+            (Some(_), [target, ..]) => {
+                let message = format!("bits and {target} are both set: a target chooses the bits of each matrix");
+                refuse(place.then("bits"), message, "leave bits out; `overrides` settle those of some matrices");
+            }
+            (None, _) => {
+                let message = "target_bytes and target_bits_per_weight are both set".to_owned();
+                refuse(place.then("target_bits_per_weight"), message, "leave one of them out");
+            }
+        }
+        if let [target] = given.as_slice() {
+            if self.candidates.is_empty() {
+                refuse(
+                    place.then("candidates"),
+                    format!("candidates is empty: {target} has nothing to choose from"),
+                    "name some",
+                );
+            }
+            if self.group_size.is_some() {
+                let message = format!("group_size is set, and {target} chooses among the group sizes of `candidates`");
+                refuse(place.then("group_size"), message, "leave group_size out");
             }
         }
     }

@@ -107,6 +107,8 @@ fn a_wrong_type_is_named_at_its_line_with_what_it_must_be() {
     let quantize = |keys: &str| mistake("[stage.prune]\nhead_ratio = 0.25", &format!("[stage.quantize]\n{keys}"));
     assert_eq!(quantize("bits = 300"), at(23, "bits is 300; it must be a whole number from 0 to 255"));
     assert_eq!(quantize("bits = 8\nsymmetric = \"no\""), at(24, "symmetric is \"no\"; it must be true or false"));
+    let size = "target_bytes is \"many\"; it must be a whole number of bytes, or a text such as \"80 MB\" or \"1.5 GiB\"";
+    assert_eq!(quantize("target_bytes = \"many\""), at(23, size));
     assert_eq!(
         mistake("[model.new]", "[model.new]\ntied_embeddings = 1"),
         at(5, "tied_embeddings is 1; it must be true or false")
@@ -224,7 +226,7 @@ fn a_range_that_depends_on_what_could_not_be_read_is_left_out() {
 fn mistakes_of_every_kind_come_in_one_go_and_in_the_order_of_lines() {
     let wrong = "name = \"a/b\"\nsed = 3\n\n[model]\npaht = \"m\"\n\n[[stage]]\n[stage.train]\nsteps = 1.5\n\n[[stage]]\n[stage.prune]\n\
                  importance = \"size\"\nhead_ratio = 7\n\n[[stage]]\n[stage.quantise]\nbits = 4\n\n[[stage]]\n[stage.verify]\n\
-                 windows = 0\nkl_maen = 1\n\n[budget]\nartifact_bytes = \"1 MB\"\ntoken_milliseconds_p50 = 0\n";
+                 windows = 0\nkl_maen = 1\n\n[budget]\nartifact_bytes = \"1 XB\"\ntoken_milliseconds_p50 = 0\n";
     let found: Vec<String> = mistakes(wrong).into_iter().map(|(line, message)| format!("{}: {message}", line.unwrap())).collect();
     assert_eq!(
         found,
@@ -238,7 +240,7 @@ fn mistakes_of_every_kind_come_in_one_go_and_in_the_order_of_lines() {
             "17: unknown key `quantise`, did you mean `quantize`?",
             "22: windows is 0; it must lie from 1 to 1000000000",
             "23: unknown key `kl_maen`, did you mean `kl_mean`?",
-            "26: artifact_bytes is \"1 MB\"; it must be a whole number, 0 or more",
+            "26: artifact_bytes is \"1 XB\"; it must be a whole number of bytes, or a text such as \"80 MB\" or \"1.5 GiB\"",
             "27: token_milliseconds_p50 is 0; it must lie from more than 0 to 1000000000",
         ]
     );
@@ -257,7 +259,7 @@ fn keys_are_changed_without_editing_the_file() {
     let changes = ["stage.2.distill.steps=50", "name=other", "stage.3.prune.importance=magnitude", "budget.artifact_bytes=5"];
     let (recipe, _) = draft(RECIPE, &changes).finish().unwrap();
     let Stage::Distill(distill) = &recipe.stages[1] else { panic!("a distill stage") };
-    assert_eq!((distill.steps, recipe.name.as_str(), recipe.budget.artifact_bytes), (50, "other", Some(5)));
+    assert_eq!((distill.steps, recipe.name.as_str(), recipe.budget.artifact_bytes), (50, "other", Some(ByteSize(5))));
     let refused = |change: &str| draft(RECIPE, &[change]).finish().unwrap_err()[0].message.clone();
     assert_eq!(
         refused("stage.9.distill.steps=1"),
@@ -306,3 +308,40 @@ proptest! {
 
 const VALUES: &[&str] =
     &["1", "-1", "0.5", "nan", "true", "\"llama\"", "\"new\"", "[]", "[{}]", "{}", "{ new = 1 }", "{ path = [] }", "1979-05-27"];
+
+#[test]
+fn bits_are_given_or_a_target_chooses_them() {
+    let read = |keys: &str| {
+        let text = format!("name = \"x\"\nmodel.path = \"m\"\n[[stage]]\n[stage.quantize]\n{keys}\n");
+        let shown = |mistake: Mistake| {
+            let hint = mistake.hint.map(|hint| format!(" ({hint})")).unwrap_or_default();
+            format!("{}: {}{hint}", mistake.line.unwrap_or(0), mistake.message)
+        };
+        Recipe::from_toml(&text).map_err(|mistakes| mistakes.into_iter().map(shown).collect::<Vec<_>>())
+    };
+    let Stage::Quantize(stage) = &read("target_bytes = \"80 MB\"").unwrap().stages[0] else { panic!("a quantize stage") };
+    assert_eq!((stage.bits, stage.target_bytes, stage.embedding), (None, Some(ByteSize(80_000_000)), None));
+    assert_eq!((stage.candidates.len(), stage.candidates[0]), (5, CandidateScheme { bits: 3, group_size: Some(32) }));
+    assert!(read("target_bits_per_weight = 4.5\ncandidates = [{ bits = 8 }]").is_ok());
+    let refused = [
+        ("symmetric = true", "4: missing key `bits` (or set target_bytes, which chooses them)"),
+        (
+            "bits = 4\ntarget_bytes = 5",
+            "5: bits and target_bytes are both set: a target chooses the bits of each matrix (leave bits out; `overrides` settle \
+             those of some matrices)",
+        ),
+        (
+            "target_bytes = 5\ntarget_bits_per_weight = 4",
+            "6: target_bytes and target_bits_per_weight are both set (leave one of them out)",
+        ),
+        ("target_bytes = 5\ncandidates = []", "6: candidates is empty: target_bytes has nothing to choose from (name some)"),
+        (
+            "target_bytes = 5\ngroup_size = 32",
+            "6: group_size is set, and target_bytes chooses among the group sizes of `candidates` (leave group_size out)",
+        ),
+        ("target_bits_per_weight = 0", "5: target_bits_per_weight is 0; it must lie from more than 0 to 32"),
+    ];
+    for (keys, expected) in refused {
+        assert_eq!(read(keys).unwrap_err(), [expected.to_owned()], "{keys}");
+    }
+}

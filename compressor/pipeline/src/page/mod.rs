@@ -135,6 +135,8 @@ struct Quantized<'a> {
     step: &'a str,
     bits_per_weight: String,
     tensors: usize,
+    has_output_error: bool,
+    has_kl: bool,
     worst: Vec<TensorRow>,
     rest: Vec<TensorRow>,
     dense: Vec<DenseRow>,
@@ -150,6 +152,9 @@ struct TensorRow {
     /// Per cent of the worst tensor's.
     part: String,
     max_absolute_error: String,
+    /// What text told: output error, and the divergence alone; empty where it was not asked.
+    output_error: String,
+    kl: String,
     bytes: String,
 }
 
@@ -392,7 +397,13 @@ fn note(step: &StageReport) -> Result<Option<Note<'_>>, Error> {
     } else if details.get("bits_per_weight").is_some() {
         let report: QuantizationReport = read(step)?;
         let (quantized, dense) = (report.tensors.len(), report.dense.len());
-        format!("{:.2} bits per weight over all; {quantized} tensors quantized, {dense} left dense", report.bits_per_weight)
+        let mut text =
+            format!("{:.2} bits per weight over all; {quantized} tensors quantized, {dense} left dense", report.bits_per_weight);
+        if let Some(budget) = &report.budget {
+            text +=
+                &format!("; {}: divergences of the matrices alone sum to {} nats/token", budget.most, figure(budget.kl_sum, ""));
+        }
+        text
     } else if let Some(last) = details.get("last").filter(|last| last.is_object()) {
         let mut parts: Vec<String> =
             details["teacher"].as_str().map(|teacher| format!("teacher {teacher}")).into_iter().collect();
@@ -545,6 +556,8 @@ fn quantized(step: &StageReport) -> Result<Option<Quantized<'_>>, Error> {
         relative_error: figure(tensor.relative_error, ""),
         part: format!("{:.1}", if worst_error > 0.0 { 100.0 * tensor.relative_error / worst_error } else { 0.0 }),
         max_absolute_error: figure(tensor.max_absolute_error, ""),
+        output_error: tensor.output_error.map(|error| figure(error, "")).unwrap_or_default(),
+        kl: tensor.kl.map(|kl| figure(kl, "")).unwrap_or_default(),
         bytes: bytes(tensor.bytes),
     };
     let mut rows: Vec<TensorRow> = report.tensors.iter().map(row).collect();
@@ -554,6 +567,8 @@ fn quantized(step: &StageReport) -> Result<Option<Quantized<'_>>, Error> {
         step: &step.name,
         bits_per_weight: format!("{:.2}", report.bits_per_weight),
         tensors: report.tensors.len(),
+        has_output_error: report.tensors.iter().any(|tensor| tensor.output_error.is_some()),
+        has_kl: report.tensors.iter().any(|tensor| tensor.kl.is_some()),
         worst: rows,
         rest,
         dense: dense.map(|tensor| DenseRow { name: tensor.name, bytes: bytes(tensor.bytes), reason: tensor.reason }).collect(),

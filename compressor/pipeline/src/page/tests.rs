@@ -60,6 +60,7 @@ fn quantization(tensors: usize) -> QuantizationReport {
         max_absolute_error: 0.1,
         output_error: None,
         output_error_rounded_to_nearest: None,
+        kl: None,
     };
     QuantizationReport {
         artifact_bytes: 500,
@@ -67,6 +68,7 @@ fn quantization(tensors: usize) -> QuantizationReport {
         tensors: (0..tensors).map(tensor).collect(),
         dense: vec![DenseTensor { name: "norm".to_owned(), bytes: 20, reason: HOSTILE.to_owned() }],
         opens_in: vec![OpensIn { program: "compressor".to_owned(), opens: true, reason: "made here".to_owned() }],
+        budget: None,
     }
 }
 

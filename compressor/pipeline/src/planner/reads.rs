@@ -115,21 +115,21 @@ impl Planner<'_> {
         }
     }
 
-    pub(super) fn check_calibration(&mut self, model: &ModelSize, place: &Place) {
+    ///
+    /// The mistake stands at `place`; `otherwise` is the way out beside another text.
+    pub(super) fn check_calibration(&mut self, model: &ModelSize, place: &Place, otherwise: &str) {
         let length = crate::run::calibration_window(&model.architecture);
-        let place = place.then("importance");
         if let Some(TooLong { count, of, longest, first }) = self.too_long(Split::Train, usize::MAX, model, length) {
             let message = format!(
                 "{count} of {of} examples have more than the {length} tokens that calibration reads at once, the longest {longest}; \
                  the first is \"{first}\""
             );
-            let hint = "shorten or leave out those examples, or set importance to \"magnitude\"";
-            self.refuse(&place, Mistake::new(message).hint(hint));
+            let hint = format!("shorten or leave out those examples, or {otherwise}");
+            self.refuse(place, Mistake::new(message).hint(hint));
         }
         if let Some(tokens) = self.too_few(Split::Train, model, length + 1) {
             let message = format!("the train split has {tokens} tokens, calibration reads windows of {}", length + 1);
-            let mistake = Mistake::new(message).hint("give more text, or set importance to \"magnitude\"");
-            self.refuse(&place, mistake);
+            self.refuse(place, Mistake::new(message).hint(format!("give more text, or {otherwise}")));
         }
     }
 

@@ -4,11 +4,14 @@
 //! then is it computed, with the values that its integers stand for.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use compressor_engine::{Block, Blocks};
 use compressor_format::{Checkpoint, LayerTensor, Method, QuantizedMatrix, Scheme, Storage, StoredTensor, TensorId};
+use serde::{Deserialize, Serialize};
 
 use super::gptq::{self, Hessian, NotPositiveDefinite};
+use super::journal::Journal;
 use super::{Distance, Error, Quantization, assemble, clipping, overflow, quantize_matrix, values};
 
 /// Text that the quantizer looks at.
@@ -18,6 +21,9 @@ pub struct Calibration {
     pub tokens: Vec<u32>,
     /// Tokens of one window, which does not see the others.
     pub window: usize,
+    /// A folder for layers that are finished: a quantization that was stopped goes on after them. It must belong to this quantization
+    /// alone, and is removed in the end.
+    pub kept_in: Option<PathBuf>,
 }
 
 /// A tensor that is finished.
@@ -28,7 +34,7 @@ pub(super) struct Quantized {
 }
 
 /// What quantized weights add to a projection's output on calibration text.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct OutputError {
     /// Mean square of the difference ÷ mean square of the output.
     pub(super) relative: f64,
@@ -38,11 +44,29 @@ pub(super) struct OutputError {
 
 /// What a projection multiplies.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Input {
+pub(super) enum Input {
     Attention,
     Output,
     Mlp,
     Down,
+}
+
+impl Input {
+    /// It, for what comes into the layer.
+    pub(super) fn of(self, block: &Block<'_>, x: &[f32], window: usize) -> Vec<f32> {
+        let attention_input = block.attention_input(x);
+        if self == Self::Attention {
+            return attention_input;
+        }
+        let output_input = block.output_input(attention_input, window);
+        if self == Self::Output {
+            return output_input;
+        }
+        let mut x = x.to_vec();
+        block.add_output(&mut x, output_input);
+        let mlp_input = block.mlp_input(&x);
+        if self == Self::Mlp { mlp_input } else { block.down_input(mlp_input) }
+    }
 }
 
 /// Windows that go through a layer together.
@@ -50,7 +74,8 @@ const WINDOWS: usize = 4;
 
 /// Quantizes every projection inside the layers of `checkpoint` that `layout` wants as integers.
 ///
-/// `done` is called with the number of layers that are finished.
+/// `done` is called with the number of layers that are finished. Layers that `calibration.kept_in` has are taken from there, and only
+/// computed with.
 pub(super) fn quantize_layers(
     checkpoint: &Checkpoint,
     quantization: &Quantization,
@@ -63,17 +88,23 @@ pub(super) fn quantize_layers(
     // The residual stream, some windows in a part.
     let windows = calibration.tokens.chunks(WINDOWS * calibration.window);
     let mut x: Vec<Vec<f32>> = windows.map(|tokens| blocks.embed(tokens, calibration.window)).collect::<Result<_, _>>()?;
+    let journal = calibration.kept_in.as_deref().map(Journal);
     for index in 0..checkpoint.architecture().layers.len() {
         let mut block = blocks.block(index)?;
+        let kept = journal.as_ref().and_then(|journal| journal.read(index));
+        let is_kept = kept.is_some();
+        let mut here = kept.unwrap_or_default();
         let mut quantize = |block: &mut Block<'_>, input, parts: &[Vec<f32>]| -> Result<(), Error> {
-            let here = layout.iter().filter(|(stored, _)| place_of(stored.parts[0]) == Some((index, input)));
-            let tensors: Vec<_> = here.filter_map(|(stored, storage)| Some((stored, storage.integers()?))).collect();
-            let Some((first, _)) = tensors.first() else { return Ok(()) };
-            let gathered = Gathered::new(checkpoint, quantization, first, parts)?;
-            for (stored, (scheme, packed)) in tensors {
-                let quantized = gathered.quantize(stored, scheme, packed)?;
-                put(block, checkpoint, stored, &quantized.matrix);
-                finished.insert(stored.name.clone(), quantized);
+            let places = layout.iter().filter(|(stored, _)| place_of(stored.parts[0]) == Some((index, input)));
+            let tensors: Vec<_> = places.filter_map(|(stored, storage)| Some((stored, storage.integers()?))).collect();
+            if let Some((first, _)) = tensors.first().filter(|_| !is_kept) {
+                let gathered = Gathered::new(checkpoint, quantization, first, parts)?;
+                for (stored, (scheme, packed)) in &tensors {
+                    here.insert(stored.name.clone(), gathered.quantize(stored, *scheme, *packed)?);
+                }
+            }
+            for (stored, _) in tensors {
+                put(block, checkpoint, stored, &here[&stored.name].matrix);
             }
             Ok(())
         };
@@ -89,12 +120,17 @@ pub(super) fn quantize_layers(
         parts.iter_mut().for_each(|part| *part = block.down_input(std::mem::take(part)));
         quantize(&mut block, Input::Down, &parts)?;
         parts.into_iter().zip(&mut x).for_each(|(part, x)| block.add_down(x, part));
+        if let Some(journal) = journal.as_ref().filter(|_| !is_kept) {
+            journal.write(index, &here.iter().collect::<Vec<_>>())?;
+        }
+        finished.append(&mut here);
         done(index + 1);
     }
     Ok(finished)
 }
 
-fn place_of(id: TensorId) -> Option<(usize, Input)> {
+/// The layer of a projection's weight, and what it multiplies.
+pub(super) fn place_of(id: TensorId) -> Option<(usize, Input)> {
     use LayerTensor::{AttentionNorm, Down, Gate, Key, KeyNorm, MlpNorm, Output, Query, QueryNorm, Up, Value};
     let TensorId::Layer(index, tensor) = id else { return None };
     let input = match tensor {
@@ -169,7 +205,7 @@ impl<'a> Gathered<'a> {
 }
 
 /// Computes with what the integers stand for from here on.
-fn put(block: &mut Block<'_>, checkpoint: &Checkpoint, stored: &StoredTensor, matrix: &QuantizedMatrix) {
+pub(super) fn put(block: &mut Block<'_>, checkpoint: &Checkpoint, stored: &StoredTensor, matrix: &QuantizedMatrix) {
     let mut values = matrix.to_f32();
     for part in &stored.parts {
         let rest = values.split_off(checkpoint.architecture().shape(*part)[0] * matrix.columns);

@@ -4,14 +4,17 @@
 //! says what will be written, to the byte, before any of it is done. [`allocate()`] shares a budget of bytes among tensors.
 
 mod allocate;
+mod budget;
 mod calibrated;
 mod cholesky;
 mod clipping;
 mod gptq;
+mod journal;
 mod opens_in;
 mod overrides;
 mod product;
 mod round_to_nearest;
+mod sensitivity;
 mod sizes;
 #[cfg(test)]
 mod tests;
@@ -30,8 +33,11 @@ use self::calibrated::{OutputError, Quantized};
 use self::round_to_nearest::Grid;
 
 pub use self::allocate::{Allocation, AllocationError, Candidate, allocate};
+pub use self::budget::{Budget, Choice, Most, Target};
 pub use self::calibrated::Calibration;
 pub use self::opens_in::opens_in;
+pub(crate) use self::sensitivity::LOGIT_FLOATS;
+pub use self::sensitivity::{Sensitivities, measure_sensitivities};
 pub use self::sizes::{QuantizedSize, QuantizedSizes, Refusal, Width, refusals, resolve};
 
 /// What to make of a checkpoint.
@@ -61,6 +67,8 @@ pub struct Quantization {
     pub scale_dtype: Dtype,
     /// What some matrices get instead.
     pub overrides: Vec<Override>,
+    /// What a [`Target`] chose, by the tensor's name as stored.
+    pub chosen: BTreeMap<String, Scheme>,
     /// The type of what stays dense; `None` is the type most of the checkpoint is stored in.
     pub dense_dtype: Option<Dtype>,
 }
@@ -68,18 +76,20 @@ pub struct Quantization {
 impl From<&compressor_format::Quantize> for Quantization {
     fn from(stage: &compressor_format::Quantize) -> Self {
         Self {
-            bits: stage.bits,
-            group_size: stage.group_size.or((stage.bits < 8).then_some(GROUP_SIZE)),
+            // Of what a target does not choose for and an override does not say.
+            bits: stage.bits.unwrap_or(8),
+            group_size: stage.group_size.or((stage.bits.unwrap_or(8) < 8).then_some(GROUP_SIZE)),
             symmetric: stage.symmetric,
             method: stage.method,
             clipping: stage.clipping,
             damping: stage.damping,
             activation_order: stage.activation_order,
-            embedding: stage.embedding,
+            embedding: stage.embedding.unwrap_or_default(),
             embedding_group_size: stage.embedding_group_size,
             activations: stage.activations,
             scale_dtype: stage.scale_dtype.into(),
             overrides: stage.overrides.clone(),
+            chosen: BTreeMap::new(),
             dense_dtype: None,
         }
     }
@@ -132,6 +142,7 @@ impl Default for Quantization {
             activations: Activations::None,
             scale_dtype: Dtype::F16,
             overrides: Vec::new(),
+            chosen: BTreeMap::new(),
             dense_dtype: None,
         }
     }
@@ -150,6 +161,9 @@ pub struct QuantizationReport {
     pub dense: Vec<DenseTensor>,
     /// Which programs open the artifact.
     pub opens_in: Vec<OpensIn>,
+    /// What a target came to, where there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<Budget>,
 }
 
 /// How far a quantized tensor is from the dense one.
@@ -178,6 +192,9 @@ pub struct TensorReport {
     /// The same, had the weights been rounded to nearest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_error_rounded_to_nearest: Option<f64>,
+    /// Where a target chose: mean KL divergence, nats per token, while only this tensor is quantized, rounded to nearest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kl: Option<f64>,
 }
 
 /// Why nothing was quantized.
@@ -349,12 +366,16 @@ pub fn quantize(
         },
     }
     .write(out)?;
+    if let Some(folder) = calibration.and_then(|calibration| calibration.kept_in.as_deref()) {
+        journal::Journal(folder).clear()?;
+    }
     Ok(QuantizationReport {
         artifact_bytes: sizes.artifact_bytes,
         bits_per_weight: sizes.bits_per_weight,
         tensors: reports,
         dense: sizes.dense,
         opens_in: opens_in(quantization, architecture),
+        budget: None,
     })
 }
 
@@ -523,7 +544,7 @@ fn quantize_row(
 }
 
 /// Sums over weights and what their integers stand for.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy, Default, Serialize, Deserialize)]
 struct Distance {
     /// `Σ (w − ŵ)²`
     squared_error: f64,
@@ -565,6 +586,7 @@ impl Distance {
             max_absolute_error: self.largest,
             output_error: None,
             output_error_rounded_to_nearest: None,
+            kl: None,
         }
     }
 }

@@ -29,6 +29,11 @@ pub(super) fn asks(quantization: &Quantization, stored: &StoredTensor) -> bool {
     matching(quantization, stored).last().is_some_and(|one| one.dense)
 }
 
+/// Whether an override settles what becomes of `stored`.
+pub(super) fn name_it(quantization: &Quantization, stored: &StoredTensor) -> bool {
+    matching(quantization, stored).next().is_some()
+}
+
 /// Everything that is wrong with the overrides themselves.
 pub(super) fn refusals(quantization: &Quantization, architecture: &Architecture) -> Vec<Refusal> {
     let matrices: Vec<StoredTensor> = Family::stored(architecture).into_iter().filter(can_be_chosen).collect();
@@ -64,7 +69,7 @@ fn can_be_chosen(stored: &StoredTensor) -> bool {
 }
 
 /// The name of the module that a tensor is the weight of.
-fn module(stored: &StoredTensor) -> &str {
+pub(super) fn module(stored: &StoredTensor) -> &str {
     stored.name.strip_suffix(".weight").unwrap_or(&stored.name)
 }
 

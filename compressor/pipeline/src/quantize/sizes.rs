@@ -95,6 +95,36 @@ pub enum Refusal {
     /// A matrix that no reader takes dense.
     #[error("overrides: `{0}` can't stay dense: its family stores matrices [in, out], and an artifact has them [out, in]")]
     Transposed(String),
+    /// A candidate with few bits and one scale a row.
+    #[error(
+        "candidates: {0} bits need a group_size: one scale for a whole output channel loses too much; usual are 32, 64 and 128"
+    )]
+    CandidatePerChannel(u8),
+    /// A tensor that no candidate fits.
+    #[error(
+        "candidates: no group_size of theirs divides the {columns} columns of `{tensor}`; divisors of {columns} are {}",
+        divisors(*.columns)
+    )]
+    NoCandidate {
+        /// The first such tensor, as stored.
+        tensor: String,
+        /// Its input elements.
+        columns: usize,
+    },
+    /// A target that nothing meets.
+    #[error(
+        "{target} is too small: the smallest artifact that the candidates make has {bytes} bytes, {bits_per_weight} bits per weight"
+    )]
+    TooSmall {
+        /// The key and its value.
+        target: String,
+        /// The key.
+        key: &'static str,
+        /// Bytes of the smallest `model.safetensors`.
+        bytes: u64,
+        /// Its bits per weight, rounded up.
+        bits_per_weight: String,
+    },
     /// Dense tensors of an integer type.
     #[error("dense_dtype {0} is an integer type; f32, f16 and bf16 are there")]
     DenseDtype(Dtype),
@@ -112,6 +142,8 @@ impl Refusal {
         match self {
             Self::PerChannel(_) => Some("group_size"),
             Self::Bits { key, .. } | Self::EmptyGroup { key } | Self::Divides { key, .. } => Some(key),
+            Self::CandidatePerChannel(_) | Self::NoCandidate { .. } => Some("candidates"),
+            Self::TooSmall { key, .. } => Some(key),
             Self::Activations(_) => Some("activations"),
             Self::NoMatch { .. } | Self::Pattern { .. } | Self::Transposed(_) => Some("overrides"),
             Self::DenseDtype(_) => Some("dense_dtype"),
@@ -122,12 +154,17 @@ impl Refusal {
     /// Whether the recipe alone is at fault, whatever the model's sizes.
     pub fn is_of_settings(&self) -> bool {
         match self {
-            Self::Bits { .. } | Self::PerChannel(_) | Self::EmptyGroup { .. } | Self::Activations(_) | Self::Pattern { .. } => {
-                true
-            }
+            Self::Bits { .. }
+            | Self::PerChannel(_)
+            | Self::CandidatePerChannel(_)
+            | Self::EmptyGroup { .. }
+            | Self::Activations(_)
+            | Self::Pattern { .. } => true,
             Self::NoMatch { .. }
             | Self::Transposed(_)
             | Self::DenseDtype(_)
+            | Self::NoCandidate { .. }
+            | Self::TooSmall { .. }
             | Self::Divides { .. }
             | Self::UnevenLayers
             | Self::TooLarge => false,
@@ -280,6 +317,9 @@ pub(super) fn projections(quantization: &Quantization) -> Scheme {
 
 /// The scheme of a tensor, with the key that says its group size; `None` for one that stays dense.
 pub(super) fn quantized(quantization: &Quantization, stored: &StoredTensor) -> Option<(&'static str, Scheme)> {
+    if let Some(chosen) = quantization.chosen.get(&stored.name) {
+        return Some(("candidates", *chosen));
+    }
     overrides::overridden(quantization, stored, unless_overridden(quantization, stored))
 }
 

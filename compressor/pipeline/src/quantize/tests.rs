@@ -10,7 +10,7 @@ use serde_json::json;
 use super::*;
 
 /// A tiny model: hidden 64, two layers, 4 heads of 16 that share 2 key/value heads, intermediate 96.
-fn architecture(family: Family, tied: bool) -> Architecture {
+pub(super) fn architecture(family: Family, tied: bool) -> Architecture {
     let config = match family {
         Family::Gpt2 => json!({
             "model_type": "gpt2", "vocab_size": 50, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 16, "n_inner": 96,
@@ -25,7 +25,7 @@ fn architecture(family: Family, tied: bool) -> Architecture {
     Family::read(&config, Path::new("config.json")).unwrap()
 }
 
-fn checkpoint(weights: &Weights, dtype: Dtype) -> (tempfile::TempDir, Checkpoint) {
+pub(super) fn checkpoint(weights: &Weights, dtype: Dtype) -> (tempfile::TempDir, Checkpoint) {
     let folder = tempfile::tempdir().unwrap();
     weights.write(folder.path(), dtype).unwrap();
     fs_err::write(folder.path().join("tokenizer.json"), "{}").unwrap();
@@ -525,8 +525,8 @@ fn smollm2_quantizes_to_the_bytes_that_were_promised() {
 }
 
 /// Text for a model with a vocabulary of 50.
-fn calibration() -> Calibration {
-    Calibration { tokens: (0..9 * 16).map(|index| (index * index * 7 + index) % 50).collect(), window: 16 }
+pub(super) fn calibration() -> Calibration {
+    Calibration { tokens: (0..9 * 16).map(|index| (index * index * 7 + index) % 50).collect(), window: 16, kept_in: None }
 }
 
 fn gptq() -> Quantization {
@@ -572,6 +572,48 @@ fn the_number_of_threads_changes_no_byte_of_gptq() {
 }
 
 #[test]
+fn a_quantization_that_was_stopped_goes_on_with_the_next_layer_and_gives_the_same_bytes() {
+    for symmetric in [true, false] {
+        let (_folder, checkpoint) = checkpoint(&Weights::random(architecture(Family::Llama, true), 5), Dtype::Bf16);
+        let kept = tempfile::tempdir().unwrap();
+        let kept = kept.path().join("layers");
+        let run = |kept_in: Option<&Path>, stop_after: Option<u64>| {
+            let out = tempfile::tempdir().unwrap();
+            let calibration = Calibration { kept_in: kept_in.map(Path::to_owned), ..calibration() };
+            let quantization =
+                Quantization { symmetric, overrides: vec![overriding("*.v_proj", |one| one.bits = Some(8))], ..gptq() };
+            let mut stop = |done, _: u64, what: &str| {
+                assert!(what != "layers" || Some(done) != stop_after, "stopped");
+            };
+            let work = || quantize(&checkpoint, &quantization, Some(&calibration), out.path(), &mut stop).unwrap();
+            let report = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).ok();
+            (report, fs_err::read(out.path().join("model.safetensors")).ok())
+        };
+        let whole = run(None, None);
+        assert!(whole.0.is_some());
+        let first = kept.join("layer-0.safetensors");
+        let (report, file) = run(Some(&kept), Some(1));
+        assert!(report.is_none() && file.is_none() && first.is_file());
+        let layer = fs_err::read(&first).unwrap();
+        assert!(run(Some(&kept), None) == whole, "the same bytes and the same report");
+        assert!(!kept.exists(), "nothing is left behind");
+
+        // What was kept is what is used: another integer there is another artifact.
+        let mut changed = layer.clone();
+        *changed.last_mut().unwrap() ^= 1;
+        fs_err::create_dir_all(&kept).unwrap();
+        fs_err::write(&first, &changed).unwrap();
+        assert!(run(Some(&kept), None).1 != whole.1);
+        // A file that is no such layer is quantized again.
+        for broken in [&layer[..layer.len() - 1], b"{}", &layer[..9]] {
+            fs_err::create_dir_all(&kept).unwrap();
+            fs_err::write(&first, broken).unwrap();
+            assert!(run(Some(&kept), None) == whole);
+        }
+    }
+}
+
+#[test]
 fn every_width_is_written_and_read_as_it_was_rounded() {
     let (_folder, checkpoint) = checkpoint(&Weights::random(architecture(Family::Llama, false), 6), Dtype::F32);
     let mut bytes = Vec::new();
@@ -613,7 +655,7 @@ fn what_looks_at_text_is_refused_without_it_and_where_it_does_harm() {
     let error = quantize(&checkpoint, &gptq(), None, out.path(), &mut |_, _, _| {}).unwrap_err();
     assert_eq!(error.to_string(), "method \"gptq\" and clipping \"activation\" look at text: a dataset is needed");
     // One token after the other the same: every input is one vector, and without damping its Hessian has no inverse.
-    let same = Calibration { tokens: vec![3], window: 1 };
+    let same = Calibration { tokens: vec![3], window: 1, kept_in: None };
     let undamped = Quantization { damping: 0.0, ..gptq() };
     let error = quantize(&checkpoint, &undamped, Some(&same), out.path(), &mut |_, _, _| {}).unwrap_err();
     assert_eq!(
@@ -629,7 +671,7 @@ fn what_looks_at_text_is_refused_without_it_and_where_it_does_harm() {
     );
 }
 
-fn overriding(pattern: &str, change: impl FnOnce(&mut Override)) -> Override {
+pub(super) fn overriding(pattern: &str, change: impl FnOnce(&mut Override)) -> Override {
     let mut one = Override { pattern: pattern.to_owned(), bits: None, group_size: None, symmetric: None, dense: false };
     change(&mut one);
     one

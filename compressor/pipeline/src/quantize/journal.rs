@@ -1,0 +1,122 @@
+//! Layers that are finished, kept while a quantization is under way: one that was stopped goes on with the next layer.
+//!
+//! One safetensors file a layer, with each tensor's integers as they will be stored, its scales and its zero points, and what the report
+//! says of it in the file's metadata. A file is written beside its place and renamed, so it is whole or not there.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use compressor_format::{
+    Dtype, MappedBytes, NewTensor, QuantizedMatrix, Scheme, TensorFiles, Values, WeightBytes, map_file, write_safetensors_with,
+};
+use serde::{Deserialize, Serialize};
+
+use super::calibrated::{OutputError, Quantized};
+use super::{Distance, Error};
+
+/// The folder of the files.
+pub(super) struct Journal<'a>(pub(super) &'a Path);
+
+/// What the metadata says of a tensor.
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    name: String,
+    rows: usize,
+    columns: usize,
+    scheme: Scheme,
+    packed: bool,
+    distance: Distance,
+    output_error: OutputError,
+}
+
+/// The metadata's key.
+const ENTRIES: &str = "tensors";
+
+impl Journal<'_> {
+    fn path(&self, layer: usize) -> PathBuf {
+        self.0.join(format!("layer-{layer}.safetensors"))
+    }
+
+    /// The tensors of a layer that is finished; `None` where there is no such file, or none of this version.
+    pub(super) fn read(&self, layer: usize) -> Option<BTreeMap<String, Quantized>> {
+        let path = self.path(layer);
+        if !path.exists() {
+            return None;
+        }
+        let found = map_file(&path).ok().and_then(|map| TensorFiles::from_bytes(MappedBytes::from(map), path.as_path()).ok());
+        let tensors = found.as_ref().and_then(tensors);
+        if tensors.is_none() {
+            tracing::info!("{}: can't be read; the layer is quantized again", path.display());
+        }
+        tensors
+    }
+
+    /// Keeps the tensors of a layer.
+    pub(super) fn write(&self, layer: usize, tensors: &[(&String, &Quantized)]) -> Result<(), Error> {
+        fs_err::create_dir_all(self.0).map_err(compressor_format::Error::from)?;
+        let mut entries = Vec::new();
+        let mut parts = Vec::new();
+        for (name, Quantized { matrix, distance, output_error }) in tensors {
+            let (values, packed) = match &matrix.values {
+                Values::Packed(bytes) => (bytes, true),
+                Values::Signed(bytes) => (bytes, false),
+            };
+            entries.push(Entry {
+                name: (*name).clone(),
+                rows: matrix.rows,
+                columns: matrix.columns,
+                scheme: matrix.scheme,
+                packed,
+                distance: *distance,
+                output_error: *output_error,
+            });
+            parts.push(part(name, "values", Dtype::I8, values.len(), || Cow::Borrowed(&**values)));
+            let scales = || Cow::Owned(matrix.scales.iter().flat_map(f32::to_le_bytes).collect());
+            parts.push(part(name, "scales", Dtype::F32, matrix.scales.len(), scales));
+            if let Some(points) = &matrix.zero_points {
+                let bytes = || Cow::Owned(points.iter().map(|point| *point as u8).collect());
+                parts.push(part(name, "zero_points", Dtype::I8, points.len(), bytes));
+            }
+        }
+        let entries = serde_json::to_string(&entries).expect("names and finite numbers");
+        write_safetensors_with(&self.path(layer), BTreeMap::from([(ENTRIES.to_owned(), entries)]), parts)?;
+        Ok(())
+    }
+
+    /// Removes what was kept.
+    pub(super) fn clear(&self) -> Result<(), Error> {
+        if self.0.exists() {
+            fs_err::remove_dir_all(self.0).map_err(compressor_format::Error::from)?;
+        }
+        Ok(())
+    }
+}
+
+/// One of the vectors that a tensor is kept as.
+fn part<'a>(name: &str, kind: &str, dtype: Dtype, len: usize, bytes: impl Fn() -> Cow<'a, [u8]> + 'a) -> (String, NewTensor<'a>) {
+    (format!("{name}.{kind}"), NewTensor { dtype, shape: vec![len], bytes: Box::new(bytes) })
+}
+
+fn tensors(files: &TensorFiles) -> Option<BTreeMap<String, Quantized>> {
+    let entries: Vec<Entry> = serde_json::from_str(files.metadata().get(ENTRIES)?).ok()?;
+    let tensor = |entry: Entry| {
+        let Entry { name, rows, columns, scheme, packed, distance, output_error } = entry;
+        let part = |kind: &str| files.get(&format!("{name}.{kind}"));
+        let values = WeightBytes::Owned(part("values")?.bytes.to_vec().into());
+        let row_bytes = if packed { scheme.row_bytes(columns) } else { columns };
+        let scales = part("scales")?.to_f32()?;
+        let groups = rows * scheme.groups(columns);
+        let zero_points: Option<Vec<i8>> = match scheme.symmetric {
+            true => None,
+            false => Some(part("zero_points")?.bytes.iter().map(|byte| *byte as i8).collect()),
+        };
+        let fits = values.len() == rows * row_bytes
+            && scales.len() == groups
+            && zero_points.as_ref().is_none_or(|points| points.len() == groups);
+        let values = if packed { Values::Packed(values) } else { Values::Signed(values) };
+        let matrix = QuantizedMatrix { rows, columns, scheme, values, scales: scales.into(), zero_points };
+        fits.then_some((name, Quantized { matrix, distance, output_error }))
+    };
+    entries.into_iter().map(tensor).collect()
+}
