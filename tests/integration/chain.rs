@@ -164,6 +164,90 @@ fn a_run_that_is_interrupted_saves_its_state_and_repeats_no_step() {
     assert_same_files(&whole, &stopped);
 }
 
+/// A model that is trained a little, and quantized under a target over much text.
+const TARGET: &str = r#"name = "tiny"
+seed = 3
+dataset = "datasets/home-commands.toml"
+
+[model.new]
+vocab_size = 320
+hidden_size = 128
+layers = 4
+heads = 4
+kv_heads = 2
+intermediate_size = 256
+max_position_embeddings = 256
+
+[[stage]]
+[stage.train]
+steps = 4
+batch_size = 4
+sequence_length = 256
+
+[[stage]]
+[stage.quantize]
+target_bytes = "300 kB"
+method = "gptq"
+clipping = "activation"
+calibration_tokens = 16384
+sensitivity_tokens = 1024
+storage = "entropy"
+
+[[stage]]
+[stage.verify]
+examples = 20
+"#;
+
+#[test]
+fn a_quantization_killed_while_it_measures_and_in_the_middle_of_its_layers_ends_with_the_same_bytes() {
+    let (whole, killed) = (Bench::new(), Bench::new());
+    for bench in [&whole, &killed] {
+        bench.write("tiny.toml", TARGET);
+    }
+    whole.run(&["run", "tiny.toml"]).expect(0);
+    let artifact = whole.path("runs/tiny/2-quantize");
+    let bytes = fs_err::metadata(artifact.join("model.safetensors")).unwrap().len();
+    assert!((250_000..=300_000).contains(&bytes), "{bytes}");
+    let coded = fs_err::metadata(artifact.join("model.entropy")).unwrap().len();
+    assert!(coded < bytes, "{coded} of {bytes}");
+    assert!(!whole.path("runs/tiny/.steps/2-quantize/layers").exists(), "nothing is left behind");
+
+    let kill_at = |file: &str| {
+        let mut command = killed.command(&["run", "tiny.toml"]);
+        let mut child = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+        let patience = Instant::now();
+        while !killed.path(file).exists() {
+            assert!(patience.elapsed() < Duration::from_secs(120), "{file} never came");
+            assert!(child.try_wait().unwrap().is_none(), "the run ended before it could be killed");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!killed.path("runs/tiny/2-quantize/manifest.json").exists(), "killed in the middle");
+    };
+    kill_at("runs/tiny/sensitivity.json");
+    kill_at("runs/tiny/.steps/2-quantize/layers/layer-1.safetensors");
+    killed.run(&["run", "tiny.toml"]).expect(0);
+    for name in ["model.safetensors", "model.entropy", "manifest.json"] {
+        let [whole, killed] = [&whole, &killed].map(|bench| bench.path("runs/tiny/2-quantize").join(name));
+        assert!(same(&whole, &killed), "{name} differs");
+    }
+
+    // Another target measures nothing again, and opens from the coded file alone.
+    let measured = fs_err::read(killed.path("runs/tiny/sensitivity.json")).unwrap();
+    killed.run(&["run", "tiny.toml", "--set", "stage.2.quantize.target_bytes=\"350 kB\""]).expect(0);
+    assert!(fs_err::read(killed.path("runs/tiny/sensitivity.json")).unwrap() == measured);
+    let weights = killed.path("runs/tiny/2-quantize/model.safetensors");
+    let bytes = fs_err::metadata(&weights).unwrap().len();
+    assert!((300_001..=350_000).contains(&bytes), "{bytes}");
+    fs_err::remove_file(weights).unwrap();
+    killed.run(&["verify", "runs/tiny/2-quantize"]).expect(0);
+
+    // What no choice can meet is refused before any work, at its line.
+    let refused = killed.run(&["run", "tiny.toml", "--set", "stage.2.quantize.target_bytes=\"100 kB\""]).expect(2);
+    assert!(refused.stderr().contains("target_bytes 100000 is too small: the smallest artifact that the candidates make has "));
+}
+
 fn same(a: &Path, b: &Path) -> bool {
     fs_err::read(a).unwrap() == fs_err::read(b).unwrap()
 }

@@ -449,4 +449,7 @@ pub(crate) struct Quantize {
     /// none or int8 (W8A8).
     #[arg(long)]
     pub(crate) activations: Option<String>,
+    /// plain, or entropy: model.entropy beside model.safetensors, the same in fewer bytes.
+    #[arg(long)]
+    pub(crate) storage: Option<String>,
 }

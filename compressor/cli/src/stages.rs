@@ -62,6 +62,7 @@ pub(crate) fn quantize(arguments: &arguments::Quantize, output: Output) -> Resul
     set(&mut stage, "embedding", arguments.embedding.clone());
     set(&mut stage, "scale_dtype", arguments.scale_dtype.clone());
     set(&mut stage, "activations", arguments.activations.clone());
+    set(&mut stage, "storage", arguments.storage.clone());
     one_stage("quantize", [&arguments.model, &arguments.output], stage, None, arguments.dataset.as_deref(), output)
 }
 

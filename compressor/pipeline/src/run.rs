@@ -10,7 +10,7 @@ use compressor_engine::{Engine, Logits, Place};
 use compressor_format::{
     Architecture, Batches, Checkpoint, Dataset, Distill, Dtype, Importance, LayerTensor, Measured, Metrics, Model, Prune,
     Quantize, REPORT_VERSION, Reference, Report, SampleOrder, Samples, Sizes, Split, Stage, StageReport, StepLosses, Student,
-    TensorId, Tokenizer, Train, TrainingKeys, Verify, Weights, write_beside,
+    TensorId, Tokenizer, Train, TrainingKeys, Verify, WeightStorage, Weights, write_beside, write_entropy,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -205,6 +205,10 @@ impl Run<'_> {
         if let Some((budget, measured)) = chosen {
             report.budget = Some(budget);
             report.tensors.iter_mut().for_each(|tensor| tensor.kl = measured.kl(&tensor.name, tensor.scheme));
+        }
+        if settings.storage == WeightStorage::Entropy {
+            let [weights, coded] = ["model.safetensors", "model.entropy"].map(|name| step.folder.join(name));
+            report.entropy_bytes = Some(write_entropy(&weights, &coded)?);
         }
         self.manifest(step, &checkpoint, &report)?;
         let mut made = self.step_report(step)?;

@@ -268,6 +268,9 @@ pub struct Quantize {
     /// The float type of scales: `"f16"`, `"bf16"` or `"f32"`.
     #[serde(default)]
     pub scale_dtype: ScaleDtype,
+    /// `"plain"`: `model.safetensors` alone; `"entropy"`: `model.entropy` beside it, the same coded without loss, for delivery.
+    #[serde(default)]
+    pub storage: WeightStorage,
     /// What some matrices get instead; of several that match one, the last that says something decides.
     #[serde(default)]
     pub overrides: Vec<Override>,
@@ -359,6 +362,17 @@ impl EmbeddingScheme {
             Self::Int2 => Some(2),
         }
     }
+}
+
+/// The files that weights are stored in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WeightStorage {
+    /// `model.safetensors`.
+    #[default]
+    Plain,
+    /// `model.entropy` beside it: the same bytes, coded without loss.
+    Entropy,
 }
 
 /// The float type of scales.

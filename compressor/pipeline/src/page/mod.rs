@@ -403,7 +403,7 @@ fn note(step: &StageReport) -> Result<Option<Note<'_>>, Error> {
             text +=
                 &format!("; {}: divergences of the matrices alone sum to {} nats/token", budget.most, figure(budget.kl_sum, ""));
         }
-        text
+        text + &report.entropy_bytes.map(|coded| format!("; model.entropy {}", bytes(coded))).unwrap_or_default()
     } else if let Some(last) = details.get("last").filter(|last| last.is_object()) {
         let mut parts: Vec<String> =
             details["teacher"].as_str().map(|teacher| format!("teacher {teacher}")).into_iter().collect();

@@ -69,6 +69,7 @@ fn quantization(tensors: usize) -> QuantizationReport {
         dense: vec![DenseTensor { name: "norm".to_owned(), bytes: 20, reason: HOSTILE.to_owned() }],
         opens_in: vec![OpensIn { program: "compressor".to_owned(), opens: true, reason: "made here".to_owned() }],
         budget: None,
+        entropy_bytes: None,
     }
 }
 

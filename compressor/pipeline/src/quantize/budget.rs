@@ -60,7 +60,7 @@ pub struct Budget {
     pub most: Most,
     /// Sum of the divergences measured for each tensor alone, nats per token.
     pub kl_sum: f64,
-    /// No choice within the target has a sum below `kl_sum - gap`; 0 where it is proven to be the least.
+    /// No choice that takes no more beside the header of this one has a sum below `kl_sum - gap`: 0 where it is proven to be the least.
     pub gap: f64,
 }
 

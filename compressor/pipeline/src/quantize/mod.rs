@@ -164,6 +164,9 @@ pub struct QuantizationReport {
     /// What a target came to, where there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,
+    /// Bytes of `model.entropy`, where it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entropy_bytes: Option<u64>,
 }
 
 /// How far a quantized tensor is from the dense one.
@@ -376,6 +379,7 @@ pub fn quantize(
         dense: sizes.dense,
         opens_in: opens_in(quantization, architecture),
         budget: None,
+        entropy_bytes: None,
     })
 }
 
