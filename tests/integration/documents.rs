@@ -63,6 +63,7 @@ fn every_recipe_in_the_repository_reads() {
         names,
         [
             "quickstart.toml",
+            "smollm2-135m-80mb.toml",
             "smollm2-135m-edge.toml",
             "smollm2-135m-gguf.toml",
             "smollm2-135m-int4.toml",

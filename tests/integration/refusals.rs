@@ -227,7 +227,7 @@ fn all_refusals_come_in_one_go_in_the_order_of_the_lines() {
             "error: save_every is 0; it must lie from 1 to 1000000000 (tiny.toml:26)",
             "error: importance is \"weight\" (tiny.toml:32)",
             "error: missing key `bits` (tiny.toml:42)",
-            "error: artifact_bytes is -1; it must be a whole number, 0 or more (tiny.toml:51)",
+            "error: artifact_bytes is -1; it must be a whole number of bytes, or a text such as \"80 MB\" or \"1.5 GiB\" (tiny.toml:51)",
         ]
     );
     // And what only the files tell, of a recipe whose text is right.
