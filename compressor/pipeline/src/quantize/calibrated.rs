@@ -85,20 +85,34 @@ pub(super) fn quantize_layers(
 ) -> Result<BTreeMap<String, Quantized>, Error> {
     let blocks = Blocks::new(checkpoint, crate::engine_options())?;
     let mut finished = BTreeMap::new();
-    // The residual stream, some windows in a part.
-    let windows = calibration.tokens.chunks(WINDOWS * calibration.window);
-    let mut x: Vec<Vec<f32>> = windows.map(|tokens| blocks.embed(tokens, calibration.window)).collect::<Result<_, _>>()?;
+    let Calibration { tokens, window, .. } = calibration;
+    let (tokens, window) = (tokens.len(), *window);
+    // The residual stream, and what the next projections multiply: one allocation each, so that freed ones go back to the system.
+    let mut x = blocks.embed(&calibration.tokens, window)?;
+    let part = |values: &[f32]| WINDOWS * window * (values.len() / tokens);
+    let through = |values: &[f32], step: &dyn Fn(&[f32]) -> Vec<f32>| {
+        let mut all = Vec::new();
+        let width = values.len() / tokens;
+        for values in values.chunks(part(values)) {
+            let made = step(values);
+            if all.is_empty() {
+                all.reserve_exact(made.len() / (values.len() / width) * tokens);
+            }
+            all.extend_from_slice(&made);
+        }
+        all
+    };
     let journal = calibration.kept_in.as_deref().map(Journal);
     for index in 0..checkpoint.architecture().layers.len() {
         let mut block = blocks.block(index)?;
         let kept = journal.as_ref().and_then(|journal| journal.read(index));
         let is_kept = kept.is_some();
         let mut here = kept.unwrap_or_default();
-        let mut quantize = |block: &mut Block<'_>, input, parts: &[Vec<f32>]| -> Result<(), Error> {
+        let mut quantize = |block: &mut Block<'_>, input, x: &[f32]| -> Result<(), Error> {
             let places = layout.iter().filter(|(stored, _)| place_of(stored.parts[0]) == Some((index, input)));
             let tensors: Vec<_> = places.filter_map(|(stored, storage)| Some((stored, storage.integers()?))).collect();
             if let Some((first, _)) = tensors.first().filter(|_| !is_kept) {
-                let gathered = Gathered::new(checkpoint, quantization, first, parts)?;
+                let gathered = Gathered::new(checkpoint, quantization, first, x.chunks(part(x)))?;
                 for (stored, (scheme, packed)) in &tensors {
                     here.insert(stored.name.clone(), gathered.quantize(stored, *scheme, *packed)?);
                 }
@@ -108,18 +122,24 @@ pub(super) fn quantize_layers(
             }
             Ok(())
         };
-        let mut parts: Vec<Vec<f32>> = x.iter().map(|x| block.attention_input(x)).collect();
-        quantize(&mut block, Input::Attention, &parts)?;
-        parts.iter_mut().for_each(|part| *part = block.output_input(std::mem::take(part), calibration.window));
-        quantize(&mut block, Input::Output, &parts)?;
-        for (part, x) in parts.iter_mut().zip(&mut x) {
-            block.add_output(x, std::mem::take(part));
-            *part = block.mlp_input(x);
+        let attention_input = through(&x, &|x| block.attention_input(x));
+        quantize(&mut block, Input::Attention, &attention_input)?;
+        let output_input = through(&attention_input, &|x| block.output_input(x.to_vec(), window));
+        drop(attention_input);
+        quantize(&mut block, Input::Output, &output_input)?;
+        let part_of_x = part(&x);
+        for (x, output_input) in x.chunks_mut(part_of_x).zip(output_input.chunks(part(&output_input))) {
+            block.add_output(x, output_input.to_vec());
         }
-        quantize(&mut block, Input::Mlp, &parts)?;
-        parts.iter_mut().for_each(|part| *part = block.down_input(std::mem::take(part)));
-        quantize(&mut block, Input::Down, &parts)?;
-        parts.into_iter().zip(&mut x).for_each(|(part, x)| block.add_down(x, part));
+        drop(output_input);
+        let mlp_input = through(&x, &|x| block.mlp_input(x));
+        quantize(&mut block, Input::Mlp, &mlp_input)?;
+        let down_input = through(&mlp_input, &|x| block.down_input(x.to_vec()));
+        drop(mlp_input);
+        quantize(&mut block, Input::Down, &down_input)?;
+        for (x, down_input) in x.chunks_mut(part_of_x).zip(down_input.chunks(part(&down_input))) {
+            block.add_down(x, down_input.to_vec());
+        }
         if let Some(journal) = journal.as_ref().filter(|_| !is_kept) {
             journal.write(index, &here.iter().collect::<Vec<_>>())?;
         }
@@ -159,10 +179,10 @@ impl<'a> Gathered<'a> {
         checkpoint: &'a Checkpoint,
         quantization: &'a Quantization,
         first: &StoredTensor,
-        parts: &[Vec<f32>],
+        parts: std::slice::Chunks<'_, f32>,
     ) -> Result<Self, Error> {
         let mut hessian = Hessian::new(checkpoint.architecture().shape(first.parts[0])[1]);
-        parts.iter().for_each(|part| hessian.add(part));
+        parts.for_each(|part| hessian.add(part));
         let inputs = match quantization.method {
             Method::Gptq => {
                 let inputs = hessian.inputs(quantization.damping, quantization.activation_order);
