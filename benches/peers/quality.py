@@ -9,7 +9,7 @@ llama.cpp quantizes with an importance matrix, ours with GPTQ and clipping weigh
 test text in windows of 512, tokens 257…511 scored; the reference is the same weights in f32, each program's own. Their perplexities must
 agree, or the windows are not the same.
 
-Points are kept in FOLDER/quality, by a hash of what they depend on.
+Points are kept in FOLDER/quality-points, by a hash of what they depend on.
 """
 import argparse
 import hashlib
@@ -136,7 +136,7 @@ def ours(args, folder):
     return points
 
 
-def interpolated(points, at):
+def best_within(points, at):
     """Mean KL of the best of `points` within `at` bytes."""
     return min((point["kl_mean"] for point in points if point["bytes"] <= at), default=None)
 
@@ -166,7 +166,7 @@ def main():
     others = [point for point in points if not point["ours"]]
     rows = []
     for point in points:
-        best = interpolated(others, point["bytes"]) if point["ours"] else None
+        best = best_within(others, point["bytes"]) if point["ours"] else None
         ratio = f"{point['kl_mean'] / best:.2f}" if best else ""
         figures = [f"{point['bytes'] / 1e6:.1f}", f"{point['kl_mean']:.4f}", ratio, f"{point['perplexity']:.3f}"]
         rows.append([point["name"], *figures, f"{100 * point['top1_agreement']:.1f} %"])

@@ -102,7 +102,7 @@ pub(super) fn quantize_layers(
         }
         all
     };
-    let journal = calibration.kept_in.as_deref().map(Journal);
+    let journal = calibration.kept_in.as_deref().map(|folder| Journal::new(folder, layout));
     for index in 0..checkpoint.architecture().layers.len() {
         let mut block = blocks.block(index)?;
         let kept = journal.as_ref().and_then(|journal| journal.read(index));

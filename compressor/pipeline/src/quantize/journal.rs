@@ -8,15 +8,21 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use compressor_format::{
-    Dtype, MappedBytes, NewTensor, QuantizedMatrix, Scheme, TensorFiles, Values, WeightBytes, map_file, write_safetensors_with,
+    Dtype, MappedBytes, NewTensor, QuantizedMatrix, Scheme, Storage, StoredTensor, TensorFiles, Values, WeightBytes, map_file,
+    write_safetensors_with,
 };
 use serde::{Deserialize, Serialize};
 
 use super::calibrated::{OutputError, Quantized};
 use super::{Distance, Error};
+use crate::fingerprint::Fingerprint;
 
-/// The folder of the files.
-pub(super) struct Journal<'a>(pub(super) &'a Path);
+/// The files of one quantization.
+pub(super) struct Journal<'a> {
+    folder: &'a Path,
+    /// Of what every tensor becomes: with another choice, layers that were finished are none of this quantization.
+    layout: String,
+}
 
 /// What the metadata says of a tensor.
 #[derive(Serialize, Deserialize)]
@@ -30,12 +36,20 @@ struct Entry {
     output_error: OutputError,
 }
 
-/// The metadata's key.
+/// The metadata's keys.
 const ENTRIES: &str = "tensors";
+const LAYOUT: &str = "layout";
 
-impl Journal<'_> {
+impl<'a> Journal<'a> {
+    pub(super) fn new(folder: &'a Path, layout: &[(StoredTensor, Storage)]) -> Self {
+        let text = |fingerprint: Fingerprint, (stored, storage): &(StoredTensor, Storage)| {
+            fingerprint.text(&stored.name).text(&format!("{storage:?}"))
+        };
+        Self { folder, layout: layout.iter().fold(Fingerprint::new("layers"), text).hex() }
+    }
+
     fn path(&self, layer: usize) -> PathBuf {
-        self.0.join(format!("layer-{layer}.safetensors"))
+        self.folder.join(format!("layer-{layer}.safetensors"))
     }
 
     /// The tensors of a layer that is finished; `None` where there is no such file, or none of this version.
@@ -45,16 +59,17 @@ impl Journal<'_> {
             return None;
         }
         let found = map_file(&path).ok().and_then(|map| TensorFiles::from_bytes(MappedBytes::from(map), path.as_path()).ok());
-        let tensors = found.as_ref().and_then(tensors);
+        let of_this = found.as_ref().filter(|files| files.metadata().get(LAYOUT) == Some(&self.layout));
+        let tensors = of_this.and_then(tensors);
         if tensors.is_none() {
-            tracing::info!("{}: can't be read; the layer is quantized again", path.display());
+            tracing::info!("{}: can't be read, or is of another choice; the layer is quantized again", path.display());
         }
         tensors
     }
 
     /// Keeps the tensors of a layer.
     pub(super) fn write(&self, layer: usize, tensors: &[(&String, &Quantized)]) -> Result<(), Error> {
-        fs_err::create_dir_all(self.0).map_err(compressor_format::Error::from)?;
+        fs_err::create_dir_all(self.folder).map_err(compressor_format::Error::from)?;
         let mut entries = Vec::new();
         let mut parts = Vec::new();
         for (name, Quantized { matrix, distance, output_error }) in tensors {
@@ -80,17 +95,17 @@ impl Journal<'_> {
             }
         }
         let entries = serde_json::to_string(&entries).expect("names and finite numbers");
-        write_safetensors_with(&self.path(layer), BTreeMap::from([(ENTRIES.to_owned(), entries)]), parts)?;
-        Ok(())
+        let metadata = BTreeMap::from([(ENTRIES.to_owned(), entries), (LAYOUT.to_owned(), self.layout.clone())]);
+        Ok(write_safetensors_with(&self.path(layer), metadata, parts)?)
     }
+}
 
-    /// Removes what was kept.
-    pub(super) fn clear(&self) -> Result<(), Error> {
-        if self.0.exists() {
-            fs_err::remove_dir_all(self.0).map_err(compressor_format::Error::from)?;
-        }
-        Ok(())
+/// Removes what was kept in a folder.
+pub(super) fn clear(folder: &Path) -> Result<(), Error> {
+    if folder.exists() {
+        fs_err::remove_dir_all(folder).map_err(compressor_format::Error::from)?;
     }
+    Ok(())
 }
 
 /// One of the vectors that a tensor is kept as.

@@ -370,7 +370,7 @@ pub fn quantize(
     }
     .write(out)?;
     if let Some(folder) = calibration.and_then(|calibration| calibration.kept_in.as_deref()) {
-        journal::Journal(folder).clear()?;
+        journal::clear(folder)?;
     }
     Ok(QuantizationReport {
         artifact_bytes: sizes.artifact_bytes,

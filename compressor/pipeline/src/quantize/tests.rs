@@ -604,6 +604,19 @@ fn a_quantization_that_was_stopped_goes_on_with_the_next_layer_and_gives_the_sam
         fs_err::create_dir_all(&kept).unwrap();
         fs_err::write(&first, &changed).unwrap();
         assert!(run(Some(&kept), None).1 != whole.1);
+        // Layers of another choice are none of this one's.
+        let chosen = Quantization { symmetric, ..gptq() };
+        let whole_of_another = {
+            let out = tempfile::tempdir().unwrap();
+            quantize(&checkpoint, &chosen, Some(&calibration()), out.path(), &mut |_, _, _| {}).unwrap();
+            fs_err::read(out.path().join("model.safetensors")).unwrap()
+        };
+        fs_err::create_dir_all(&kept).unwrap();
+        fs_err::write(&first, &layer).unwrap();
+        let out = tempfile::tempdir().unwrap();
+        let going_on = Calibration { kept_in: Some(kept.clone()), ..calibration() };
+        quantize(&checkpoint, &chosen, Some(&going_on), out.path(), &mut |_, _, _| {}).unwrap();
+        assert!(fs_err::read(out.path().join("model.safetensors")).unwrap() == whole_of_another);
         // A file that is no such layer is quantized again.
         for broken in [&layer[..layer.len() - 1], b"{}", &layer[..9]] {
             fs_err::create_dir_all(&kept).unwrap();
