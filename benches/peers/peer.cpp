@@ -16,22 +16,9 @@
 #include "ggml.h"
 #include "llama.h"
 
+#include "common.hpp"
+
 namespace {
-
-[[noreturn]] void fail(const std::string & what) {
-    std::fprintf(stderr, "peer: %s\n", what.c_str());
-    std::exit(2);
-}
-
-// A whole number of at least `least`.
-int number(const char * name, const char * text, long least) {
-    char * end = nullptr;
-    const long value = std::strtol(text, &end, 10);
-    if (end == text || *end != '\0' || value < least || value > 1000000) {
-        fail(std::string(name) + " is " + text + ", must be a whole number from " + std::to_string(least));
-    }
-    return static_cast<int>(value);
-}
 
 double milliseconds(std::chrono::steady_clock::time_point since) {
     return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - since).count();
@@ -152,19 +139,11 @@ int greedy(const char * path, int threads, int count, std::vector<llama_token> t
     return 0;
 }
 
-// Progress and hints of the library are left out, its errors are not.
-void log_errors(ggml_log_level level, const char * text, void *) {
-    if (level == GGML_LOG_LEVEL_ERROR) {
-        std::fputs(text, stderr);
-    }
-}
-
 }  // namespace
 
 int main(int count, char ** arguments) {
     const std::string command = count > 1 ? arguments[1] : "";
-    llama_log_set(log_errors, nullptr);
-    llama_backend_init();
+    begin("peer");
     if (command == "version" && count == 2) {
         return version();
     }

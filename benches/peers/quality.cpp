@@ -20,21 +20,9 @@
 #include "ggml.h"
 #include "llama.h"
 
+#include "common.hpp"
+
 namespace {
-
-[[noreturn]] void fail(const std::string & what) {
-    std::fprintf(stderr, "quality: %s\n", what.c_str());
-    std::exit(2);
-}
-
-int number(const char * name, const char * text, long least) {
-    char * end = nullptr;
-    const long value = std::strtol(text, &end, 10);
-    if (end == text || *end != '\0' || value < least || value > 1000000) {
-        fail(std::string(name) + " is " + text + ", must be a whole number from " + std::to_string(least));
-    }
-    return static_cast<int>(value);
-}
 
 // Sums of squares of what each matrix multiplies.
 struct Importance {
@@ -268,19 +256,11 @@ int divergence(const char * reference_path, const char * text, int windows, int 
     return 0;
 }
 
-// Progress and hints of the library are left out, its errors are not.
-void log_errors(ggml_log_level level, const char * text, void *) {
-    if (level == GGML_LOG_LEVEL_ERROR) {
-        std::fputs(text, stderr);
-    }
-}
-
 }  // namespace
 
 int main(int count, char ** arguments) {
     const std::string command = count > 1 ? arguments[1] : "";
-    llama_log_set(log_errors, nullptr);
-    llama_backend_init();
+    begin("quality");
     if (command == "importance" && count == 8) {
         return importance(arguments[2], arguments[3], number("TOKENS", arguments[4], 1), number("WINDOW", arguments[5], 2),
                           number("THREADS", arguments[6], 1), arguments[7]);

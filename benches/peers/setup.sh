@@ -35,12 +35,13 @@ if ! cmp -s "$here/requirements.txt" "$built"; then
 fi
 
 for program in peer quality; do
-  if ! cmp -s "$here/$program.cpp" "$peers/$program.cpp" || [[ ! -x $peers/$program ]]; then
+  sources=$(cat "$here/common.hpp" "$here/$program.cpp")
+  if ! cmp -s <(echo "$sources") "$peers/$program.cpp" || [[ ! -x $peers/$program ]]; then
     packages=$("$peers/venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("platlib"))')
     libraries=$packages/llama_cpp/lib
     "$cxx" -std=c++17 -O2 -Wall -Wextra -I "$packages/include" "$here/$program.cpp" -o "$peers/$program" \
       -L "$libraries" -lllama -lggml -lggml-base -Wl,-rpath,"$libraries"
-    cp "$here/$program.cpp" "$peers/$program.cpp"
+    echo "$sources" > "$peers/$program.cpp"
   fi
 done
 echo "$peers"
