@@ -82,7 +82,7 @@ impl Checkpoint {
         }
     }
 
-    /// The values of one of the architecture's tensors, `[out, in]`.
+    /// The values of one of the architecture's tensors, `[out, in]`. What a mapped file holds of it is let go of.
     ///
     /// # Errors
     /// [`Error::NotFinite`] for NaN or an infinity.
@@ -172,12 +172,17 @@ impl SafetensorsSource {
 
     fn values(&self, architecture: &Architecture, id: TensorId) -> Vec<f32> {
         let location = self.location(id);
+        let read = |slice: &TensorSlice| {
+            let values = slice.to_f32().expect("`new` refused integer types");
+            slice.bytes.release();
+            values
+        };
         if let Some(mapped) = self.mapped(architecture, id) {
-            return mapped.to_f32().expect("`new` refused integer types");
+            return read(&mapped);
         }
         let slice = self.slice(location);
         let columns = slice.shape[1];
-        let whole = transpose(&slice.to_f32().expect("`new` refused integer types"), columns);
+        let whole = transpose(&read(slice), columns);
         let per_row = slice.shape[0];
         let rows = architecture.shape(id)[0];
         whole[location.first_row * per_row..(location.first_row + rows) * per_row].to_vec()

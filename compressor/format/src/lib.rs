@@ -78,7 +78,7 @@ pub use {
     delta::{Delta, write_delta},
     entropy::{EntropyFile, write_entropy},
     gguf::{GgmlType, GgufFile, GgufReport, GgufTensor, gguf_name, write_gguf},
-    manifest::{DenseTensor, FileHash, Manifest, Mismatch, OpensIn, Reference, Tool},
+    manifest::{DenseTensor, FileHash, Manifest, Mismatch, OpensIn, Reference, Tool, hash_file},
     mapped::map_file,
     metrics::{Metrics, StepLosses},
     prompt_cache::{CachedLayer, CachedVectors, Computation, PromptCache},

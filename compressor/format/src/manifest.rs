@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
@@ -215,7 +215,7 @@ impl Manifest {
                 mismatches.push(Mismatch::Size { name, expected: file.bytes, found: bytes });
                 continue;
             }
-            let found = hash(&path)?;
+            let found = hash_file(&path)?;
             if found != file.blake3 {
                 mismatches.push(Mismatch::Contents { name, expected: file.blake3.clone(), found });
             }
@@ -286,17 +286,27 @@ impl FileHash {
     /// # Errors
     /// [`Error::Io`] where it can't be read.
     pub fn of(name: String, path: &Path) -> Result<Self> {
-        Ok(Self { name, bytes: fs_err::metadata(path)?.len(), blake3: hash(path)? })
+        Ok(Self { name, bytes: fs_err::metadata(path)?.len(), blake3: hash_file(path)? })
     }
 }
 
-fn hash(path: &Path) -> Result<String> {
+/// BLAKE3 of a file's contents, in hexadecimal digits. They are read part by part: a mapped file would count as this program's memory.
+///
+/// # Errors
+/// [`Error::Io`] where it can't be read.
+pub fn hash_file(path: &Path) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
-    hasher
-        .update_mmap_rayon(path)
-        .map_err(|error| std::io::Error::new(error.kind(), format!("could not hash {}: {error}", path.display())))?;
+    let mut file = fs_err::File::open(path)?;
+    let mut part = Vec::with_capacity(HASHED_AT_ONCE);
+    while (&mut file).take(HASHED_AT_ONCE as u64).read_to_end(&mut part)? > 0 {
+        hasher.update_rayon(&part);
+        part.clear();
+    }
     Ok(hasher.finalize().to_hex().to_string())
 }
+
+/// Bytes; enough to keep all threads busy.
+const HASHED_AT_ONCE: usize = 8 << 20;
 
 /// The names of the files in a folder, sorted, without the manifest.
 fn names_in(folder: &Path) -> Result<BTreeSet<String>> {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use compressor_format::Result;
+use compressor_format::{Result, hash_file};
 use serde::Serialize;
 
 /// Raised when a stage computes something else from the same settings: finished steps of older versions are then done again.
@@ -41,13 +41,4 @@ impl Fingerprint {
     pub(crate) fn hex(&self) -> String {
         self.0.finalize().to_hex().to_string()
     }
-}
-
-/// BLAKE3 of a file's contents.
-pub(crate) fn hash_file(path: &Path) -> Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    // The crate's own error names no path.
-    fs_err::metadata(path)?;
-    hasher.update_mmap_rayon(path)?;
-    Ok(hasher.finalize().to_hex().to_string())
 }

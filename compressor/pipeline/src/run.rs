@@ -10,12 +10,11 @@ use compressor_engine::{Engine, Logits, Place};
 use compressor_format::{
     Architecture, Batches, Checkpoint, Dataset, Distill, Dtype, Importance, LayerTensor, Measured, Metrics, Model, Prune,
     Quantize, REPORT_VERSION, Reference, Report, SampleOrder, Samples, Sizes, Split, Stage, StageReport, StepLosses, Student,
-    TensorId, Tokenizer, Train, TrainingKeys, Verify, WeightStorage, Weights, write_beside, write_entropy,
+    TensorId, Tokenizer, Train, TrainingKeys, Verify, WeightStorage, Weights, hash_file, write_beside, write_entropy,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::fingerprint::hash_file;
 use crate::measure::HeldOut;
 use crate::plan::{Origin, Plan, Step, architecture, evenly_spaced};
 use crate::trainer::{Distillation, Trainer, TrainingJob};
@@ -221,12 +220,12 @@ impl Run<'_> {
         let window = calibration_window(checkpoint.architecture());
         let tokenizer = crate::open_tokenizer(checkpoint.path())?;
         let examples = self.dataset().split(Split::Train, self.plan.recipe.seed)?;
-        let samples = Samples::new(&examples, &tokenizer, window)?;
-        let wanted = tokens.div_ceil(window);
-        let tokens: Vec<u32> = samples.sequences().flatten().copied().take(wanted * window).collect();
-        if tokens.len() < wanted * window {
-            return Err(Error::CalibrationTooShort { key, tokens: tokens.len(), wanted: wanted * window, window });
+        let wanted = tokens.next_multiple_of(window);
+        let mut tokens = examples.first_tokens(&tokenizer, wanted)?;
+        if tokens.len() < wanted {
+            return Err(Error::CalibrationTooShort { key, tokens: tokens.len(), wanted, window });
         }
+        tokens.truncate(wanted);
         Ok(quantize::Calibration { tokens, window, kept_in: None })
     }
 

@@ -22,7 +22,7 @@ pub use grammar::GrammarSet;
 pub use jsonl::JsonlSet;
 pub use text::TextSet;
 
-use crate::{Error, Result};
+use crate::{Error, Result, Tokenizer};
 
 /// A dataset's description, read and checked; no example is read or made yet.
 #[derive(Debug, Clone)]
@@ -55,6 +55,41 @@ pub enum Examples {
     /// Separate examples, in a fixed order.
     Pairs(Vec<Pair>),
 }
+
+impl Examples {
+    /// The tokens of the first examples, or of the first lines of a text, one after the other: at least `wanted` where there are as
+    /// many. The rest is not looked at.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] as [`Tokenizer::encode`] and [`Pair::tokens`].
+    pub fn first_tokens(&self, tokenizer: &Tokenizer, wanted: usize) -> Result<Vec<u32>> {
+        let text = match self {
+            Self::Text(text) => text,
+            Self::Pairs(pairs) => {
+                let mut tokens = Vec::new();
+                for pair in pairs {
+                    if tokens.len() >= wanted {
+                        break;
+                    }
+                    tokens.extend(pair.tokens(tokenizer)?.ids);
+                }
+                return Ok(tokens);
+            }
+        };
+        let mut bytes = wanted.saturating_mul(BYTES_PER_TOKEN);
+        loop {
+            let lines = text.bytes().skip(bytes).position(|byte| byte == b'\n').map(|more| &text[..bytes + more + 1]);
+            let tokens = tokenizer.encode(lines.unwrap_or(text))?;
+            if tokens.len() >= wanted || lines.is_none() {
+                return Ok(tokens);
+            }
+            bytes = bytes.saturating_mul(2);
+        }
+    }
+}
+
+/// Of text that a tokenizer was made for, and a little more.
+const BYTES_PER_TOKEN: usize = 6;
 
 /// A prompt and what should follow it. Only the completion is learnt; an empty prompt makes the whole text count.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -227,5 +262,39 @@ mod tests {
         assert_eq!(text.texts().concat(), "one\ntwo\nthree");
         let pairs = Examples::Pairs(vec![Pair { prompt: String::new(), completion: "only".into() }]);
         assert_eq!(pairs.texts(), ["only"]);
+    }
+
+    #[test]
+    fn the_first_tokens_are_those_of_whole_lines_or_pairs() {
+        // 258 tokens: a byte each, so that six bytes are looked at for each token that is wanted, and the rest of the line.
+        let tokenizer = Tokenizer::train_bpe(std::iter::empty(), 258).unwrap();
+        let text = Examples::Text("first line\nsecond\nthird\n".repeat(3));
+        let of = |examples: &Examples, wanted| examples.first_tokens(&tokenizer, wanted).unwrap();
+        let whole = of(&text, usize::MAX);
+        assert_eq!(whole.len(), 72);
+        for (wanted, lines) in [(0, 11), (1, 11), (2, 18), (3, 24), (4, 35)] {
+            assert_eq!(of(&text, wanted), whole[..lines], "{wanted}");
+        }
+        assert_eq!(of(&text, 72), whole);
+        assert_eq!(of(&text, 73), whole, "there are no more");
+
+        let pair = Pair { prompt: "ab".into(), completion: "c".into() };
+        let one = pair.tokens(&tokenizer).unwrap().ids;
+        let pairs = Examples::Pairs(vec![pair; 3]);
+        assert!(of(&pairs, 0).is_empty());
+        assert_eq!(of(&pairs, one.len()), one);
+        assert_eq!(of(&pairs, one.len() + 1), one.repeat(2));
+        assert_eq!(of(&pairs, usize::MAX), one.repeat(3));
+    }
+
+    #[test]
+    fn more_lines_are_read_where_those_hold_too_few_tokens() {
+        // Merges of up to eight bytes: 6 bytes for a token are not enough.
+        let text = "abcdefgh ".repeat(40) + "\nabcdefgh\n";
+        let tokenizer = Tokenizer::train_bpe(std::iter::once(text.clone()), 270).unwrap();
+        let examples = Examples::Text(text.clone());
+        let whole = tokenizer.encode(&text).unwrap();
+        assert!(whole.len() * BYTES_PER_TOKEN < text.len());
+        assert_eq!(examples.first_tokens(&tokenizer, whole.len()).unwrap(), whole);
     }
 }
