@@ -63,6 +63,11 @@ impl Blocks {
         Ok(x)
     }
 
+    /// What the head multiplies, `[tokens, hidden_size]`, for what leaves the last layer.
+    pub fn head_input(&self, x: &[f32]) -> Vec<f32> {
+        self.engine.normalized(&self.engine.final_norm, x)
+    }
+
     /// Logits, `[tokens, vocab_size]`, of what leaves the last layer, `[tokens, hidden_size]`.
     pub fn logits(&self, x: &[f32]) -> Vec<f32> {
         self.engine.logits(x, &mut Buffers::default(), &mut Nobody)

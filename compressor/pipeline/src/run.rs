@@ -185,10 +185,21 @@ impl Run<'_> {
         let mut progress = |done, of, name: &str| workers.observer.advances(name, done, of);
         let mut chosen = None;
         if let Some(target) = quantize::Target::of(settings) {
-            let text = self.calibration(&checkpoint, "sensitivity_tokens", settings.sensitivity_tokens)?;
+            let scored = self.calibration(&checkpoint, "sensitivity_tokens", settings.sensitivity_tokens)?;
+            let looked_at = match quantization.calibrates() {
+                true => self.calibration(&checkpoint, "calibration_tokens", settings.tokens_of_a_candidate())?,
+                false => scored.clone(),
+            };
             let file = self.plan.run_folder.join(quantize::Sensitivities::FILE);
             let choices = target.choices(&quantization, checkpoint.architecture());
-            let measured = quantize::measure_sensitivities(&checkpoint, &quantization, &choices, &text, &file, &mut progress)?;
+            let measured = quantize::measure_sensitivities(
+                &checkpoint,
+                &quantization,
+                &choices,
+                [&scored, &looked_at],
+                &file,
+                &mut progress,
+            )?;
             let (settled, budget) = target
                 .choose(&quantization, checkpoint.architecture(), checkpoint.dtype(), &measured)
                 .map_err(quantize::Error::from)?;

@@ -646,6 +646,12 @@ impl Stage {
 }
 
 impl Quantize {
+    /// Tokens that `"gptq"` and `"activation"` look at to quantize a candidate whose change is measured: eight times those it is
+    /// measured on, and no more than `calibration_tokens`.
+    pub fn tokens_of_a_candidate(&self) -> usize {
+        (8 * self.sensitivity_tokens).min(self.calibration_tokens)
+    }
+
     /// Bits are given, or one of the targets chooses them.
     fn check_target(&self, place: &Place, found: &mut OutOfRange) {
         let targets =

@@ -8,6 +8,8 @@
 //! - `damping` times the mean of the diagonal is added to it (section 3.3, step 3).
 //! - A column whose input is always zero has no say: its weights are rounded to nearest.
 
+use std::ops::Range;
+
 use compressor_format::Scheme;
 use rayon::prelude::*;
 
@@ -43,12 +45,15 @@ const ROWS: usize = 32;
 pub(super) struct NotPositiveDefinite;
 
 impl Hessian {
-    pub(super) fn new(columns: usize) -> Self {
-        Self { columns, sums: vec![0.0; columns * columns], vectors: 0 }
+    /// Of inputs in parts, each `[vectors, columns]`.
+    pub(super) fn of(columns: usize, parts: impl Iterator<Item = impl AsRef<[f32]>>) -> Self {
+        let mut hessian = Self { columns, sums: vec![0.0; columns * columns], vectors: 0 };
+        parts.for_each(|part| hessian.add(part.as_ref()));
+        hessian
     }
 
-    /// Adds some inputs, `[vectors, columns]`.
-    pub(super) fn add(&mut self, x: &[f32]) {
+    /// Adds some inputs.
+    fn add(&mut self, x: &[f32]) {
         let columns = self.columns;
         let vectors = x.len() / columns;
         self.vectors += vectors;
@@ -61,14 +66,23 @@ impl Hessian {
         });
     }
 
+    /// Adds inputs that have nothing to do with each other and are all of one size: `part` of the mean of those that are there.
+    pub(super) fn add_even(&mut self, part: f32) {
+        let columns = self.columns;
+        let mean = (0..columns).map(|column| self.sums[column * columns + column]).sum::<f32>() / columns as f32;
+        (0..columns).for_each(|column| self.sums[column * columns + column] += part * mean);
+    }
+
     /// Mean square of each input.
     pub(super) fn mean_squares(&self) -> Vec<f32> {
         let vectors = self.vectors.max(1) as f32;
         (0..self.columns).map(|column| self.sums[column * self.columns + column] / vectors).collect()
     }
 
-    /// `Σ_rows e H eᵀ` over the mean of the inputs: what an error of the weights, `[rows, columns]`, adds to the output's mean square.
-    pub(super) fn output_error(&self, errors: &[f32]) -> f64 {
+    /// `Σ_rows e H eᵀ` over the number of inputs: what errors of the weights add to the output's mean square.
+    ///
+    /// `errors` gives those of some rows, `[rows, columns]`, of `rows` in all.
+    pub(super) fn output_error(&self, rows: usize, errors: impl Fn(Range<usize>) -> Vec<f32> + Sync) -> f64 {
         let columns = self.columns;
         // Halved diagonal: twice the lower triangle is the whole.
         let mut lower = self.sums.clone();
@@ -76,18 +90,16 @@ impl Hessian {
             sums[row] *= 0.5;
             sums[row + 1..].fill(0.0);
         }
-        let rows: Vec<f64> = errors
-            .par_chunks(ROWS * columns)
-            .map(|errors| {
-                let mut out = vec![0.0; errors.len()];
-                let rows = errors.len() / columns;
-                let left = Strided { values: errors, row: columns, column: 1 };
-                let right = Strided { values: &lower, row: columns, column: 1 };
-                product((&mut out, columns), (rows, columns, columns), left, right, 1.0);
-                out.iter().zip(errors).map(|(out, error)| f64::from(*out) * f64::from(*error)).sum()
-            })
-            .collect();
-        2.0 * rows.iter().sum::<f64>() / self.vectors.max(1) as f64
+        let stripe = |stripe: usize| {
+            let errors = errors(stripe * ROWS..rows.min((stripe + 1) * ROWS));
+            let mut out = vec![0.0; errors.len()];
+            let left = Strided { values: &errors, row: columns, column: 1 };
+            let right = Strided { values: &lower, row: columns, column: 1 };
+            product((&mut out, columns), (errors.len() / columns, columns, columns), left, right, 1.0);
+            out.iter().zip(&errors).map(|(out, error)| f64::from(*out) * f64::from(*error)).sum()
+        };
+        let stripes: Vec<f64> = (0..rows.div_ceil(ROWS)).into_par_iter().map(stripe).collect();
+        2.0 * stripes.iter().sum::<f64>() / self.vectors.max(1) as f64
     }
 
     /// The order of the columns and the factor.
@@ -205,11 +217,8 @@ mod tests {
     }
 
     fn hessian(columns: usize) -> Hessian {
-        let mut hessian = Hessian::new(columns);
         // In two parts, as text comes.
-        let x = inputs(2 * columns, columns);
-        x.chunks(columns * columns).for_each(|part| hessian.add(part));
-        hessian
+        Hessian::of(columns, inputs(2 * columns, columns).chunks(columns * columns))
     }
 
     fn stands_for(rounded: &Rounded, group_size: usize) -> Vec<f32> {
@@ -225,8 +234,7 @@ mod tests {
     fn two_columns_by_hand() {
         // H = [[2, 1], [1, 2]], undamped. Rounding 0.4 to 0 leaves 0.4; the second weight takes H₁₂ / H₂₂ = ½ of it: 1.4 + 0.2 = 1.6,
         // which rounds to 2 where 1.4 alone would round to 1.
-        let mut hessian = Hessian::new(2);
-        hessian.add(&[1.0, 1.0, 1.0, 0.0, 0.0, 1.0]);
+        let hessian = Hessian::of(2, [[1.0, 1.0, 1.0, 0.0, 0.0, 1.0]].iter());
         let inputs = hessian.inputs(0.0, true).unwrap();
         assert_eq!(inputs.order, [0, 1], "equal columns stay in order");
         let grid = |_: &[f32], _: usize| Grid { scale: 1.0, zero_point: 0 };
@@ -235,8 +243,13 @@ mod tests {
         // The other way round: 1.4 leaves 0.4 at 1, and 0.4 + 0.2 rounds to 1.
         assert_eq!(round(&[1.4, 0.4], scheme, &inputs, &grid).integers, [1, 1]);
         // An error of (0, 1) on these inputs: squares 1 + 0 + 1 over 3 vectors.
-        assert!((hessian.output_error(&[0.0, 1.0]) - 2.0 / 3.0).abs() < 1e-6);
+        assert!((hessian.output_error(1, |_| vec![0.0, 1.0]) - 2.0 / 3.0).abs() < 1e-6);
         assert_eq!(hessian.mean_squares(), [2.0 / 3.0, 2.0 / 3.0]);
+        // Half as much of inputs that are even: 2 + 1 on the diagonal, and beside it what was there.
+        let mut hessian = hessian;
+        hessian.add_even(0.5);
+        assert_eq!(hessian.mean_squares(), [1.0, 1.0]);
+        assert!((hessian.output_error(1, |_| vec![1.0, 1.0]) - (3.0 + 3.0 + 2.0) / 3.0).abs() < 1e-6);
     }
 
     /// Optimal brain surgeon, one column after the other, with an inverse that shrinks (equations 2 and 3 of the paper) in f64.
@@ -311,7 +324,7 @@ mod tests {
             let size = group_size.unwrap_or(columns);
             let error = |stands_for: &[f32]| {
                 let errors: Vec<f32> = stands_for.iter().zip(&weights).map(|(found, weight)| found - weight).collect();
-                hessian.output_error(&errors)
+                hessian.output_error(40, |rows| errors[rows.start * columns..rows.end * columns].to_vec())
             };
             let mut nearest = Rounded { integers: vec![0; weights.len()], grids: Vec::new() };
             for (group, integers) in weights.chunks(size).zip(nearest.integers.chunks_mut(size)) {
@@ -329,8 +342,7 @@ mod tests {
 
     #[test]
     fn inputs_that_are_always_zero_are_rounded_to_nearest() {
-        let mut hessian = Hessian::new(3);
-        hessian.add(&[1.0, 0.0, 0.5, -1.0, 0.0, 0.7]);
+        let hessian = Hessian::of(3, [[1.0, 0.0, 0.5, -1.0, 0.0, 0.7]].iter());
         let inputs = hessian.inputs(0.01, true).unwrap();
         assert_eq!(inputs.order, [0, 2, 1]);
         let scheme = Scheme { bits: 4, group_size: None, symmetric: true };
@@ -340,8 +352,7 @@ mod tests {
 
     #[test]
     fn a_hessian_without_an_inverse_is_told() {
-        let mut hessian = Hessian::new(2);
-        hessian.add(&[1.0, 1.0]);
+        let mut hessian = Hessian::of(2, [[1.0, 1.0]].iter());
         assert!(hessian.inputs(0.0, true).is_err());
         assert!(hessian.inputs(0.01, true).is_ok());
         hessian.add(&[f32::INFINITY, 1.0]);

@@ -1,20 +1,21 @@
 //! What each candidate of each matrix does to the model alone: the mean KL divergence of the next token from the dense model's, on
 //! calibration text, while only that matrix is quantized.
 //!
-//! The divergence itself is measured, not estimated from gradients or a Hessian. Integers are rounded to nearest inside the recipe's
-//! clipping: methods that do better do so at every width.
+//! The divergence itself is measured, not estimated from gradients or a Hessian, with the integers that the recipe's method finds: for
+//! GPTQ and clipping by activation, inputs are gathered from the dense model on a longer text.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use compressor_engine::{Block, Blocks};
-use compressor_format::{Checkpoint, Clipping, QuantizedMatrix, Scheme, StoredTensor, TensorId, write_beside};
+use compressor_engine::Blocks;
+use compressor_format::{Checkpoint, QuantizedMatrix, Scheme, StoredTensor, TensorId, write_beside};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::budget::Choice;
-use super::calibrated::{Calibration, Input, place_of, put};
+use super::calibrated::{Calibration, Gathered, Input, head, head_hessian, place_of, put};
+use super::gptq::Hessian;
 use super::{Error, Quantization, overflow, quantize_matrix, values};
 use crate::fingerprint::Fingerprint;
 use crate::measure::kl_divergence;
@@ -60,8 +61,9 @@ impl Sensitivities {
     }
 }
 
-/// Measures every candidate of `choices` that `file` does not have yet, and saves it after each tensor.
+/// Measures every candidate of `choices` that `file` does not have yet on the text `scored`, and saves it after each tensor.
 ///
+/// What integers are rounded by is seen on `looked_at`, where the quantization looks at text.
 /// `progress` is called after each tensor with how many are done, how many there are, and its name.
 ///
 /// # Errors
@@ -70,17 +72,17 @@ pub fn measure_sensitivities(
     checkpoint: &Checkpoint,
     quantization: &Quantization,
     choices: &[Choice],
-    calibration: &Calibration,
+    [scored, looked_at]: [&Calibration; 2],
     file: &Path,
     progress: &mut dyn FnMut(u64, u64, &str),
 ) -> Result<Sensitivities, Error> {
-    let mut known = Sensitivities::open(file, fingerprint(checkpoint, quantization, calibration)?);
+    let mut known = Sensitivities::open(file, fingerprint(checkpoint, quantization, [scored, looked_at])?);
     let open: Vec<(&Choice, Vec<Scheme>)> =
         choices.iter().map(|choice| (choice, known.unknown(choice))).filter(|(_, schemes)| !schemes.is_empty()).collect();
     if open.is_empty() {
         return Ok(known);
     }
-    let bench = Bench::new(checkpoint, quantization, calibration)?;
+    let bench = Bench::new(checkpoint, quantization, scored)?;
     let mut done = (choices.len() - open.len()) as u64;
     let mut keep = |stored: &StoredTensor, schemes: &[Scheme], kl: Vec<f64>| -> Result<(), Error> {
         let entry = known.tensors.entry(stored.name.clone()).or_default();
@@ -90,31 +92,55 @@ pub fn measure_sensitivities(
         progress(done, choices.len() as u64, &stored.name);
         Ok(())
     };
+    let width = checkpoint.architecture().hidden_size;
     let mut x = bench.embed(&bench.blocks)?;
+    let mut seen = match quantization.calibrates() {
+        true => Some(bench.blocks.embed(&looked_at.tokens, looked_at.window)?),
+        false => None,
+    };
     for index in 0..bench.layers() {
         let block = bench.blocks.block(index)?;
-        for (Choice { stored, .. }, schemes) in &open {
-            if let Some((layer, input)) = place_of(stored.parts[0]).filter(|(layer, _)| *layer == index) {
-                keep(stored, schemes, bench.in_layer(layer, &block, input, &x, stored, schemes)?)?;
+        for input in Input::ALL {
+            let here: Vec<_> =
+                open.iter().filter(|(choice, _)| place_of(choice.stored.parts[0]) == Some((index, input))).collect();
+            let Some((Choice { stored: first, .. }, _)) = here.first() else { continue };
+            let gather = |seen: &Vec<f32>| {
+                let windows = seen.chunks(looked_at.window * width).map(|x| input.of(&block, x, looked_at.window));
+                let hessian = Hessian::of(checkpoint.architecture().shape(first.parts[0])[1], windows);
+                Gathered::new(checkpoint, quantization, first, hessian)
+            };
+            let gathered = seen.as_ref().map(gather).transpose()?;
+            for (Choice { stored, .. }, schemes) in here {
+                keep(stored, schemes, bench.in_layer(index, &x, stored, schemes, gathered.as_ref())?)?;
             }
         }
-        block.forward(&mut x, calibration.window);
-    }
-    for (Choice { stored, .. }, schemes) in &open {
-        if place_of(stored.parts[0]).is_none() {
-            keep(stored, schemes, bench.at_an_end(&x, stored, schemes)?)?;
+        block.forward(&mut x, scored.window);
+        if let Some(seen) = &mut seen {
+            seen.chunks_mut(looked_at.window * width).for_each(|x| block.forward(x, looked_at.window));
         }
+    }
+    let head = head(checkpoint.architecture());
+    for (choice, schemes) in open.iter().filter(|(choice, _)| place_of(choice.stored.parts[0]).is_none()) {
+        let stored = &choice.stored;
+        let gather = |seen: &Vec<f32>| {
+            let hessian = head_hessian(&bench.blocks, head, seen, looked_at.tokens.len());
+            Gathered::new(checkpoint, quantization, stored, hessian)
+        };
+        // Of a lone embedding's inputs there is nothing to know.
+        let gathered = seen.as_ref().filter(|_| stored.parts[0] == head).map(gather).transpose()?;
+        keep(stored, schemes, bench.at_an_end(&x, stored, schemes, gathered.as_ref())?)?;
     }
     Ok(known)
 }
 
-fn fingerprint(checkpoint: &Checkpoint, quantization: &Quantization, calibration: &Calibration) -> Result<String, Error> {
+fn fingerprint(checkpoint: &Checkpoint, quantization: &Quantization, texts: [&Calibration; 2]) -> Result<String, Error> {
     let mut fingerprint = Fingerprint::new("sensitivity");
     for file in checkpoint.files() {
         fingerprint = fingerprint.file(&file)?;
     }
-    let settings = (quantization.clipping, quantization.scale_dtype.to_string(), &calibration.tokens, calibration.window);
-    Ok(fingerprint.settings(&settings).hex())
+    let Quantization { method, clipping, damping, activation_order, scale_dtype, .. } = quantization;
+    let settings = (method, clipping, damping, activation_order, scale_dtype.to_string());
+    Ok(fingerprint.settings(&settings).settings(&texts.map(|text| (&text.tokens, text.window))).hex())
 }
 
 /// The dense model on the calibration text.
@@ -167,18 +193,14 @@ impl<'a> Bench<'a> {
     fn in_layer(
         &self,
         index: usize,
-        block: &Block<'_>,
-        input: Input,
         x: &[f32],
         stored: &StoredTensor,
         schemes: &[Scheme],
+        gathered: Option<&Gathered<'_>>,
     ) -> Result<Vec<f64>, Error> {
-        let importance = (self.quantization.clipping == Clipping::Activation).then(|| {
-            mean_squares(&input.of(block, x, self.calibration.window), x.len() / self.checkpoint.architecture().hidden_size)
-        });
         let mut all = Vec::with_capacity(schemes.len() * x.len());
         for scheme in schemes {
-            let matrix = self.quantize(stored, *scheme, importance.as_deref())?;
+            let matrix = self.quantize(stored, *scheme, gathered)?;
             let mut changed = self.blocks.block(index)?;
             put(&mut changed, self.checkpoint, stored, &matrix);
             let first = all.len();
@@ -190,11 +212,17 @@ impl<'a> Bench<'a> {
     }
 
     /// The divergences of the candidates of the embedding or the head; `x` is what leaves the last layer.
-    fn at_an_end(&self, x: &[f32], stored: &StoredTensor, schemes: &[Scheme]) -> Result<Vec<f64>, Error> {
+    fn at_an_end(
+        &self,
+        x: &[f32],
+        stored: &StoredTensor,
+        schemes: &[Scheme],
+        gathered: Option<&Gathered<'_>>,
+    ) -> Result<Vec<f64>, Error> {
         let mut found = Vec::new();
         for scheme in schemes {
             let mut changed = Blocks::new(self.checkpoint, crate::engine_options())?;
-            changed.replace(stored.parts[0], self.quantize(stored, *scheme, None)?.to_f32());
+            changed.replace(stored.parts[0], self.quantize(stored, *scheme, gathered)?.to_f32());
             let mut x = Cow::Borrowed(x);
             if stored.parts[0] == TensorId::Embedding {
                 x = Cow::Owned(self.embed(&changed)?);
@@ -205,10 +233,13 @@ impl<'a> Bench<'a> {
         Ok(found)
     }
 
-    fn quantize(&self, stored: &StoredTensor, scheme: Scheme, importance: Option<&[f32]>) -> Result<QuantizedMatrix, Error> {
+    fn quantize(&self, stored: &StoredTensor, scheme: Scheme, gathered: Option<&Gathered<'_>>) -> Result<QuantizedMatrix, Error> {
         let values = values(self.checkpoint, stored)?;
+        if let Some(gathered) = gathered {
+            return Ok(gathered.round(&values, stored, scheme, false)?.0);
+        }
         let columns = self.checkpoint.architecture().shape(stored.parts[0])[1];
-        let quantized = quantize_matrix(&values, columns, scheme, false, self.quantization, importance);
+        let quantized = quantize_matrix(&values, columns, scheme, false, self.quantization, None);
         let (matrix, _) = quantized.map_err(|row| {
             let values = &values[row * columns..][..columns];
             overflow(self.checkpoint, stored, values, row, scheme, self.quantization.scale_dtype)
@@ -236,14 +267,4 @@ impl<'a> Bench<'a> {
         // A matrix that changes nothing can come out below zero by rounding.
         sums.into_iter().map(|sum| (sum / places).max(0.0)).collect()
     }
-}
-
-/// Of each column of `[rows, columns]`.
-fn mean_squares(x: &[f32], rows: usize) -> Vec<f32> {
-    let columns = x.len() / rows;
-    let mut sums = vec![0.0; columns];
-    for row in x.chunks_exact(columns) {
-        sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x * x);
-    }
-    sums.into_iter().map(|sum| sum / rows as f32).collect()
 }

@@ -179,7 +179,8 @@ fn a_sensitivity_is_the_divergence_of_an_artifact_with_this_tensor_alone() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join(Sensitivities::FILE);
         let mut none = |_: u64, _: u64, _: &str| {};
-        let measured = measure_sensitivities(&checkpoint, &quantization, &choices, &calibration(), &file, &mut none).unwrap();
+        let measured =
+            measure_sensitivities(&checkpoint, &quantization, &choices, [&calibration(); 2], &file, &mut none).unwrap();
         for choice in [&choices[0], &choices[3], &choices[7], &choices[14]] {
             for scheme in &target.candidates {
                 let expected = by_an_artifact(&checkpoint, &quantization, choice, *scheme);
@@ -202,7 +203,8 @@ fn a_measurement_goes_on_where_it_was_stopped_with_the_same_digits_on_any_thread
         let mut told = Vec::new();
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let mut progress = |done: u64, of: u64, name: &str| told.push((done, of, name.to_owned()));
-        let mut measure = || measure_sensitivities(&checkpoint, &quantization, choices, &calibration(), &file, &mut progress);
+        let mut measure =
+            || measure_sensitivities(&checkpoint, &quantization, choices, [&calibration(); 2], &file, &mut progress);
         let measured = pool.install(&mut measure).unwrap();
         (measured, told, fs_err::read(&file).unwrap())
     };
@@ -221,7 +223,7 @@ fn a_measurement_goes_on_where_it_was_stopped_with_the_same_digits_on_any_thread
         &checkpoint,
         &other,
         &choices[..1],
-        &calibration(),
+        [&calibration(); 2],
         &folder.path().join("parts.json"),
         &mut |_, _, _| {},
     );
@@ -237,7 +239,7 @@ fn a_matrix_of_the_last_layer_and_the_head_are_reached() {
     let file = folder.path().join(Sensitivities::FILE);
     let mut none = |_: u64, _: u64, _: &str| {};
     let measured =
-        measure_sensitivities(&checkpoint, &Quantization::default(), &choices, &calibration(), &file, &mut none).unwrap();
+        measure_sensitivities(&checkpoint, &Quantization::default(), &choices, [&calibration(); 2], &file, &mut none).unwrap();
     let kls: Vec<f64> = choices.iter().map(|choice| measured.kl(&choice.stored.name, scheme(3, 32)).unwrap()).collect();
     assert!(kls.iter().all(|kl| *kl > 0.0), "{kls:?}");
     let mut different = kls.clone();
