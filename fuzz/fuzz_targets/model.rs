@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::path::Path;
 
 use arbitrary::Arbitrary;
-use compressor_format::{Dtype, Family, Model, NewTensor, Scheme, Storage, write_safetensors};
+use compressor_format::{Codebooks, Dtype, Family, Model, NewTensor, Scheme, Storage, write_safetensors};
 use compressor_fuzz::{ask_model, check_refusal, folder, in_proportion};
 use libfuzzer_sys::fuzz_target;
 use serde_json::{Value, json};
@@ -34,6 +34,8 @@ struct QuantizedAs {
     zero_points: bool,
     activations: bool,
     embedding: bool,
+    /// Codebooks for the projections instead of integers, of so many rows; one for all where 0 of them.
+    codebook_rows: Option<u8>,
 }
 
 /// Another value for a key of `config.json`.
@@ -89,7 +91,7 @@ const KEYS: [&str; 29] = [
     "quantization_config",
 ];
 const TEXTS: [&str; 8] = ["llama", "mistral", "qwen2", "qwen3", "gpt2", "gelu", "silu", ""];
-const SUFFIXES: [&str; 6] = ["_packed", "_scale", "_shape", "_zero_point", "", "_"];
+const SUFFIXES: [&str; 7] = ["_packed", "_scale", "_shape", "_zero_point", "_codebook", "", "_"];
 const DTYPES: [Dtype; 6] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8, Dtype::I32, Dtype::I64];
 /// Elements of all tensors together.
 const MOST_ELEMENTS: usize = 1 << 16;
@@ -128,8 +130,8 @@ fuzz_target!(|input: Input<'_>| {
 
     let folder = folder(&[("config.json", config.to_string().as_bytes())]);
     let rows = |name: &str| {
-        let scale = layout.iter().find(|(other, ..)| *other == name.replace("_shape", "_scale"));
-        scale.and_then(|(_, _, shape)| shape.first().copied())
+        let packed = layout.iter().find(|(other, ..)| *other == name.replace("_shape", "_packed"));
+        packed.and_then(|(_, _, shape)| shape.first().copied())
     };
     let tensors = layout.iter().map(|(name, dtype, shape)| {
         let size = shape.iter().product::<usize>() * dtype.bytes();
@@ -171,13 +173,20 @@ fn config(input: &Input<'_>) -> Value {
     };
     if let Some(scheme) = &input.scheme {
         let activations = json!({"num_bits": 8, "dynamic": true, "strategy": "token", "symmetric": true});
+        let integers = json!({"num_bits": scheme.bits(), "strategy": if scheme.group.is_some() { "group" } else { "channel" }});
+        let codebooks = scheme.codebooks().map(|codebooks| {
+            json!({"num_bits": codebooks.bits, "type": "codebook", "codebook_rows": codebooks.rows})
+        });
         config["quantization_config"] = json!({
             "quant_method": "compressed-tensors",
-            "config_groups": {"group_0": {
-                "targets": ["Linear", "Conv1D", "model.embed_tokens", "lm_head", "transformer.wte"],
-                "weights": {"num_bits": scheme.bits(), "strategy": if scheme.group.is_some() { "group" } else { "channel" }},
-                "input_activations": if scheme.activations { activations } else { Value::Null },
-            }},
+            "config_groups": {
+                "group_0": {
+                    "targets": ["model.embed_tokens", "lm_head", "transformer.wte"],
+                    "weights": integers,
+                    "input_activations": if scheme.activations { activations } else { Value::Null },
+                },
+                "group_1": {"targets": ["Linear", "Conv1D"], "weights": codebooks.unwrap_or(integers.clone())},
+            },
         });
     }
     config
@@ -204,6 +213,11 @@ impl QuantizedAs {
         if self.wide || self.signed { 8 } else { 4 }
     }
 
+    fn codebooks(&self) -> Option<Codebooks> {
+        let rows = usize::from(self.codebook_rows?);
+        Some(Codebooks { bits: self.bits(), rows: (rows > 0).then_some(rows) })
+    }
+
     /// How a matrix is stored; `None` for what stays dense.
     fn storage(
         &self,
@@ -214,6 +228,10 @@ impl QuantizedAs {
         let end = matches!(first, compressor_format::TensorId::Embedding | compressor_format::TensorId::Head);
         if !(first.is_projection() || self.embedding && end) {
             return None;
+        }
+        if let Some(codebooks) = self.codebooks().filter(|_| first.is_projection()) {
+            let whole = |shared: usize| stored.parts.iter().all(|part| architecture.shape(*part)[0].is_multiple_of(shared));
+            return codebooks.rows.is_none_or(whole).then_some(Storage::Codebooks(codebooks));
         }
         let columns = architecture.shape(first)[1];
         let group = self.group.map(|group| 1 + usize::from(group) % columns).filter(|group| columns.is_multiple_of(*group));

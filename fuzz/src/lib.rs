@@ -117,6 +117,11 @@ pub fn ask_model(model: &Model) {
             Model::Artifact(artifact) => match artifact.tensor(id) {
                 ArtifactTensor::Dense(slice) => check_slice(&slice),
                 ArtifactTensor::Quantized(matrix) => assert_eq!([matrix.rows, matrix.columns], *architecture.shape(id)),
+                ArtifactTensor::Codebooks(matrix) => {
+                    let decoded = matrix.decoded();
+                    assert_eq!(decoded.shape, architecture.shape(id));
+                    check_slice(&decoded);
+                }
             },
         }
     }

@@ -167,6 +167,7 @@ fn schemes(model: &Model) -> Vec<(String, usize, u64)> {
 fn scheme(tensor: &ArtifactTensor) -> (String, u64) {
     match tensor {
         ArtifactTensor::Quantized(matrix) => (matrix.scheme.to_string(), (matrix.rows * matrix.columns) as u64),
+        ArtifactTensor::Codebooks(matrix) => (matrix.codebooks.to_string(), (matrix.rows * matrix.columns) as u64),
         ArtifactTensor::Dense(slice) => (format!("dense {}", slice.dtype), slice.shape.iter().product::<usize>() as u64),
     }
 }

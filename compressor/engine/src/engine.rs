@@ -22,7 +22,8 @@ use crate::pool::Pool;
 use crate::rotary::Rotary;
 use crate::{Error, Result};
 
-/// A model made ready to run on the CPU. Dense weights stay in their files, mapped into memory; integers are repacked.
+/// A model made ready to run on the CPU. Dense weights stay in their files, mapped into memory; integers are repacked; codebooks are
+/// written out as dense weights of their centroids' type.
 ///
 /// The same model, tokens and kernels give the same logits, bit for bit, whatever the number of threads. With all matrices
 /// quantized and INT8 activations, so they do token by token and inside a prompt.
@@ -254,7 +255,7 @@ impl Source<'_> {
         let wanted = architecture.tensors().into_iter().filter(|id| !matches!(id, TensorId::Layer(at, _) if *at >= layers));
         let lines = wanted.map(|id| match artifact.tensor(id) {
             ArtifactTensor::Quantized(matrix) => Packed::lines_of(&matrix),
-            ArtifactTensor::Dense(_) => 0,
+            ArtifactTensor::Dense(_) | ArtifactTensor::Codebooks(_) => 0,
         });
         Arena::with_room(lines.sum())
     }
@@ -347,6 +348,12 @@ impl Loader<'_> {
                     let packed = Packed::new(&matrix, self.pool, &self.arena);
                     matrix.release();
                     Some(Matrix::packed(packed))
+                }
+                // No kernel multiplies indices: written out in the centroids' type, they are what a dense matrix is.
+                ArtifactTensor::Codebooks(matrix) => {
+                    let dense = matrix.decoded();
+                    matrix.release();
+                    mapped(&dense)
                 }
                 ArtifactTensor::Dense(slice) => mapped(&slice),
             },

@@ -52,7 +52,7 @@ pub(crate) struct Matrix {
 #[derive(Debug)]
 enum Elements {
     Owned(Vec<f32>),
-    /// In the file, at an address that fits the type.
+    /// Where they lie, mostly in the file, at an address that fits the type.
     Mapped(FloatType, MappedBytes),
     /// Integers with their scales.
     Packed(Packed),

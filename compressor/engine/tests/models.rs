@@ -10,8 +10,9 @@ use compressor_engine::{
     generate_batch, generate_on, greedy,
 };
 use compressor_format::{
-    Architecture, Checkpoint, Dtype, Family, LayerShape, LayerTensor, Model, NewArtifact, NewArtifactTensor, Part, PromptCache,
-    QuantizedMatrix, Scheme, StoredTensor, TensorFiles, TensorId, Values, WeightBytes, Weights, pack,
+    Architecture, Checkpoint, CodebookMatrix, Codebooks, Dtype, Family, LayerShape, LayerTensor, Model, NewArtifact,
+    NewArtifactTensor, Part, PromptCache, QuantizedMatrix, Scheme, StoredTensor, TensorFiles, TensorId, TensorSlice, Values,
+    WeightBytes, Weights, pack,
 };
 
 /// Logits of the golden models are of size 1 to 10; both sides compute in f32 and differ in the order of their sums.
@@ -619,6 +620,76 @@ fn an_artifact_gives_the_logits_of_its_dequantized_weights() {
             }
         }
     }
+}
+
+/// Codebooks of the values between the smallest and the largest of some rows, and the nearest of them for each value.
+fn cluster(values: &[f32], columns: usize, codebooks: Codebooks, dtype: Dtype) -> CodebookMatrix {
+    let rows = values.len() / columns;
+    let (mut centroids, mut integers) = (Vec::new(), Vec::new());
+    for values in values.chunks(codebooks.rows.unwrap_or(rows) * columns) {
+        let (low, high) = values.iter().fold((0f32, 0f32), |(low, high), value| (low.min(*value), high.max(*value)));
+        let last = codebooks.centroids() - 1;
+        let step = (high - low) / last as f32;
+        centroids.extend((0..=last).map(|index| dtype.nearest(low + index as f32 * step).unwrap()));
+        integers.extend(values.iter().map(|value| ((value - low) / step) as usize as u8));
+    }
+    let half = 1u8 << (codebooks.bits - 1);
+    let integers: Vec<i8> = integers.into_iter().map(|index| index.wrapping_sub(half) as i8).collect();
+    let indices: Vec<u8> = integers.chunks(columns).flat_map(|row| pack(row, codebooks.bits)).collect();
+    let shape = vec![codebooks.count(rows), codebooks.centroids()];
+    let centroids = TensorSlice { dtype, shape, bytes: dtype.from_f32(&centroids).unwrap().into() };
+    CodebookMatrix { rows, columns, codebooks, indices: WeightBytes::Owned(indices.into()), centroids }
+}
+
+#[test]
+fn codebooks_give_the_bits_of_the_dense_weights_that_they_stand_for() {
+    let mut compared = 0;
+    for name in ["llama", "gpt2", "qwen3"] {
+        let tokens = Golden::read(name).input_ids;
+        let checkpoint = Checkpoint::open(&golden_folder(name)).unwrap();
+        let architecture = checkpoint.architecture();
+        for (bits, rows, dtype) in [(4, None, Dtype::F16), (4, Some(2), Dtype::F32), (8, Some(4), Dtype::Bf16)] {
+            let codebooks = Codebooks { bits, rows };
+            let tensors = Family::stored(architecture).into_iter().map(|stored| {
+                let values: Vec<f32> = stored.parts.iter().flat_map(|part| checkpoint.tensor(*part).unwrap()).collect();
+                let id = stored.parts[0];
+                let tensor = match id.is_projection() {
+                    true => NewArtifactTensor::Codebooks(cluster(&values, architecture.shape(id)[1], codebooks, dtype)),
+                    false => NewArtifactTensor::Dense(values),
+                };
+                (stored, tensor)
+            });
+            let (folder, config, tensors) = (tempfile::tempdir().unwrap(), checkpoint.config(), tensors.collect());
+            NewArtifact { architecture, config, dense_dtype: Dtype::F32, scale_dtype: dtype, tensors, activation_bits: None }
+                .write(folder.path())
+                .unwrap();
+            let model = Model::open(folder.path()).unwrap();
+            let values = architecture.tensors().into_iter().map(|id| (id, model.values(id).unwrap())).collect();
+            let dense = Weights::new(architecture.clone(), serde_json::json!({}), values);
+            for kernels in Kernels::available() {
+                let options = Options { threads: Some(2), kernels: Some(kernels), ..Options::default() };
+                let (engine, expected) = (Engine::load(&model, options).unwrap(), Engine::from_weights(&dense, options).unwrap());
+                let single = |engine: &Engine| -> Vec<f32> {
+                    let mut cache = engine.cache(0);
+                    tokens.iter().flat_map(|token| engine.forward(&mut cache, &[*token], Logits::Last).unwrap()).collect()
+                };
+                assert!(
+                    all_logits(&engine, &tokens) == all_logits(&expected, &tokens),
+                    "{name}, {codebooks}, {}",
+                    kernels.name()
+                );
+                assert!(single(&engine) == single(&expected), "{name}, {codebooks}, {}", kernels.name());
+                compared += 1;
+            }
+            // Written out as the type that the centroids have.
+            let engine = Engine::load(&model, Options::default()).unwrap();
+            let projections = architecture.tensors().into_iter().filter(|id| id.is_projection());
+            let weights: usize = projections.map(|id| architecture.shape(id).iter().product::<usize>()).sum();
+            let as_f32 = Engine::from_weights(&dense, Options::default()).unwrap().memory_bytes();
+            assert_eq!(engine.memory_bytes(), as_f32 - weights * (4 - dtype.bytes()));
+        }
+    }
+    assert_eq!(compared, 9 * Kernels::available().len());
 }
 
 #[test]

@@ -22,8 +22,8 @@ use crate::model::{CONFIG, WEIGHTS, is_quantized, parse_config};
 use crate::origin::Kept;
 use crate::quantized::{Values, WeightBytes, unpack};
 use crate::{
-    Architecture, Dtype, Error, Family, MappedBytes, Origin, QuantizedMatrix, Result, Scales, Scheme, StoredTensor, TensorFiles,
-    TensorId, TensorSlice, check_finite,
+    Architecture, CodebookMatrix, Codebooks, Dtype, Error, Family, MappedBytes, Origin, QuantizedMatrix, Result, Scales, Scheme,
+    StoredTensor, TensorFiles, TensorId, TensorSlice, check_finite,
 };
 
 /// An artifact, every tensor's presence, shape and scheme checked; integers stay where they lie.
@@ -43,8 +43,10 @@ pub struct Artifact {
 pub enum ArtifactTensor {
     /// Left dense.
     Dense(TensorSlice),
-    /// Quantized.
+    /// Integers with scales.
     Quantized(QuantizedMatrix),
+    /// Indices into codebooks.
+    Codebooks(CodebookMatrix),
 }
 
 impl Artifact {
@@ -152,6 +154,8 @@ impl Artifact {
         match &self.tensors[name] {
             ArtifactTensor::Quantized(matrix) if matrix.rows == shape[0] => ArtifactTensor::Quantized(matrix.clone()),
             ArtifactTensor::Quantized(matrix) => ArtifactTensor::Quantized(matrix.slice_rows(*first_row, shape[0])),
+            ArtifactTensor::Codebooks(matrix) if matrix.rows == shape[0] => ArtifactTensor::Codebooks(matrix.clone()),
+            ArtifactTensor::Codebooks(matrix) => ArtifactTensor::Codebooks(matrix.slice_rows(*first_row, shape[0])),
             ArtifactTensor::Dense(slice) => {
                 let row_bytes = slice.dtype.bytes() * shape[1..].iter().product::<usize>();
                 let range = first_row * row_bytes..(first_row + shape[0]) * row_bytes;
@@ -169,6 +173,7 @@ impl Artifact {
         let values = match self.tensor(id) {
             ArtifactTensor::Dense(slice) => slice.to_f32().expect("`open` refused integer types"),
             ArtifactTensor::Quantized(matrix) => matrix.to_f32(),
+            ArtifactTensor::Codebooks(matrix) => matrix.to_f32(),
         };
         check_finite(&self.path, &self.parts[&id].0, &values)?;
         Ok(values)
@@ -189,6 +194,8 @@ struct Declared {
     bits: u64,
     /// One scale per output channel.
     per_channel: bool,
+    /// Indices into these, instead of integers.
+    codebooks: Option<Codebooks>,
     /// Names or classes of modules.
     targets: Vec<String>,
 }
@@ -199,7 +206,12 @@ impl Reader<'_> {
         if let Some(packed) = self.take(&format!("{}_packed", stored.name)) {
             self.refuse_integers_of_a_vector(stored, &shape)?;
             shape_of_rows(&mut shape, stored);
-            return self.packed(stored, &packed, &shape).map(ArtifactTensor::Quantized);
+            self.expect_said_shape(&stored.name, &shape)?;
+            self.expect_words(&stored.name, &packed)?;
+            return match self.declared(stored).and_then(|declared| declared.codebooks) {
+                Some(codebooks) => self.codebooks(stored, packed, &shape, codebooks).map(ArtifactTensor::Codebooks),
+                None => self.packed(stored, &packed, &shape).map(ArtifactTensor::Quantized),
+            };
         }
         let Some(slice) = self.take(&stored.name) else {
             return Err(Error::MissingTensor { path: self.origin.to_owned(), name: stored.name.clone() });
@@ -236,14 +248,6 @@ impl Reader<'_> {
     fn packed(&mut self, stored: &StoredTensor, packed: &TensorSlice, shape: &[usize]) -> Result<QuantizedMatrix> {
         let name = &stored.name;
         let (rows, columns) = (shape[0], shape[1]);
-        let shape_name = format!("{name}_shape");
-        let said = self.take(&shape_name).ok_or_else(|| self.missing(&shape_name))?;
-        let said = said.bytes.as_chunks().0.iter().map(|eight| i64::from_le_bytes(*eight));
-        // As an i64: on 32 bits, another shape could wrap to the one that is asked for.
-        if !said.clone().eq(shape.iter().map(|size| *size as i64)) {
-            let said = said.map(|size| size as usize).collect();
-            return Err(Error::Shape { path: self.origin.to_owned(), name: name.clone(), found: said, expected: shape.to_vec() });
-        }
         let words = packed.shape.get(1).copied().unwrap_or(0);
         let fits = |bits: u8| (columns * usize::from(bits)).div_ceil(32) == words;
         // Narrow rows of different bits fill the same number of words: what config.json says decides.
@@ -251,10 +255,6 @@ impl Reader<'_> {
         let bits = declared.and_then(|declared| u8::try_from(declared.bits).ok()).or_else(|| (1..=8).find(|bits| fits(*bits)));
         let per_channel = declared.is_none_or(|declared| declared.per_channel);
         let bits = match bits {
-            _ if packed.dtype != Dtype::I32 => {
-                let what = format!("tensor `{name}_packed` is {}, packed i32 is needed", packed.dtype);
-                return Err(Error::unsupported(self.origin, what));
-            }
             Some(bits) if packed.shape == [rows, words] && Scheme::BITS.contains(&bits) => bits,
             Some(bits) if packed.shape == [rows, words] => {
                 let what = format!("tensor `{name}` has {bits} bits; the engine runs 2, 3, 4, 5, 6 and 8");
@@ -272,6 +272,32 @@ impl Reader<'_> {
         let scheme = Scheme { bits, group_size, symmetric: zero_points.is_none() };
         let values = Values::Packed(WeightBytes::Mapped(packed.bytes.clone()));
         Ok(QuantizedMatrix { rows, columns, scheme, values, scales, zero_points })
+    }
+
+    fn codebooks(
+        &mut self,
+        stored: &StoredTensor,
+        packed: TensorSlice,
+        shape: &[usize],
+        codebooks: Codebooks,
+    ) -> Result<CodebookMatrix> {
+        let name = &stored.name;
+        let (rows, columns) = (shape[0], shape[1]);
+        // Of each matrix that is fused into this one, so that it can be cut out.
+        let mut parts = stored.parts.iter().map(|part| self.architecture.shape(*part)[0]);
+        if let Some(shared) = codebooks.rows
+            && let Some(rows) = parts.find(|rows| !rows.is_multiple_of(shared))
+        {
+            let what = format!("tensor `{name}`: codebooks of {shared} rows do not divide {rows} rows");
+            return Err(Error::malformed(self.origin, what));
+        }
+        self.expect_shape(&format!("{name}_packed"), &packed, &[rows, codebooks.row_bytes(columns) / 4])?;
+        let codebook_name = format!("{name}_codebook");
+        let centroids = self.take(&codebook_name).ok_or_else(|| self.missing(&codebook_name))?;
+        self.expect_shape(&codebook_name, &centroids, &[codebooks.count(rows), codebooks.centroids()])?;
+        let integers = || Error::unsupported(self.origin, format!("tensor `{codebook_name}` is {}", centroids.dtype));
+        check_finite(self.origin, &codebook_name, &centroids.to_f32().ok_or_else(integers)?)?;
+        Ok(CodebookMatrix { rows, columns, codebooks, indices: WeightBytes::Mapped(packed.bytes), centroids })
     }
 
     /// What config.json says about a tensor: the group that names its module, else the one that names its class.
@@ -339,6 +365,27 @@ impl Reader<'_> {
         Ok(Some(points))
     }
 
+    /// The shape of a packed matrix is a tensor of its own.
+    fn expect_said_shape(&mut self, name: &str, shape: &[usize]) -> Result<()> {
+        let shape_name = format!("{name}_shape");
+        let said = self.take(&shape_name).ok_or_else(|| self.missing(&shape_name))?;
+        let said = said.bytes.as_chunks().0.iter().map(|eight| i64::from_le_bytes(*eight));
+        // As an i64: on 32 bits, another shape could wrap to the one that is asked for.
+        if said.clone().eq(shape.iter().map(|size| *size as i64)) {
+            return Ok(());
+        }
+        let found = said.map(|size| size as usize).collect();
+        Err(Error::Shape { path: self.origin.to_owned(), name: name.to_owned(), found, expected: shape.to_vec() })
+    }
+
+    fn expect_words(&self, name: &str, packed: &TensorSlice) -> Result<()> {
+        if packed.dtype == Dtype::I32 {
+            return Ok(());
+        }
+        let what = format!("tensor `{name}_packed` is {}, packed i32 is needed", packed.dtype);
+        Err(Error::unsupported(self.origin, what))
+    }
+
     fn expect_shape(&self, name: &str, slice: &TensorSlice, expected: &[usize]) -> Result<()> {
         if slice.shape == expected {
             return Ok(());
@@ -374,13 +421,35 @@ fn declared_schemes(quantization: &Value, origin: &str) -> Result<Vec<Declared>>
             return Some(Err(Error::malformed(origin, format!("`config_groups.{name}.weights.num_bits` is missing"))));
         };
         let targets = group.get("targets").and_then(Value::as_array).into_iter().flatten();
+        let codebooks = match weights.get("type").and_then(Value::as_str) {
+            Some("codebook") => match declared_codebooks(weights, bits) {
+                Some(codebooks) => Some(codebooks),
+                None => {
+                    let what =
+                        format!("`config_groups.{name}.weights`: only codebooks of 4 and 8 bits, for 1 row or more, are read");
+                    return Some(Err(Error::unsupported(origin, what)));
+                }
+            },
+            _ => None,
+        };
         Some(Ok(Declared {
             bits,
             per_channel: weights.get("strategy").and_then(Value::as_str) == Some("channel"),
+            codebooks,
             targets: targets.filter_map(Value::as_str).map(str::to_owned).collect(),
         }))
     });
     declared.collect()
+}
+
+/// `None` for codebooks that can't be.
+fn declared_codebooks(weights: &Value, bits: u64) -> Option<Codebooks> {
+    let bits = u8::try_from(bits).ok().filter(|bits| Codebooks::BITS.contains(bits))?;
+    let rows = match weights.get("codebook_rows").filter(|rows| !rows.is_null()) {
+        Some(rows) => Some(rows.as_u64().and_then(|rows| usize::try_from(rows).ok()).filter(|rows| *rows > 0)?),
+        None => None,
+    };
+    Some(Codebooks { bits, rows })
 }
 
 /// What `quantization_config` says about activations; only INT8 per token, dynamic and symmetric, is run here.
@@ -414,10 +483,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::codebooks::tests::drawn as drawn_codebooks;
     use crate::damage::Damage;
     use crate::model::tests::check_bytes_against_folder;
     use crate::quantized::tests::drawn;
-    use crate::{NewTensor, write_safetensors};
+    use crate::{Levels, NewTensor, write_safetensors};
 
     /// One layer whose widths are all different: hidden 8, two heads of 4 on one key/value head, 16 channels, 5 tokens.
     fn architecture(family: Family) -> Architecture {
@@ -436,7 +506,7 @@ mod tests {
     /// How the matrices of a model are quantized; groups divide every width of [`architecture`].
     #[derive(Clone, Copy, Debug)]
     struct Quantized {
-        projections: (Scheme, bool),
+        projections: (Levels, bool),
         ends: Option<Scheme>,
     }
 
@@ -447,8 +517,14 @@ mod tests {
             any::<bool>(),
         );
         let packed = packed.prop_map(|(bits, group_size, symmetric)| Scheme { bits, group_size, symmetric });
-        let signed = Just((Scheme { bits: 8, group_size: None, symmetric: true }, false));
-        let projections = prop_oneof![4 => packed.clone().prop_map(|scheme| (scheme, true)), 1 => signed];
+        let signed = Just((Scheme { bits: 8, group_size: None, symmetric: true }.into(), false));
+        let codebooks =
+            (prop::sample::select(Codebooks::BITS.to_vec()), prop::sample::select(vec![None, Some(1), Some(2), Some(4)]));
+        let projections = prop_oneof![
+            4 => packed.clone().prop_map(|scheme| (scheme.into(), true)),
+            1 => signed,
+            2 => codebooks.prop_map(|(bits, rows)| (Codebooks { bits, rows }.into(), true)),
+        ];
         let quantized = (projections, prop::option::of(packed)).prop_map(|(projections, ends)| Quantized { projections, ends });
         (prop::sample::select(Family::ALL.to_vec()), quantized)
     }
@@ -463,18 +539,30 @@ mod tests {
         let mut tensor = |stored: StoredTensor| {
             let mut shape = stored.shape(architecture);
             shape_of_rows(&mut shape, &stored);
-            let scheme = match stored.parts[0] {
-                TensorId::Embedding | TensorId::Head => quantized.ends.map(|scheme| (scheme, true)),
+            let levels = match stored.parts[0] {
+                TensorId::Embedding | TensorId::Head => quantized.ends.map(|scheme| (scheme.into(), true)),
                 part => part.is_projection().then_some(quantized.projections),
             };
-            let Some((scheme, packed)) = scheme else {
+            let Some((levels, packed)) = levels else {
                 let values = (0..shape.iter().product()).map(|_| f32::from(next()) / 16.0).collect();
                 return (stored, NewArtifactTensor::Dense(values));
             };
-            let matrix = drawn([shape[0], shape[1]], scheme, packed, &mut next, |drawn| f32::from(drawn) / 1024.0);
-            (stored, NewArtifactTensor::Quantized(matrix))
+            let shape = [shape[0], shape[1]];
+            let tensor = match levels {
+                Levels::Grid(scheme) => {
+                    NewArtifactTensor::Quantized(drawn(shape, scheme, packed, &mut next, |drawn| f32::from(drawn) / 1024.0))
+                }
+                Levels::Codebooks(codebooks) => {
+                    NewArtifactTensor::Codebooks(drawn_codebooks(shape, codebooks, scale_dtype(seed), &mut next))
+                }
+            };
+            (stored, tensor)
         };
         Family::stored(architecture).into_iter().map(&mut tensor).collect()
+    }
+
+    fn scale_dtype(seed: u8) -> Dtype {
+        [Dtype::F16, Dtype::F32, Dtype::Bf16][usize::from(seed % 3)]
     }
 
     fn written(family: Family, quantized: Quantized, seed: u8) -> (tempfile::TempDir, Vec<(StoredTensor, NewArtifactTensor)>) {
@@ -484,7 +572,7 @@ mod tests {
             architecture: &architecture,
             config: &json!({}),
             dense_dtype: Dtype::F32,
-            scale_dtype: [Dtype::F16, Dtype::F32, Dtype::Bf16][usize::from(seed % 3)],
+            scale_dtype: scale_dtype(seed),
             tensors: tensors(&architecture, quantized, seed),
             activation_bits: (!quantized.projections.1).then_some(8),
         };
@@ -493,7 +581,11 @@ mod tests {
     }
 
     fn int4() -> Quantized {
-        Quantized { projections: (Scheme { bits: 4, group_size: Some(2), symmetric: false }, true), ends: None }
+        Quantized { projections: (Scheme { bits: 4, group_size: Some(2), symmetric: false }.into(), true), ends: None }
+    }
+
+    fn codebooks() -> Quantized {
+        Quantized { projections: (Codebooks { bits: 4, rows: Some(4) }.into(), true), ends: None }
     }
 
     /// Opens a folder whose files may be anything, and reads every tensor: either all is in bounds, or the error names the folder.
@@ -513,7 +605,11 @@ mod tests {
     }
 
     fn refused(change: impl FnOnce(&mut Vec<(String, Dtype, Vec<usize>, Vec<u8>)>)) -> String {
-        let (folder, _) = written(Family::Llama, int4(), 1);
+        refused_of(int4(), change)
+    }
+
+    fn refused_of(quantized: Quantized, change: impl FnOnce(&mut Vec<(String, Dtype, Vec<usize>, Vec<u8>)>)) -> String {
+        let (folder, _) = written(Family::Llama, quantized, 1);
         let files = TensorFiles::open(folder.path()).unwrap();
         let mut tensors: Vec<_> = files
             .iter()
@@ -572,6 +668,72 @@ mod tests {
     }
 
     #[test]
+    fn codebooks_that_contradict_their_config_are_refused_by_name() {
+        const QUERY: &str = "model.layers.0.self_attn.q_proj.weight";
+        let codebook = format!("{QUERY}_codebook");
+        let gone = refused_of(codebooks(), |tensors| tensors.retain(|(name, ..)| *name != codebook));
+        assert_eq!(gone, format!("there is no tensor `{codebook}`, and config.json asks for it"));
+        let shape = refused_of(codebooks(), |tensors| named(tensors, &codebook).2 = vec![4, 8]);
+        assert_eq!(shape, format!("tensor `{codebook}` has shape [4, 8], config.json asks for [2, 16]"));
+        let integers = refused_of(codebooks(), |tensors| named(tensors, &codebook).1 = Dtype::I32);
+        assert_eq!(integers, format!("tensor `{codebook}` is i32"));
+        let infinite = refused_of(codebooks(), |tensors| {
+            named(tensors, &codebook).3[17 * 4..][..4].copy_from_slice(&f32::NEG_INFINITY.to_le_bytes());
+        });
+        assert_eq!(infinite, format!("tensor `{codebook}` holds -inf at element 17"));
+        let words = refused_of(codebooks(), |tensors| {
+            let packed = named(tensors, &format!("{QUERY}_packed"));
+            (packed.2, packed.3) = (vec![8, 2], vec![0; 64]);
+        });
+        assert_eq!(words, format!("tensor `{QUERY}_packed` has shape [8, 2], config.json asks for [8, 1]"));
+        let floats = refused_of(codebooks(), |tensors| named(tensors, &format!("{QUERY}_packed")).1 = Dtype::F32);
+        assert_eq!(floats, format!("tensor `{QUERY}_packed` is f32, packed i32 is needed"));
+        let said = refused_of(codebooks(), |tensors| named(tensors, &format!("{QUERY}_shape")).3 = vec![0; 16]);
+        assert_eq!(said, format!("tensor `{QUERY}` has shape [0, 0], config.json asks for [8, 8]"));
+        let scales = refused_of(codebooks(), |tensors| named(tensors, &codebook).0 = format!("{QUERY}_scale"));
+        assert_eq!(scales, format!("there is no tensor `{codebook}`, and config.json asks for it"));
+        let both = refused_of(codebooks(), |tensors| {
+            tensors.push((format!("{QUERY}_scale"), Dtype::F32, vec![1], vec![0; 4]));
+        });
+        assert_eq!(both, format!("tensor `{QUERY}_scale` has no place in the model that config.json describes"));
+    }
+
+    #[test]
+    fn a_config_that_says_no_such_codebooks_is_refused_by_its_group() {
+        let (folder, _) = written(Family::Gpt2, codebooks(), 1);
+        let path = folder.path().join("config.json");
+        let config: Value = serde_json::from_slice(&fs_err::read(&path).unwrap()).unwrap();
+        let weights = &config["quantization_config"]["config_groups"]["group_0"]["weights"];
+        assert_eq!(*weights, json!({"num_bits": 4, "type": "codebook", "codebook_rows": 4}));
+        assert_eq!(config["quantization_config"]["format"], "codebook-packed");
+        let with = |key: &str, value: Value| {
+            let mut changed = config.clone();
+            changed["quantization_config"]["config_groups"]["group_0"]["weights"][key] = value;
+            fs_err::write(&path, changed.to_string()).unwrap();
+            Artifact::open(folder.path()).unwrap_err().to_string()
+        };
+        let unread = format!(
+            "{}: `config_groups.group_0.weights`: only codebooks of 4 and 8 bits, for 1 row or more, are read",
+            path.display()
+        );
+        for (key, value) in
+            [("num_bits", json!(3)), ("num_bits", json!(260)), ("codebook_rows", json!(0)), ("codebook_rows", json!("all"))]
+        {
+            assert_eq!(with(key, value), unread, "{key}");
+        }
+        // GPT-2 keeps three matrices of 8 rows in one of 24.
+        let cut = format!(
+            "{}: tensor `transformer.h.0.attn.c_attn.weight`: codebooks of 12 rows do not divide 8 rows",
+            folder.path().display()
+        );
+        assert_eq!(with("codebook_rows", json!(12)), cut);
+        // As integers they have no scales.
+        let integers = with("type", json!("int"));
+        let missing = "there is no tensor `transformer.h.0.attn.c_attn.weight_scale`, and config.json asks for it";
+        assert!(integers.ends_with(missing), "{integers}");
+    }
+
+    #[test]
     fn where_two_groups_name_a_module_the_first_name_decides_whatever_their_order_in_the_file() {
         let group = |bits: u8| json!({"targets": ["Linear"], "weights": {"num_bits": bits}});
         for quantization in [
@@ -600,6 +762,12 @@ mod tests {
                         for row in 0..new.rows {
                             prop_assert_eq!(read.row_integers(row), new.row_integers(row));
                         }
+                    }
+                    (NewArtifactTensor::Codebooks(new), ArtifactTensor::Codebooks(read)) => {
+                        prop_assert_eq!((read.rows, read.columns, read.codebooks), (new.rows, new.columns, new.codebooks));
+                        prop_assert_eq!((&*read.centroids.bytes, &*read.indices), (&*new.centroids.bytes, &*new.indices));
+                        let parts: Vec<f32> = stored.parts.iter().flat_map(|part| artifact.values(*part).unwrap()).collect();
+                        prop_assert_eq!(parts, new.to_f32());
                     }
                     _ => prop_assert!(false, "{} changed its storage", stored.name),
                 }

@@ -12,6 +12,7 @@ extern crate alloc;
 mod architecture;
 mod artifact;
 mod checkpoint;
+mod codebooks;
 mod error;
 mod families;
 mod mapped;
@@ -59,6 +60,7 @@ pub use architecture::{
 };
 pub use artifact::{Artifact, ArtifactTensor};
 pub use checkpoint::Checkpoint;
+pub use codebooks::{CodebookMatrix, Codebooks, Levels};
 pub use error::{Error, Result, check_finite};
 pub use families::{Family, StoredTensor};
 pub use mapped::MappedBytes;

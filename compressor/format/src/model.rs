@@ -183,6 +183,12 @@ pub(crate) mod tests {
                                 (opened, read) => panic!("{id}: {opened:?}, but {read:?}"),
                             }
                         }
+                        (ArtifactTensor::Codebooks(opened), ArtifactTensor::Codebooks(read)) => {
+                            let centroids =
+                                |matrix: &crate::CodebookMatrix| (matrix.centroids.dtype, matrix.centroids.bytes.to_vec());
+                            assert_eq!((read.codebooks, centroids(&read)), (opened.codebooks, centroids(&opened)));
+                            assert_eq!((&*read.indices, read.to_f32()), (&*opened.indices, opened.to_f32()));
+                        }
                         (opened, read) => panic!("{id}: {opened:?}, but {read:?}"),
                     }
                 }

@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
-use core::ops::Deref;
+use core::ops::{Deref, Range};
 
 #[cfg(feature = "std")]
 use rayon::prelude::*;
@@ -74,6 +74,24 @@ impl Deref for WeightBytes {
     }
 }
 
+impl WeightBytes {
+    /// Some of them; what is mapped is not copied.
+    pub(crate) fn slice(&self, range: Range<usize>) -> Self {
+        match self {
+            Self::Mapped(mapped) => Self::Mapped(mapped.slice(range).expect("rows lie inside the matrix")),
+            Self::Owned(owned) => Self::Owned(owned[range].into()),
+        }
+    }
+
+    /// As [`MappedBytes::release`].
+    pub(crate) fn release(&self) {
+        match self {
+            Self::Mapped(bytes) => bytes.release(),
+            Self::Owned(_) => {}
+        }
+    }
+}
+
 impl Scheme {
     /// The widths that are read, written and run.
     pub const BITS: [u8; 6] = [2, 3, 4, 5, 6, 8];
@@ -120,10 +138,7 @@ impl QuantizedMatrix {
     /// As [`MappedBytes::release`], of integers and scales.
     pub fn release(&self) {
         let (Values::Packed(bytes) | Values::Signed(bytes)) = &self.values;
-        match bytes {
-            WeightBytes::Mapped(bytes) => bytes.release(),
-            WeightBytes::Owned(_) => {}
-        }
+        bytes.release();
         self.scales.release();
     }
 
@@ -164,11 +179,7 @@ impl QuantizedMatrix {
         let groups = self.groups();
         let (Values::Packed(bytes) | Values::Signed(bytes)) = &self.values;
         let row_bytes = bytes.len() / self.rows;
-        let range = first * row_bytes..(first + rows) * row_bytes;
-        let bytes = match bytes {
-            WeightBytes::Mapped(mapped) => WeightBytes::Mapped(mapped.slice(range).expect("rows lie inside the matrix")),
-            WeightBytes::Owned(owned) => WeightBytes::Owned(owned[range].into()),
-        };
+        let bytes = bytes.slice(first * row_bytes..(first + rows) * row_bytes);
         let values = match &self.values {
             Values::Packed(_) => Values::Packed(bytes),
             Values::Signed(_) => Values::Signed(bytes),

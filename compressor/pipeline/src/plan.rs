@@ -72,6 +72,8 @@ pub struct ModelSize {
     pub stored_as: String,
     /// Bytes of `model.safetensors`: exact for artifacts, without the header for checkpoints.
     pub weight_bytes: u64,
+    /// Bytes that the engine needs beside the file, where it writes codebooks out as dense weights.
+    pub decoded_bytes: u64,
     /// Whether it is quantized.
     pub is_artifact: bool,
     /// Whether `weight_bytes` is what a target allows, and the file may be smaller.
@@ -185,6 +187,7 @@ pub(crate) fn dense(architecture: Architecture, dtype: Dtype, tokenizer: Tokeniz
         dtype,
         stored_as,
         weight_bytes,
+        decoded_bytes: 0,
         is_artifact: false,
         is_at_most: false,
         tokenizer,

@@ -325,7 +325,8 @@ impl<'a> Planner<'a> {
             Stage::Verify(settings) => {
                 let reference = chain.models.iter().rev().find(|(_, size)| !size.is_artifact);
                 step.beside = reference.map(|(origin, _)| origin.clone());
-                step.peak_memory_bytes = memory::verifying(&input.architecture, input.weight_bytes, settings.window);
+                let artifact_bytes = input.weight_bytes + input.decoded_bytes;
+                step.peak_memory_bytes = memory::verifying(&input.architecture, artifact_bytes, settings.window);
                 fingerprint.settings(&self.recipe.budget)
             }
         };
@@ -365,7 +366,7 @@ impl<'a> Planner<'a> {
         }
         refusals.extend(quantize::refusals(&quantization, &input.architecture, input.dtype));
         match quantize::resolve(&quantization, &input.architecture, input.dtype) {
-            Ok(sizes) => step.output.weight_bytes = sizes.artifact_bytes,
+            Ok(sizes) => (step.output.weight_bytes, step.output.decoded_bytes) = (sizes.artifact_bytes, sizes.decoded_bytes),
             Err(refusal) if refusals.is_empty() => refusals.push(refusal),
             Err(_) => {}
         }

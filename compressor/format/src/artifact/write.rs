@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::shape_of_rows;
 use crate::{
-    Architecture, Dtype, Family, NewTensor, QuantizedMatrix, Result, Scheme, StoredTensor, TensorId, Values, pack, write_config,
-    write_safetensors,
+    Architecture, CodebookMatrix, Codebooks, Dtype, Family, Levels, NewTensor, QuantizedMatrix, Result, Scheme, StoredTensor,
+    TensorId, Values, pack, write_config, write_safetensors,
 };
 
 /// What an artifact is written from: each stored tensor, dense as f32 or quantized, `[out, in]`.
@@ -19,7 +19,7 @@ pub struct NewArtifact<'a> {
     pub config: &'a Value,
     /// The type dense tensors are written in.
     pub dense_dtype: Dtype,
-    /// The float type that scales are written in; every scale is one of its values.
+    /// The float type that scales are written in, and centroids are of; every scale is one of its values.
     pub scale_dtype: Dtype,
     /// Every stored tensor of the architecture, quantized or left dense.
     pub tensors: Vec<(StoredTensor, NewArtifactTensor)>,
@@ -31,8 +31,10 @@ pub struct NewArtifact<'a> {
 pub enum NewArtifactTensor {
     /// Stays dense: `[out, in]` values.
     Dense(Vec<f32>),
-    /// Quantized.
+    /// Integers with scales.
     Quantized(QuantizedMatrix),
+    /// Indices into codebooks.
+    Codebooks(CodebookMatrix),
 }
 
 /// How a stored tensor lies in an artifact.
@@ -44,19 +46,22 @@ pub enum Storage {
     Packed(Scheme),
     /// Signed bytes, one scale per output channel: the layout of W8A8.
     Signed(Scheme),
+    /// Indices packed into 32-bit words, centroids beside them.
+    Codebooks(Codebooks),
 }
 
 impl Storage {
-    /// The scheme of integers, and whether they are packed; `None` for dense.
-    pub fn integers(self) -> Option<(Scheme, bool)> {
+    /// What the stored numbers can stand for, and whether they are packed; `None` for dense.
+    pub fn levels(self) -> Option<(Levels, bool)> {
         match self {
             Self::Dense(_) => None,
-            Self::Packed(scheme) => Some((scheme, true)),
-            Self::Signed(scheme) => Some((scheme, false)),
+            Self::Packed(scheme) => Some((scheme.into(), true)),
+            Self::Signed(scheme) => Some((scheme.into(), false)),
+            Self::Codebooks(codebooks) => Some((codebooks.into(), true)),
         }
     }
 
-    /// What `stored` is written as in this layout, with scales of type `scale_dtype`: names, types and shapes.
+    /// What `stored` is written as in this layout, with scales or centroids of type `scale_dtype`: names, types and shapes.
     ///
     /// Matrices are written `[out, in]`, whatever their family does.
     pub fn layout(
@@ -72,6 +77,7 @@ impl Storage {
             Self::Packed(scheme) | Self::Signed(scheme) => {
                 quantized_layout(&stored.name, [shape[0], shape[1]], scheme, matches!(self, Self::Packed(_)), scale_dtype)
             }
+            Self::Codebooks(codebooks) => codebook_layout(&stored.name, [shape[0], shape[1]], codebooks, scale_dtype),
         }
     }
 
@@ -102,6 +108,20 @@ fn quantized_layout(
         layout.push((format!("{name}_zero_point"), Dtype::I32, vec![scheme.row_bytes(rows) / 4, groups]));
     }
     layout
+}
+
+/// The tensors that a matrix of indices is stored as.
+fn codebook_layout(
+    name: &str,
+    [rows, columns]: [usize; 2],
+    codebooks: Codebooks,
+    dtype: Dtype,
+) -> Vec<(String, Dtype, Vec<usize>)> {
+    vec![
+        (format!("{name}_codebook"), dtype, vec![codebooks.count(rows), codebooks.centroids()]),
+        (format!("{name}_packed"), Dtype::I32, vec![rows, codebooks.row_bytes(columns) / 4]),
+        (format!("{name}_shape"), Dtype::I64, vec![2]),
+    ]
 }
 
 impl NewArtifact<'_> {
@@ -138,6 +158,7 @@ impl NewArtifact<'_> {
                     tensors.push((name.clone(), NewTensor { dtype, shape, bytes }));
                 }
                 NewArtifactTensor::Quantized(matrix) => tensors.extend(quantized_tensors(name, matrix, self.scale_dtype)),
+                NewArtifactTensor::Codebooks(matrix) => tensors.extend(codebook_tensors(name, matrix)),
             }
         }
         tensors
@@ -149,22 +170,23 @@ impl NewArtifact<'_> {
         for (stored, tensor) in &self.tensors {
             let module = stored.name.strip_suffix(".weight").unwrap_or(&stored.name);
             let (is_head, is_projection) = (stored.parts[0] == TensorId::Head, stored.parts[0].is_projection());
-            match tensor {
-                NewArtifactTensor::Quantized(matrix) => {
-                    let packed = matches!(matrix.values, Values::Packed(_));
-                    let key = (matrix.scheme, packed, is_projection);
-                    let class = if stored.transposed { "Conv1D" } else { "Linear" };
-                    match groups.iter_mut().find(|group| (group.scheme, group.packed, group.is_projection) == key) {
-                        Some(group) => group.modules.push((module, class)),
-                        None => {
-                            let modules = vec![(module, class)];
-                            groups.push(Group { scheme: matrix.scheme, packed, is_projection, modules });
-                        }
+            let (levels, packed): (Levels, bool) = match tensor {
+                NewArtifactTensor::Quantized(matrix) => (matrix.scheme.into(), matches!(matrix.values, Values::Packed(_))),
+                NewArtifactTensor::Codebooks(matrix) => (matrix.codebooks.into(), true),
+                NewArtifactTensor::Dense(_) => {
+                    if is_head {
+                        ignore.push("lm_head");
+                    } else if is_projection && stored.name.ends_with(".weight") {
+                        ignore.push(module);
                     }
+                    continue;
                 }
-                NewArtifactTensor::Dense(_) if is_head => ignore.push("lm_head"),
-                NewArtifactTensor::Dense(_) if is_projection && stored.name.ends_with(".weight") => ignore.push(module),
-                NewArtifactTensor::Dense(_) => {}
+            };
+            let key = (levels, packed, is_projection);
+            let class = if stored.transposed { "Conv1D" } else { "Linear" };
+            match groups.iter_mut().find(|group| (group.levels, group.packed, group.is_projection) == key) {
+                Some(group) => group.modules.push((module, class)),
+                None => groups.push(Group { levels, packed, is_projection, modules: vec![(module, class)] }),
             }
         }
         if self.architecture.tied_embeddings {
@@ -186,9 +208,9 @@ impl NewArtifact<'_> {
     }
 }
 
-/// Modules with one scheme.
+/// Modules whose numbers stand for the same.
 struct Group<'a> {
-    scheme: Scheme,
+    levels: Levels,
     packed: bool,
     is_projection: bool,
     /// Names, with the class of each.
@@ -197,7 +219,11 @@ struct Group<'a> {
 
 impl Group<'_> {
     fn format(&self) -> &'static str {
-        if self.packed { "pack-quantized" } else { "int-quantized" }
+        match self.levels {
+            Levels::Grid(_) if self.packed => "pack-quantized",
+            Levels::Grid(_) => "int-quantized",
+            Levels::Codebooks(_) => "codebook-packed",
+        }
     }
 
     /// One of `config_groups`; `by_class` names classes for targets instead of modules.
@@ -212,18 +238,43 @@ impl Group<'_> {
             }),
             _ => Value::Null,
         };
-        let strategy = if self.scheme.group_size.is_some() { "group" } else { "channel" };
+        let weights = match self.levels {
+            Levels::Grid(Scheme { bits, group_size, symmetric }) => json!({
+                "num_bits": bits, "type": "int", "symmetric": symmetric,
+                "strategy": if group_size.is_some() { "group" } else { "channel" }, "group_size": group_size, "dynamic": false,
+                "observer": "memoryless_minmax",
+            }),
+            // No `type` of compressed-tensors: its readers refuse it, where an unknown `quant_method` is a warning to Transformers,
+            // which goes on with random weights.
+            Levels::Codebooks(Codebooks { bits, rows }) => {
+                json!({ "num_bits": bits, "type": "codebook", "codebook_rows": rows })
+            }
+        };
         json!({
             "format": self.format(),
             "targets": targets,
-            "weights": {
-                "num_bits": self.scheme.bits, "type": "int", "symmetric": self.scheme.symmetric, "strategy": strategy,
-                "group_size": self.scheme.group_size, "dynamic": false, "observer": "memoryless_minmax",
-            },
+            "weights": weights,
             "input_activations": activations,
             "output_activations": null,
         })
     }
+}
+
+/// The tensors that a matrix of indices is stored as, with their bytes.
+fn codebook_tensors<'a>(name: &str, matrix: &'a CodebookMatrix) -> Vec<(String, NewTensor<'a>)> {
+    let (rows, columns) = (matrix.rows, matrix.columns);
+    let bytes: [Box<dyn Fn() -> Cow<'a, [u8]> + 'a>; 3] = [
+        Box::new(|| Cow::Borrowed(&matrix.centroids.bytes[..])),
+        Box::new(|| Cow::Borrowed(&matrix.indices[..])),
+        Box::new(move || Cow::Owned(shape_bytes(rows, columns))),
+    ];
+    let layout = codebook_layout(name, [rows, columns], matrix.codebooks, matrix.centroids.dtype).into_iter().zip(bytes);
+    layout.map(|((part, dtype, shape), bytes)| (part, NewTensor { dtype, shape, bytes })).collect()
+}
+
+/// Rows and columns as a tensor holds them.
+fn shape_bytes(rows: usize, columns: usize) -> Vec<u8> {
+    [rows, columns].iter().flat_map(|size| (*size as i64).to_le_bytes()).collect()
 }
 
 /// The tensors that a quantized matrix is stored as, with their bytes.
@@ -236,9 +287,7 @@ fn quantized_tensors<'a>(name: &str, matrix: &'a QuantizedMatrix, scale_dtype: D
                 let scales: Vec<f32> = matrix.scales.iter().collect();
                 Cow::Owned(scale_dtype.from_f32(&scales).expect("scales have a float type"))
             }),
-            "_shape" => Box::new(|| {
-                Cow::Owned([matrix.rows, matrix.columns].iter().flat_map(|size| (*size as i64).to_le_bytes()).collect())
-            }),
+            "_shape" => Box::new(|| Cow::Owned(shape_bytes(matrix.rows, matrix.columns))),
             "_zero_point" => Box::new(|| Cow::Owned(packed_zero_points(matrix))),
             _ => Box::new(|| Cow::Borrowed(&integers[..])),
         }

@@ -143,6 +143,14 @@ fn planned(artifact: &Artifact, architecture_name: &str) -> Result<Vec<Planned>>
                 matrix.release();
                 holder
             }
+            ArtifactTensor::Codebooks(matrix) => {
+                let what = format!(
+                    "tensor `{hf_name}` can't be written as GGUF: it is a {}, and GGUF knows integers with scales; quantize with \
+                     method = \"gptq\" or \"round_to_nearest\"",
+                    matrix.codebooks
+                );
+                return Err(Error::unsupported(artifact.path(), what));
+            }
         };
         let is_rotated = matches!(id, TensorId::Layer(_, LayerTensor::Query(_) | LayerTensor::Key(_)));
         let interleaved = (is_rotated && architecture_name == "llama").then_some(architecture.head_dim);
@@ -267,6 +275,7 @@ impl Planned {
                 }
                 matrix.release();
             }
+            ArtifactTensor::Codebooks(_) => unreachable!("`planned` refused codebooks"),
         }
         Ok(())
     }

@@ -240,11 +240,14 @@ pub struct Quantize {
     /// No zero points.
     #[serde(default = "default::symmetric")]
     pub symmetric: bool,
-    /// How integers are chosen: `"round_to_nearest"`, or `"gptq"`, which lets weights still open make up for those rounded before.
+    /// How numbers are chosen: `"round_to_nearest"`; `"gptq"`, which lets weights still open make up for those rounded before; or
+    /// `"kmeans"`, codebooks of any 16 or 256 reals instead of integers with scales.
     #[serde(default)]
     pub method: Method,
+    /// Output rows that share one codebook of `"kmeans"`; divides every matrix's. Left out: one codebook for the whole matrix.
+    pub codebook_rows: Option<usize>,
     /// How the range of a group is chosen: `"none"`, its largest value; `"mse"`, the range with the least squared error;
-    /// `"activation"`, the same with each error weighted by the mean square of its input.
+    /// `"activation"`, the same with each error weighted by the mean square of its input, as `"kmeans"` then does too.
     #[serde(default)]
     pub clipping: Clipping,
     /// Tokens of the train split that `"gptq"` and `"activation"` look at, in whole windows; at least 1.
@@ -265,7 +268,7 @@ pub struct Quantize {
     /// `"none"`: weights alone are quantized; `"int8"`: projections also quantize their input, per token, as they run (W8A8).
     #[serde(default)]
     pub activations: Activations,
-    /// The float type of scales: `"f16"`, `"bf16"` or `"f32"`.
+    /// The float type of scales and centroids: `"f16"`, `"bf16"` or `"f32"`.
     #[serde(default)]
     pub scale_dtype: ScaleDtype,
     /// `"plain"`: `model.safetensors` alone; `"entropy"`: `model.entropy` beside it, the same coded without loss, for delivery.
@@ -317,7 +320,7 @@ pub enum Clipping {
     Activation,
 }
 
-/// How integers are chosen.
+/// How the numbers that are stored for weights are chosen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Method {
@@ -326,6 +329,8 @@ pub enum Method {
     RoundToNearest,
     /// One column after the other, the error taken back by those still open.
     Gptq,
+    /// Each weight the nearest of a few reals, which k-means finds.
+    Kmeans,
 }
 
 /// What becomes of the embedding and the head.

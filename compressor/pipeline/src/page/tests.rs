@@ -51,7 +51,7 @@ fn step(name: &str, bytes: u64, perplexity: f64, details: Value) -> StageReport 
 fn quantization(tensors: usize) -> QuantizationReport {
     let tensor = |index: usize| TensorReport {
         name: format!("layers.{index}.{HOSTILE}"),
-        scheme: Scheme { bits: 4, group_size: Some(32), symmetric: true },
+        scheme: Scheme { bits: 4, group_size: Some(32), symmetric: true }.into(),
         weights: 100,
         bytes: 60,
         bits_per_weight: 4.8,

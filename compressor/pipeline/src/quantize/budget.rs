@@ -107,6 +107,9 @@ impl Target {
     /// Everything that is wrong with the target for this architecture.
     pub fn refusals(&self, quantization: &Quantization, architecture: &Architecture, stored_dtype: Dtype) -> Vec<Refusal> {
         let mut refusals = Vec::new();
+        if quantization.method == Method::Kmeans {
+            refusals.push(Refusal::CodebooksWithTarget);
+        }
         for scheme in &self.candidates {
             if !Scheme::BITS.contains(&scheme.bits) {
                 refusals.push(Refusal::Bits { key: "candidates", bits: scheme.bits });

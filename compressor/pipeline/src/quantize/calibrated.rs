@@ -7,14 +7,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use compressor_engine::{Block, Blocks};
-use compressor_format::{
-    Architecture, Checkpoint, LayerTensor, Method, QuantizedMatrix, Scheme, Storage, StoredTensor, TensorId,
-};
+use compressor_format::{Architecture, Checkpoint, LayerTensor, Levels, Method, Storage, StoredTensor, TensorId};
 use serde::{Deserialize, Serialize};
 
 use super::gptq::{self, Hessian, NotPositiveDefinite};
 use super::journal::Journal;
-use super::{Distance, Error, Quantization, assemble, clipping, overflow, quantize_matrix, values};
+use super::matrix::Matrix;
+use super::{Distance, Error, Quantization, assemble, clipping, overflow, values};
 
 /// Text that the quantizer looks at.
 #[derive(Clone, Debug)]
@@ -30,7 +29,7 @@ pub struct Calibration {
 
 /// A tensor that is finished.
 pub(super) struct Quantized {
-    pub(super) matrix: QuantizedMatrix,
+    pub(super) matrix: Matrix,
     pub(super) distance: Distance,
     pub(super) output_error: OutputError,
 }
@@ -40,8 +39,8 @@ pub(super) struct Quantized {
 pub(super) struct OutputError {
     /// Mean square of the difference ÷ mean square of the output.
     pub(super) relative: f64,
-    /// The same, had the weights been rounded to nearest.
-    pub(super) rounded_to_nearest: f64,
+    /// The same, had the weights been rounded to nearest; `None` for codebooks, which round to no grid.
+    pub(super) rounded_to_nearest: Option<f64>,
 }
 
 /// What a projection multiplies.
@@ -114,16 +113,16 @@ pub(super) fn quantize_layers(
         let mut here = kept.unwrap_or_default();
         let mut quantize = |block: &mut Block<'_>, input, x: &[f32]| -> Result<(), Error> {
             let places = layout.iter().filter(|(stored, _)| place_of(stored.parts[0]) == Some((index, input)));
-            let tensors: Vec<_> = places.filter_map(|(stored, storage)| Some((stored, storage.integers()?))).collect();
+            let tensors: Vec<_> = places.filter_map(|(stored, storage)| Some((stored, storage.levels()?))).collect();
             if let Some((first, _)) = tensors.first().filter(|_| !is_kept) {
                 let hessian = Hessian::of(x.len() / tokens, x.chunks(part(x)));
                 let gathered = Gathered::new(checkpoint, quantization, first, hessian)?;
-                for (stored, (scheme, packed)) in &tensors {
-                    here.insert(stored.name.clone(), gathered.quantize(stored, *scheme, *packed)?);
+                for (stored, levels) in &tensors {
+                    here.insert(stored.name.clone(), gathered.quantize(stored, *levels)?);
                 }
             }
             for (stored, _) in tensors {
-                put(block, checkpoint, stored, &here[&stored.name].matrix);
+                put(block, checkpoint, stored, here[&stored.name].matrix.to_f32());
             }
             Ok(())
         };
@@ -153,11 +152,11 @@ pub(super) fn quantize_layers(
     }
     let head = head(checkpoint.architecture());
     let place = layout.iter().find(|(stored, _)| stored.parts[0] == head);
-    if let Some((stored, (scheme, packed))) = place.and_then(|(stored, storage)| Some((stored, storage.integers()?))) {
+    if let Some((stored, levels)) = place.and_then(|(stored, storage)| Some((stored, storage.levels()?))) {
         let hessian = head_hessian(&blocks, head, &x, tokens);
         drop(x);
         let gathered = Gathered::new(checkpoint, quantization, stored, hessian)?;
-        finished.insert(stored.name.clone(), gathered.quantize(stored, scheme, packed)?);
+        finished.insert(stored.name.clone(), gathered.quantize(stored, levels)?);
     }
     Ok(finished)
 }
@@ -231,73 +230,69 @@ impl<'a> Gathered<'a> {
                     damping: quantization.damping,
                 })?)
             }
-            Method::RoundToNearest => None,
+            Method::RoundToNearest | Method::Kmeans => None,
         };
         Ok(Self { checkpoint, quantization, importance: hessian.mean_squares(), hessian, inputs })
     }
 
-    /// Integers, and what they do to the outputs.
-    fn quantize(&self, stored: &StoredTensor, scheme: Scheme, packed: bool) -> Result<Quantized, Error> {
+    /// What the weights become, and what that does to the outputs.
+    fn quantize(&self, stored: &StoredTensor, (levels, packed): (Levels, bool)) -> Result<Quantized, Error> {
         let (values, columns) = (values(self.checkpoint, stored)?, self.importance.len());
         let rows = values.len() / columns;
         let row = |at: usize| &values[at * columns..][..columns];
         let energy = self.hessian.output_error(rows, |range| range.flat_map(|at| row(at).to_vec()).collect());
-        let relative = |matrix: &QuantizedMatrix| {
+        let relative = |matrix: &Matrix| {
             let errors = |at| matrix.row(at).into_iter().zip(row(at)).map(|(stands_for, value)| stands_for - value);
             let error = self.hessian.output_error(rows, |range| range.flat_map(errors).collect());
             if energy > 0.0 { error / energy } else { 0.0 }
         };
-        let (matrix, distance) = self.round(&values, stored, scheme, packed)?;
+        let (matrix, distance) = self.round(&values, stored, (levels, packed))?;
         let found = relative(&matrix);
-        let rounded_to_nearest = match self.inputs {
-            Some(_) => relative(&self.round_to_nearest(&values, stored, scheme, packed)?.0),
-            None => found,
+        let rounded_to_nearest = match (levels, &self.inputs) {
+            (Levels::Codebooks(_), _) => None,
+            (Levels::Grid(_), None) => Some(found),
+            (Levels::Grid(_), Some(_)) => Some(relative(&self.nearest(&values, stored, (levels, packed))?.0)),
         };
         Ok(Quantized { matrix, distance, output_error: OutputError { relative: found, rounded_to_nearest } })
     }
 
-    /// The integers that the quantization's method finds for `values`, `[out, in]`.
+    /// What the quantization's method makes of `values`, `[out, in]`.
     pub(super) fn round(
         &self,
         values: &[f32],
         stored: &StoredTensor,
-        scheme: Scheme,
-        packed: bool,
-    ) -> Result<(QuantizedMatrix, Distance), Error> {
-        let Some(inputs) = &self.inputs else { return self.round_to_nearest(values, stored, scheme, packed) };
+        (levels, packed): (Levels, bool),
+    ) -> Result<(Matrix, Distance), Error> {
+        let (Some(inputs), Levels::Grid(scheme)) = (&self.inputs, levels) else {
+            return self.nearest(values, stored, (levels, packed));
+        };
         let grid = |group: &[f32], first: usize| {
             let importance = &self.importance[first..][..group.len()];
             self.quantization.grid(group, Some(importance), scheme, &mut clipping::Scratch::default())
         };
         let rounded = gptq::round(values, scheme, inputs, &grid);
         let assembled = assemble(values, self.importance.len(), scheme, packed, rounded);
-        assembled.map_err(|row| self.overflow(values, stored, scheme, row))
+        let (matrix, distance) = assembled.map_err(|row| self.overflow(values, stored, levels, row))?;
+        Ok((Matrix::Integers(matrix), distance))
     }
 
-    fn round_to_nearest(
-        &self,
-        values: &[f32],
-        stored: &StoredTensor,
-        scheme: Scheme,
-        packed: bool,
-    ) -> Result<(QuantizedMatrix, Distance), Error> {
+    fn nearest(&self, values: &[f32], stored: &StoredTensor, levels: (Levels, bool)) -> Result<(Matrix, Distance), Error> {
         let importance = &self.importance;
-        let quantized = quantize_matrix(values, importance.len(), scheme, packed, self.quantization, Some(importance));
-        quantized.map_err(|row| self.overflow(values, stored, scheme, row))
+        let nearest = Matrix::nearest(values, importance.len(), levels, self.quantization, Some(importance));
+        nearest.map_err(|row| self.overflow(values, stored, levels.0, row))
     }
 
-    fn overflow(&self, values: &[f32], stored: &StoredTensor, scheme: Scheme, row: usize) -> Error {
+    fn overflow(&self, values: &[f32], stored: &StoredTensor, levels: Levels, row: usize) -> Error {
         let columns = self.importance.len();
         let values = &values[row * columns..][..columns];
-        overflow(self.checkpoint, stored, values, row, scheme, self.quantization.scale_dtype)
+        overflow(self.checkpoint, stored, values, row, levels, self.quantization.scale_dtype)
     }
 }
 
-/// Computes with what the integers stand for from here on.
-pub(super) fn put(block: &mut Block<'_>, checkpoint: &Checkpoint, stored: &StoredTensor, matrix: &QuantizedMatrix) {
-    let mut values = matrix.to_f32();
+/// Computes with what the stored numbers stand for from here on, `[rows, columns]`.
+pub(super) fn put(block: &mut Block<'_>, checkpoint: &Checkpoint, stored: &StoredTensor, mut values: Vec<f32>) {
     for part in &stored.parts {
-        let rest = values.split_off(checkpoint.architecture().shape(*part)[0] * matrix.columns);
+        let rest = values.split_off(checkpoint.architecture().shape(*part).iter().product());
         if let TensorId::Layer(_, tensor) = part {
             block.replace(*tensor, values);
         }

@@ -1,19 +1,20 @@
 //! Layers that are finished, kept while a quantization is under way: one that was stopped goes on with the next layer.
 //!
-//! One safetensors file a layer, with each tensor's integers as they will be stored, its scales and its zero points, and what the report
-//! says of it in the file's metadata. A file is written beside its place and renamed, so it is whole or not there.
+//! One safetensors file a layer, with each tensor's integers as they will be stored, its scales and its zero points, or its indices and
+//! centroids, and what the report says of it in the file's metadata. A file is written beside its place and renamed, so it is whole or not there.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use compressor_format::{
-    Dtype, MappedBytes, NewTensor, QuantizedMatrix, Scheme, Storage, StoredTensor, TensorFiles, Values, WeightBytes, map_file,
-    write_safetensors_with,
+    CodebookMatrix, Dtype, Levels, MappedBytes, NewTensor, QuantizedMatrix, Storage, StoredTensor, TensorFiles, TensorSlice,
+    Values, WeightBytes, map_file, write_safetensors_with,
 };
 use serde::{Deserialize, Serialize};
 
 use super::calibrated::{OutputError, Quantized};
+use super::matrix::Matrix;
 use super::{Distance, Error};
 use crate::fingerprint::Fingerprint;
 
@@ -30,7 +31,7 @@ struct Entry {
     name: String,
     rows: usize,
     columns: usize,
-    scheme: Scheme,
+    levels: Levels,
     packed: bool,
     distance: Distance,
     output_error: OutputError,
@@ -73,25 +74,36 @@ impl<'a> Journal<'a> {
         let mut entries = Vec::new();
         let mut parts = Vec::new();
         for (name, Quantized { matrix, distance, output_error }) in tensors {
-            let (values, packed) = match &matrix.values {
-                Values::Packed(bytes) => (bytes, true),
-                Values::Signed(bytes) => (bytes, false),
-            };
-            entries.push(Entry {
+            let entry = |(rows, columns), levels, packed| Entry {
                 name: (*name).clone(),
-                rows: matrix.rows,
-                columns: matrix.columns,
-                scheme: matrix.scheme,
+                rows,
+                columns,
+                levels,
                 packed,
                 distance: *distance,
                 output_error: *output_error,
-            });
-            parts.push(part(name, "values", Dtype::I8, values.len(), || Cow::Borrowed(&**values)));
-            let scales = || Cow::Owned(matrix.scales.iter().flat_map(f32::to_le_bytes).collect());
-            parts.push(part(name, "scales", Dtype::F32, matrix.scales.len(), scales));
-            if let Some(points) = &matrix.zero_points {
-                let bytes = || Cow::Owned(points.iter().map(|point| *point as u8).collect());
-                parts.push(part(name, "zero_points", Dtype::I8, points.len(), bytes));
+            };
+            match matrix {
+                Matrix::Integers(matrix) => {
+                    let (values, packed) = match &matrix.values {
+                        Values::Packed(bytes) => (bytes, true),
+                        Values::Signed(bytes) => (bytes, false),
+                    };
+                    entries.push(entry((matrix.rows, matrix.columns), matrix.scheme.into(), packed));
+                    parts.push(part(name, "values", Dtype::I8, values.len(), || Cow::Borrowed(&**values)));
+                    let scales = || Cow::Owned(matrix.scales.iter().flat_map(f32::to_le_bytes).collect());
+                    parts.push(part(name, "scales", Dtype::F32, matrix.scales.len(), scales));
+                    if let Some(points) = &matrix.zero_points {
+                        let bytes = || Cow::Owned(points.iter().map(|point| *point as u8).collect());
+                        parts.push(part(name, "zero_points", Dtype::I8, points.len(), bytes));
+                    }
+                }
+                Matrix::Codebooks(CodebookMatrix { rows, columns, codebooks, indices, centroids }) => {
+                    entries.push(entry((*rows, *columns), (*codebooks).into(), true));
+                    parts.push(part(name, "values", Dtype::I8, indices.len(), || Cow::Borrowed(&**indices)));
+                    let len = centroids.shape.iter().product();
+                    parts.push(part(name, "centroids", centroids.dtype, len, || Cow::Borrowed(&*centroids.bytes)));
+                }
             }
         }
         let entries = serde_json::to_string(&entries).expect("names and finite numbers");
@@ -116,22 +128,35 @@ fn part<'a>(name: &str, kind: &str, dtype: Dtype, len: usize, bytes: impl Fn() -
 fn tensors(files: &TensorFiles) -> Option<BTreeMap<String, Quantized>> {
     let entries: Vec<Entry> = serde_json::from_str(files.metadata().get(ENTRIES)?).ok()?;
     let tensor = |entry: Entry| {
-        let Entry { name, rows, columns, scheme, packed, distance, output_error } = entry;
+        let Entry { name, rows, columns, levels, packed, distance, output_error } = entry;
         let part = |kind: &str| files.get(&format!("{name}.{kind}"));
         let values = WeightBytes::Owned(part("values")?.bytes.to_vec().into());
-        let row_bytes = if packed { scheme.row_bytes(columns) } else { columns };
-        let scales = part("scales")?.to_f32()?;
-        let groups = rows * scheme.groups(columns);
-        let zero_points: Option<Vec<i8>> = match scheme.symmetric {
-            true => None,
-            false => Some(part("zero_points")?.bytes.iter().map(|byte| *byte as i8).collect()),
-        };
-        let fits = values.len() == rows * row_bytes
-            && scales.len() == groups
-            && zero_points.as_ref().is_none_or(|points| points.len() == groups);
-        let values = if packed { Values::Packed(values) } else { Values::Signed(values) };
-        let matrix = QuantizedMatrix { rows, columns, scheme, values, scales: scales.into(), zero_points };
-        fits.then_some((name, Quantized { matrix, distance, output_error }))
+        let matrix = match levels {
+            Levels::Grid(scheme) => {
+                let row_bytes = if packed { scheme.row_bytes(columns) } else { columns };
+                let scales = part("scales")?.to_f32()?;
+                let groups = rows * scheme.groups(columns);
+                let zero_points: Option<Vec<i8>> = match scheme.symmetric {
+                    true => None,
+                    false => Some(part("zero_points")?.bytes.iter().map(|byte| *byte as i8).collect()),
+                };
+                let fits = values.len() == rows * row_bytes
+                    && scales.len() == groups
+                    && zero_points.as_ref().is_none_or(|points| points.len() == groups);
+                let values = if packed { Values::Packed(values) } else { Values::Signed(values) };
+                let matrix = QuantizedMatrix { rows, columns, scheme, values, scales: scales.into(), zero_points };
+                fits.then_some(Matrix::Integers(matrix))
+            }
+            Levels::Codebooks(codebooks) => {
+                let shape = vec![codebooks.count(rows), codebooks.centroids()];
+                let kept = part("centroids")?;
+                let fits = values.len() == rows * codebooks.row_bytes(columns) && kept.shape == [shape.iter().product::<usize>()];
+                let bytes = kept.bytes.to_vec().into();
+                let centroids = TensorSlice { dtype: kept.dtype, shape, bytes };
+                fits.then_some(Matrix::Codebooks(CodebookMatrix { rows, columns, codebooks, indices: values, centroids }))
+            }
+        }?;
+        Some((name, Quantized { matrix, distance, output_error }))
     };
     entries.into_iter().map(tensor).collect()
 }

@@ -10,6 +10,8 @@ mod cholesky;
 mod clipping;
 mod gptq;
 mod journal;
+mod kmeans;
+mod matrix;
 mod opens_in;
 mod overrides;
 mod product;
@@ -23,13 +25,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use compressor_format::{
-    Activations, Checkpoint, Clipping, DenseTensor, Dtype, EmbeddingScheme, Method, NewArtifact, NewArtifactTensor, OpensIn,
-    Override, QuantizedMatrix, Scheme, Storage, StoredTensor, Values, WeightBytes, pack,
+    Activations, Checkpoint, Clipping, Codebooks, DenseTensor, Dtype, EmbeddingScheme, Levels, Method, NewArtifact,
+    NewArtifactTensor, OpensIn, Override, QuantizedMatrix, Scheme, StoredTensor, Values, WeightBytes, pack,
 };
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use self::calibrated::{OutputError, Quantized};
+use self::matrix::Matrix;
 use self::round_to_nearest::Grid;
 
 pub use self::allocate::{Allocation, AllocationError, Candidate, allocate};
@@ -51,6 +54,8 @@ pub struct Quantization {
     pub symmetric: bool,
     /// How integers are chosen.
     pub method: Method,
+    /// Output channels of a projection that share one codebook of k-means; `None` is one codebook for the whole matrix.
+    pub codebook_rows: Option<usize>,
     /// How the range of a group is chosen.
     pub clipping: Clipping,
     /// Part of the mean of GPTQ's diagonal that is added to it.
@@ -78,9 +83,13 @@ impl From<&compressor_format::Quantize> for Quantization {
         Self {
             // Of what a target does not choose for and an override does not say.
             bits: stage.bits.unwrap_or(8),
-            group_size: stage.group_size.or((stage.bits.unwrap_or(8) < 8).then_some(GROUP_SIZE)),
+            group_size: match stage.method {
+                Method::RoundToNearest | Method::Gptq => stage.group_size.or((stage.bits.unwrap_or(8) < 8).then_some(GROUP_SIZE)),
+                Method::Kmeans => stage.group_size,
+            },
             symmetric: stage.symmetric,
             method: stage.method,
+            codebook_rows: stage.codebook_rows,
             clipping: stage.clipping,
             damping: stage.damping,
             activation_order: stage.activation_order,
@@ -115,13 +124,16 @@ impl Quantization {
         }
     }
 
-    /// The scheme of the projections, short enough for a table: `INT4 g32`.
+    /// What the projections become, short enough for a table: `INT4 g32`.
     pub fn name(&self) -> String {
+        let mixed = if self.overrides.is_empty() { "" } else { " mixed" };
+        if self.method == Method::Kmeans {
+            return format!("{}{mixed}", Codebooks { bits: self.bits, rows: self.codebook_rows });
+        }
         let group = self.group_size.map(|size| format!(" g{size}")).unwrap_or_default();
         let zero_points = if self.symmetric { "" } else { " zp" };
         let activations = if self.activations == Activations::Int8 { " W8A8" } else { "" };
         let method = if self.method == Method::Gptq { " GPTQ" } else { "" };
-        let mixed = if self.overrides.is_empty() { "" } else { " mixed" };
         format!("INT{}{group}{zero_points}{activations}{method}{mixed}", self.bits)
     }
 }
@@ -134,6 +146,7 @@ impl Default for Quantization {
             group_size: None,
             symmetric: true,
             method: Method::RoundToNearest,
+            codebook_rows: None,
             clipping: Clipping::None,
             damping: 0.01,
             activation_order: true,
@@ -175,7 +188,7 @@ pub struct TensorReport {
     /// Its name as stored.
     pub name: String,
     /// How it was quantized.
-    pub scheme: Scheme,
+    pub scheme: Levels,
     /// Values it holds.
     pub weights: u64,
     /// Bytes it takes, scales included.
@@ -192,7 +205,7 @@ pub struct TensorReport {
     /// quantized layers before make of the text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_error: Option<f64>,
-    /// The same, had the weights been rounded to nearest.
+    /// The same, had the weights been rounded to nearest; not of codebooks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_error_rounded_to_nearest: Option<f64>,
     /// Where a target chose: mean KL divergence, nats per token, while only this tensor is quantized, rounded to nearest.
@@ -229,8 +242,8 @@ pub enum Error {
         /// The largest weight of the row.
         high: f32,
         /// What it was to be quantized to.
-        scheme: Scheme,
-        /// The float type of the scales.
+        scheme: Levels,
+        /// The float type of the scales or centroids.
         scale_dtype: Dtype,
     },
     /// Something that looks at text, without any.
@@ -312,6 +325,7 @@ pub fn quantize(
         refuse_harm(&calibrated)?;
     }
 
+    let dense_dtype = quantization.dense_dtype.unwrap_or(checkpoint.dtype());
     let total = architecture.parameters();
     let mut done = 0;
     let mut tensors = Vec::new();
@@ -320,34 +334,33 @@ pub fn quantize(
         let weights = stored.shape(architecture).iter().product::<usize>() as u64;
         done += weights;
         let name = stored.name.clone();
-        let report = |distance: Distance, scheme| {
-            distance.report(&stored, scheme, storage.bytes(&stored, architecture, quantization.scale_dtype), weights)
+        let report = |distance: Distance, levels| {
+            distance.report(&stored, levels, storage.bytes(&stored, architecture, quantization.scale_dtype), weights)
         };
-        let tensor = match (storage, calibrated.remove(&name)) {
-            (Storage::Dense(dtype), _) => {
+        let tensor = match (storage.levels(), calibrated.remove(&name)) {
+            (None, _) => {
                 let values = values(checkpoint, &stored)?;
-                refuse_dense_overflow(checkpoint, &stored, &values, dtype)?;
+                refuse_dense_overflow(checkpoint, &stored, &values, dense_dtype)?;
                 NewArtifactTensor::Dense(values)
             }
-            (Storage::Packed(scheme) | Storage::Signed(scheme), Some(Quantized { matrix, distance, output_error })) => {
+            (Some((levels, _)), Some(Quantized { matrix, distance, output_error })) => {
                 reports.push(TensorReport {
                     output_error: Some(output_error.relative),
-                    output_error_rounded_to_nearest: Some(output_error.rounded_to_nearest),
-                    ..report(distance, scheme)
+                    output_error_rounded_to_nearest: output_error.rounded_to_nearest,
+                    ..report(distance, levels)
                 });
-                NewArtifactTensor::Quantized(matrix)
+                matrix.into()
             }
-            (Storage::Packed(scheme) | Storage::Signed(scheme), None) => {
+            (Some((levels, packed)), None) => {
                 let values = values(checkpoint, &stored)?;
                 let columns = architecture.shape(stored.parts[0])[1];
-                let packed = matches!(storage, Storage::Packed(_));
                 let (matrix, distance) =
-                    quantize_matrix(&values, columns, scheme, packed, quantization, None).map_err(|row| {
+                    Matrix::nearest(&values, columns, (levels, packed), quantization, None).map_err(|row| {
                         let values = &values[row * columns..][..columns];
-                        overflow(checkpoint, &stored, values, row, scheme, quantization.scale_dtype)
+                        overflow(checkpoint, &stored, values, row, levels, quantization.scale_dtype)
                     })?;
-                reports.push(report(distance, scheme));
-                NewArtifactTensor::Quantized(matrix)
+                reports.push(report(distance, levels));
+                matrix.into()
             }
         };
         tensors.push((stored, tensor));
@@ -360,7 +373,7 @@ pub fn quantize(
     NewArtifact {
         architecture,
         config: checkpoint.config(),
-        dense_dtype: quantization.dense_dtype.unwrap_or(checkpoint.dtype()),
+        dense_dtype,
         scale_dtype: quantization.scale_dtype,
         tensors,
         activation_bits: match quantization.activations {
@@ -403,10 +416,11 @@ fn overflow(
     stored: &StoredTensor,
     row_values: &[f32],
     row: usize,
-    scheme: Scheme,
+    scheme: impl Into<Levels>,
     scale_dtype: Dtype,
 ) -> Error {
     let (low, high) = round_to_nearest::range(row_values);
+    let scheme = scheme.into();
     Error::Overflow { path: checkpoint.path().to_owned(), name: stored.name.clone(), row, low, high, scheme, scale_dtype }
 }
 
@@ -509,7 +523,7 @@ fn assemble(
 /// GPTQ minimizes what rounding to nearest leaves; where it does not, its text was too short or unlike what comes.
 fn refuse_harm(calibrated: &BTreeMap<String, Quantized>) -> Result<(), Error> {
     let sum = |error: fn(&OutputError) -> f64| calibrated.values().map(|tensor| error(&tensor.output_error)).sum::<f64>();
-    let (gptq, nearest) = (sum(|error| error.relative), sum(|error| error.rounded_to_nearest));
+    let (gptq, nearest) = (sum(|error| error.relative), sum(|error| error.rounded_to_nearest.unwrap_or(error.relative)));
     if gptq > nearest { Err(Error::WorseThanNearest { gptq, nearest }) } else { Ok(()) }
 }
 
@@ -560,11 +574,16 @@ struct Distance {
 
 impl Distance {
     fn between(group: &[f32], integers: &[i8], grid: Grid) -> Self {
-        let mut distance = Self::default();
         let zero_point = i32::from(grid.zero_point);
-        for (weight, q) in group.iter().zip(integers) {
+        Self::of(group, integers.iter().map(|q| (i32::from(*q) - zero_point) as f32 * grid.scale))
+    }
+
+    /// Between weights and the reals in their places.
+    fn of(weights: &[f32], reals: impl Iterator<Item = f32>) -> Self {
+        let mut distance = Self::default();
+        for (weight, real) in weights.iter().zip(reals) {
             let weight = f64::from(*weight);
-            let error = (weight - f64::from((i32::from(*q) - zero_point) as f32 * grid.scale)).abs();
+            let error = (weight - f64::from(real)).abs();
             distance.squared_error += error * error;
             distance.squared_weights += weight * weight;
             distance.largest = distance.largest.max(error);
@@ -578,7 +597,7 @@ impl Distance {
         self.largest = self.largest.max(other.largest);
     }
 
-    fn report(self, stored: &StoredTensor, scheme: Scheme, bytes: u64, weights: u64) -> TensorReport {
+    fn report(self, stored: &StoredTensor, scheme: Levels, bytes: u64, weights: u64) -> TensorReport {
         TensorReport {
             name: stored.name.clone(),
             scheme,

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use compressor_format::{Architecture, Family, LayerTensor, OpensIn, Scheme, StoredTensor, TensorId};
+use compressor_format::{Architecture, Family, LayerTensor, Levels, OpensIn, StoredTensor, TensorId};
 
 use super::Quantization;
 use super::sizes::quantized;
@@ -34,21 +34,23 @@ pub fn opens_in(quantization: &Quantization, architecture: &Architecture) -> Vec
 fn vllm_obstacle(quantization: &Quantization, architecture: &Architecture) -> Option<String> {
     use LayerTensor::{Gate, Key, Query, Up, Value};
     // It puts these into one matrix each, with one scheme: what the first of each has.
-    let mut fused: BTreeMap<(usize, bool), (String, Option<Scheme>)> = BTreeMap::new();
+    let mut fused: BTreeMap<(usize, bool), (String, Option<Levels>)> = BTreeMap::new();
     for stored in Family::stored(architecture) {
-        let scheme = quantized(quantization, &stored).map(|(_, scheme)| scheme);
-        if let Some(size) = scheme.and_then(|scheme| scheme.group_size).filter(|size| !VLLM_GROUPS.contains(size)) {
-            return Some(format!("its kernels know groups of 32, 64 and 128, not of {size}"));
-        }
-        if let Some(bits) = scheme.map(|scheme| scheme.bits).filter(|bits| !VLLM_BITS.contains(bits)) {
-            return Some(format!("its kernels know 4 and 8 bits, not {bits}"));
+        let levels = quantized(quantization, &stored).map(|(_, levels)| levels);
+        if let Some(Levels::Grid(scheme)) = levels {
+            if let Some(size) = scheme.group_size.filter(|size| !VLLM_GROUPS.contains(size)) {
+                return Some(format!("its kernels know groups of 32, 64 and 128, not of {size}"));
+            }
+            if !VLLM_BITS.contains(&scheme.bits) {
+                return Some(format!("its kernels know 4 and 8 bits, not {}", scheme.bits));
+            }
         }
         if let TensorId::Layer(layer, tensor @ (Query(_) | Key(_) | Value(_) | Gate(_) | Up(_))) = stored.parts[0]
             && stored.parts[0].is_projection()
         {
             let key = (layer, matches!(tensor, Gate(_) | Up(_)));
-            let (first, of_first) = fused.entry(key).or_insert_with(|| (stored.name.clone(), scheme));
-            if scheme != *of_first {
+            let (first, of_first) = fused.entry(key).or_insert_with(|| (stored.name.clone(), levels));
+            if levels != *of_first {
                 return Some(format!("it puts `{first}` and `{}` into one matrix, and their schemes differ", stored.name));
             }
         }
@@ -67,9 +69,16 @@ fn obstacle(quantization: &Quantization, architecture: &Architecture) -> Option<
             "GPT-2's projections are Conv1D modules, and compressed-tensors reads Linear modules only: they would be random";
         return Some(reason.to_owned());
     }
+    let levels = |stored: StoredTensor| quantized(quantization, &stored).map(|(_, levels)| levels);
+    if Family::stored(architecture).into_iter().filter_map(levels).any(|levels| matches!(levels, Levels::Codebooks(_))) {
+        return Some("codebooks are no layout of compressed-tensors, which refuses them".to_owned());
+    }
     let is_end = |stored: &StoredTensor| matches!(stored.parts[0], TensorId::Embedding | TensorId::Head);
     let ends = Family::stored(architecture).into_iter().filter(is_end);
-    let bits = ends.filter_map(|stored| quantized(quantization, &stored)).map(|(_, scheme)| scheme.bits).next()?;
+    let bits = ends.filter_map(levels).find_map(|levels| match levels {
+        Levels::Grid(scheme) => Some(scheme.bits),
+        Levels::Codebooks(_) => None,
+    })?;
     Some(format!("it can't reload a quantized embedding, and this one is INT{bits}: embedding = \"dense\" opens there"))
 }
 

@@ -34,6 +34,11 @@ pub(super) fn name_it(quantization: &Quantization, stored: &StoredTensor) -> boo
     matching(quantization, stored).next().is_some()
 }
 
+/// Whether an override says groups or zero points of `stored`.
+pub(super) fn say_a_grid(quantization: &Quantization, stored: &StoredTensor) -> bool {
+    matching(quantization, stored).any(|one| one.group_size.is_some() || one.symmetric.is_some())
+}
+
 /// Everything that is wrong with the overrides themselves.
 pub(super) fn refusals(quantization: &Quantization, architecture: &Architecture) -> Vec<Refusal> {
     let matrices: Vec<StoredTensor> = Family::stored(architecture).into_iter().filter(can_be_chosen).collect();

@@ -9,14 +9,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use compressor_engine::Blocks;
-use compressor_format::{Checkpoint, QuantizedMatrix, Scheme, StoredTensor, TensorId, write_beside};
+use compressor_format::{Checkpoint, Levels, Scheme, StoredTensor, TensorId, write_beside};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::budget::Choice;
 use super::calibrated::{Calibration, Gathered, Input, head, head_hessian, place_of, put};
 use super::gptq::Hessian;
-use super::{Error, Quantization, overflow, quantize_matrix, values};
+use super::matrix::Matrix;
+use super::{Error, Quantization, overflow, values};
 use crate::fingerprint::Fingerprint;
 use crate::measure::kl_divergence;
 
@@ -34,8 +35,8 @@ impl Sensitivities {
     pub const FILE: &str = "sensitivity.json";
 
     /// Mean KL divergence, nats per token, while only this tensor is quantized, to this scheme.
-    pub fn kl(&self, name: &str, scheme: Scheme) -> Option<f64> {
-        self.tensors.get(name)?.get(&scheme.to_string()).copied()
+    pub fn kl(&self, name: &str, scheme: impl Into<Levels>) -> Option<f64> {
+        self.tensors.get(name)?.get(&scheme.into().to_string()).copied()
     }
 
     /// Those in `file`, or none where they are of another checkpoint, text or setting.
@@ -202,7 +203,7 @@ impl<'a> Bench<'a> {
         for scheme in schemes {
             let matrix = self.quantize(stored, *scheme, gathered)?;
             let mut changed = self.blocks.block(index)?;
-            put(&mut changed, self.checkpoint, stored, &matrix);
+            put(&mut changed, self.checkpoint, stored, matrix.to_f32());
             let first = all.len();
             all.extend_from_slice(x);
             changed.forward(&mut all[first..], self.calibration.window);
@@ -233,16 +234,16 @@ impl<'a> Bench<'a> {
         Ok(found)
     }
 
-    fn quantize(&self, stored: &StoredTensor, scheme: Scheme, gathered: Option<&Gathered<'_>>) -> Result<QuantizedMatrix, Error> {
-        let values = values(self.checkpoint, stored)?;
+    fn quantize(&self, stored: &StoredTensor, scheme: Scheme, gathered: Option<&Gathered<'_>>) -> Result<Matrix, Error> {
+        let (values, levels) = (values(self.checkpoint, stored)?, Levels::Grid(scheme));
         if let Some(gathered) = gathered {
-            return Ok(gathered.round(&values, stored, scheme, false)?.0);
+            return Ok(gathered.round(&values, stored, (levels, false))?.0);
         }
         let columns = self.checkpoint.architecture().shape(stored.parts[0])[1];
-        let quantized = quantize_matrix(&values, columns, scheme, false, self.quantization, None);
-        let (matrix, _) = quantized.map_err(|row| {
+        let nearest = Matrix::nearest(&values, columns, (levels, false), self.quantization, None);
+        let (matrix, _) = nearest.map_err(|row| {
             let values = &values[row * columns..][..columns];
-            overflow(self.checkpoint, stored, values, row, scheme, self.quantization.scale_dtype)
+            overflow(self.checkpoint, stored, values, row, levels, self.quantization.scale_dtype)
         })?;
         Ok(matrix)
     }

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use compressor_format::{
-    Architecture, DenseTensor, Dtype, Family, LayerTensor, Scheme, Storage, StoredTensor, TensorId, safetensors_file_bytes,
+    Architecture, Codebooks, DenseTensor, Dtype, Family, LayerTensor, Levels, Method, Scheme, Storage, StoredTensor, TensorId,
+    safetensors_file_bytes,
 };
 use serde::Serialize;
 
@@ -15,6 +16,8 @@ use super::{Activations, Quantization};
 pub struct QuantizedSizes {
     /// Bytes of `model.safetensors`, header included.
     pub artifact_bytes: u64,
+    /// Bytes of what the engine makes of codebooks: dense weights of the centroids' type.
+    pub decoded_bytes: u64,
     /// Bits of the quantized and dense tensors ÷ the model's weights, scales included.
     pub bits_per_weight: f64,
     /// The quantized tensors, in the order of the computation.
@@ -29,7 +32,7 @@ pub struct QuantizedSize {
     /// Its name as stored.
     pub name: String,
     /// How.
-    pub scheme: Scheme,
+    pub scheme: Levels,
     /// Values it holds.
     pub weights: u64,
     /// Bytes it will take, scales included.
@@ -76,6 +79,44 @@ pub enum Refusal {
     /// INT8 activations with other weights than the INT8 kernels multiply.
     #[error("activations \"int8\" needs 8 bits, symmetric, per channel: leave group_size out; found {0}")]
     Activations(Scheme),
+    /// Codebooks of a size that nothing here runs.
+    #[error("method \"kmeans\" makes codebooks of 16 or 256 values: bits 4 or 8; found {bits}")]
+    CodebookBits {
+        /// The key.
+        key: &'static str,
+        /// Its value.
+        bits: u8,
+    },
+    /// Groups of input elements, which a codebook knows nothing of.
+    #[error("method \"kmeans\" has no group_size: codebook_rows says which output rows share a codebook")]
+    CodebookGroups,
+    /// The same, or zero points, of some projections.
+    #[error("overrides: method \"kmeans\" has neither group_size nor symmetric; of `{0}` only bits or dense can be said")]
+    CodebookGrid(String),
+    /// No rows for a codebook.
+    #[error("codebook_rows 0 makes no codebooks; leave it out for one per matrix")]
+    EmptyCodebooks,
+    /// Rows that share codebooks, and no codebooks.
+    #[error("codebook_rows is for method \"kmeans\"; leave it out")]
+    NoCodebooks,
+    /// Codebooks that do not divide a matrix.
+    #[error("codebook_rows {shared} does not divide the {rows} output rows of `{tensor}`; divisors of {rows} are {}", divisors(*.rows))]
+    CodebookRows {
+        /// Rows that share a codebook.
+        shared: usize,
+        /// Rows of the matrix.
+        rows: usize,
+        /// The first such matrix.
+        tensor: String,
+    },
+    /// INT8 activations and no integers to multiply them with.
+    #[error("activations \"int8\" multiplies integers, and method \"kmeans\" makes codebooks: leave one of them out")]
+    CodebooksWithActivations,
+    /// A target and a method that is none of its candidates.
+    #[error(
+        "method \"kmeans\" makes codebooks, and a target chooses among schemes of integers: set bits = 4 or 8 instead of a target"
+    )]
+    CodebooksWithTarget,
     /// An override of nothing.
     #[error("overrides: `{pattern}` matches no matrix; nearest are {nearest}")]
     NoMatch {
@@ -144,7 +185,12 @@ impl Refusal {
             Self::Bits { key, .. } | Self::EmptyGroup { key } | Self::Divides { key, .. } => Some(key),
             Self::CandidatePerChannel(_) | Self::NoCandidate { .. } => Some("candidates"),
             Self::TooSmall { key, .. } => Some(key),
-            Self::Activations(_) => Some("activations"),
+            Self::Activations(_) | Self::CodebooksWithActivations => Some("activations"),
+            Self::CodebookBits { key, .. } => Some(key),
+            Self::CodebookGroups => Some("group_size"),
+            Self::CodebookGrid(_) => Some("overrides"),
+            Self::EmptyCodebooks | Self::NoCodebooks | Self::CodebookRows { .. } => Some("codebook_rows"),
+            Self::CodebooksWithTarget => Some("method"),
             Self::NoMatch { .. } | Self::Pattern { .. } | Self::Transposed(_) => Some("overrides"),
             Self::DenseDtype(_) => Some("dense_dtype"),
             Self::UnevenLayers | Self::TooLarge => None,
@@ -159,6 +205,12 @@ impl Refusal {
             | Self::CandidatePerChannel(_)
             | Self::EmptyGroup { .. }
             | Self::Activations(_)
+            | Self::CodebookBits { .. }
+            | Self::CodebookGroups
+            | Self::EmptyCodebooks
+            | Self::NoCodebooks
+            | Self::CodebooksWithActivations
+            | Self::CodebooksWithTarget
             | Self::Pattern { .. } => true,
             Self::NoMatch { .. }
             | Self::Transposed(_)
@@ -166,6 +218,8 @@ impl Refusal {
             | Self::NoCandidate { .. }
             | Self::TooSmall { .. }
             | Self::Divides { .. }
+            | Self::CodebookGrid(_)
+            | Self::CodebookRows { .. }
             | Self::UnevenLayers
             | Self::TooLarge => false,
         }
@@ -177,6 +231,7 @@ impl Refusal {
             (Self::Divides { key, width, .. }, Self::Divides { key: other_key, width: other_width, .. }) => {
                 (key, width) == (other_key, other_width)
             }
+            (Self::CodebookRows { rows, .. }, Self::CodebookRows { rows: other_rows, .. }) => rows == other_rows,
             _ => self == other,
         }
     }
@@ -225,16 +280,19 @@ pub fn resolve(quantization: &Quantization, architecture: &Architecture, stored_
     let layout = layout(quantization, architecture, stored_dtype)?;
     let mut tensors = Vec::new();
     let mut dense = Vec::new();
-    let mut stored_bytes = 0;
+    let (mut stored_bytes, mut decoded_bytes) = (0, 0);
     for (stored, storage) in &layout {
         let bytes = storage.bytes(stored, architecture, quantization.scale_dtype);
         stored_bytes += bytes;
-        match storage {
-            Storage::Packed(scheme) | Storage::Signed(scheme) => {
+        match storage.levels() {
+            Some((scheme, _)) => {
                 let weights = stored.shape(architecture).iter().product::<usize>() as u64;
-                tensors.push(QuantizedSize { name: stored.name.clone(), scheme: *scheme, weights, bytes });
+                if matches!(scheme, Levels::Codebooks(_)) {
+                    decoded_bytes += weights * quantization.scale_dtype.bytes() as u64;
+                }
+                tensors.push(QuantizedSize { name: stored.name.clone(), scheme, weights, bytes });
             }
-            Storage::Dense(_) => {
+            None => {
                 let reason = match overrides::asks(quantization, stored) {
                     true => "an override of the recipe asks for it",
                     false => reason_to_stay_dense(stored.parts[0], architecture),
@@ -248,29 +306,23 @@ pub fn resolve(quantization: &Quantization, architecture: &Architecture, stored_
         layout.iter().flat_map(|(stored, storage)| storage.layout(stored, architecture, quantization.scale_dtype)).collect();
     let artifact_bytes = safetensors_file_bytes(parts).ok_or(Refusal::TooLarge)?;
     let bits_per_weight = stored_bytes as f64 * 8.0 / architecture.parameters() as f64;
-    Ok(QuantizedSizes { artifact_bytes, bits_per_weight, tensors, dense })
+    Ok(QuantizedSizes { artifact_bytes, decoded_bytes, bits_per_weight, tensors, dense })
 }
 
 /// Everything that is wrong with `quantization` for this architecture; empty exactly where [`resolve`] succeeds, but for an artifact
 /// that is [too large](Refusal::TooLarge).
 pub fn refusals(quantization: &Quantization, architecture: &Architecture, stored_dtype: Dtype) -> Vec<Refusal> {
-    let scheme = projections(quantization);
     let mut refusals = Vec::new();
+    let of_projections = (quantization.method != Method::Kmeans).then_some(("bits", quantization.bits));
     let overrides = quantization.overrides.iter().filter_map(|one| Some(("overrides", one.bits?)));
-    for (key, bits) in [("bits", scheme.bits)].into_iter().chain(overrides) {
+    for (key, bits) in of_projections.into_iter().chain(overrides) {
         if !Scheme::BITS.contains(&bits) {
             refusals.push(Refusal::Bits { key, bits });
         }
     }
-    if scheme.bits < 8 && scheme.group_size.is_none() {
-        refusals.push(Refusal::PerChannel(scheme.bits));
-    }
-    if quantization.activations == Activations::Int8 {
-        let matrices = Family::stored(architecture).into_iter().filter(|stored| stored.parts[0].is_projection());
-        let others = matrices.filter_map(|stored| quantized(quantization, &stored)).map(|(_, scheme)| scheme);
-        let per_channel_int8 = Scheme { bits: 8, group_size: None, symmetric: true };
-        let first = others.chain([scheme]).find(|scheme| *scheme != per_channel_int8);
-        refusals.extend(first.map(Refusal::Activations));
+    match quantization.method {
+        Method::Kmeans => refusals.extend(codebook_refusals(quantization, architecture)),
+        Method::RoundToNearest | Method::Gptq => refusals.extend(grid_refusals(quantization, architecture)),
     }
     refusals.extend(overrides::refusals(quantization, architecture));
     let dense_dtype = quantization.dense_dtype.unwrap_or(stored_dtype);
@@ -281,14 +333,70 @@ pub fn refusals(quantization: &Quantization, architecture: &Architecture, stored
         refusals.push(Refusal::UnevenLayers);
     }
     for stored in Family::stored(architecture) {
-        let Some((key, Scheme { group_size: Some(group_size), .. })) = quantized(quantization, &stored) else { continue };
-        let Some(refusal) = wrong_group(key, group_size, &stored, architecture) else { continue };
+        let refusal = match quantized(quantization, &stored) {
+            Some((key, Levels::Grid(Scheme { group_size: Some(group_size), .. }))) => {
+                wrong_group(key, group_size, &stored, architecture)
+            }
+            Some((_, Levels::Codebooks(codebooks))) => wrong_rows(codebooks, &stored, architecture),
+            Some((_, Levels::Grid(Scheme { group_size: None, .. }))) | None => None,
+        };
         // Layers are alike: each width is told of once.
-        if !refusals.iter().any(|told| told.is_same_width(&refusal)) {
+        if let Some(refusal) = refusal.filter(|refusal| !refusals.iter().any(|told| told.is_same_width(refusal))) {
             refusals.push(refusal);
         }
     }
     refusals
+}
+
+/// What is wrong where projections become integers.
+fn grid_refusals(quantization: &Quantization, architecture: &Architecture) -> Vec<Refusal> {
+    let scheme = projections(quantization);
+    let mut refusals = Vec::new();
+    if scheme.bits < 8 && scheme.group_size.is_none() {
+        refusals.push(Refusal::PerChannel(scheme.bits));
+    }
+    if quantization.codebook_rows.is_some() {
+        refusals.push(Refusal::NoCodebooks);
+    }
+    if quantization.activations == Activations::Int8 {
+        let grids = projection_levels(quantization, architecture).filter_map(|(_, levels)| match levels {
+            Levels::Grid(scheme) => Some(scheme),
+            Levels::Codebooks(_) => None,
+        });
+        let per_channel_int8 = Scheme { bits: 8, group_size: None, symmetric: true };
+        let first = grids.chain([scheme]).find(|scheme| *scheme != per_channel_int8);
+        refusals.extend(first.map(Refusal::Activations));
+    }
+    refusals
+}
+
+/// What is wrong where projections become codebooks.
+fn codebook_refusals(quantization: &Quantization, architecture: &Architecture) -> Vec<Refusal> {
+    let mut refusals = Vec::new();
+    let others = projection_levels(quantization, architecture).find_map(|(_, levels)| match levels {
+        Levels::Codebooks(Codebooks { bits, .. }) => Some(bits).filter(|bits| !Codebooks::BITS.contains(bits)),
+        Levels::Grid(_) => None,
+    });
+    match (quantization.bits, others) {
+        (bits, _) if !Codebooks::BITS.contains(&bits) => refusals.push(Refusal::CodebookBits { key: "bits", bits }),
+        (_, Some(bits)) => refusals.push(Refusal::CodebookBits { key: "overrides", bits }),
+        (_, None) => {}
+    }
+    if quantization.group_size.is_some() {
+        refusals.push(Refusal::CodebookGroups);
+    }
+    let grid = projection_levels(quantization, architecture).find(|(stored, _)| overrides::say_a_grid(quantization, stored));
+    refusals.extend(grid.map(|(stored, _)| Refusal::CodebookGrid(overrides::module(&stored).to_owned())));
+    if quantization.activations == Activations::Int8 {
+        refusals.push(Refusal::CodebooksWithActivations);
+    }
+    refusals
+}
+
+/// What the quantized projections become.
+fn projection_levels(quantization: &Quantization, architecture: &Architecture) -> impl Iterator<Item = (StoredTensor, Levels)> {
+    let projections = Family::stored(architecture).into_iter().filter(|stored| stored.parts[0].is_projection());
+    projections.filter_map(|stored| Some((quantized(quantization, &stored)?.1, stored))).map(|(levels, stored)| (stored, levels))
 }
 
 /// How every stored tensor will lie in the artifact.
@@ -303,8 +411,9 @@ pub(super) fn layout(
     let one = |stored: StoredTensor| {
         let storage = match (quantized(quantization, &stored), quantization.activations) {
             (None, _) => Storage::Dense(quantization.dense_dtype.unwrap_or(stored_dtype)),
-            (Some((_, scheme)), Activations::Int8) if stored.parts[0].is_projection() => Storage::Signed(scheme),
-            (Some((_, scheme)), Activations::Int8 | Activations::None) => Storage::Packed(scheme),
+            (Some((_, Levels::Codebooks(codebooks))), _) => Storage::Codebooks(codebooks),
+            (Some((_, Levels::Grid(scheme))), Activations::Int8) if stored.parts[0].is_projection() => Storage::Signed(scheme),
+            (Some((_, Levels::Grid(scheme))), Activations::Int8 | Activations::None) => Storage::Packed(scheme),
         };
         (stored, storage)
     };
@@ -315,12 +424,18 @@ pub(super) fn projections(quantization: &Quantization) -> Scheme {
     Scheme { bits: quantization.bits, group_size: quantization.group_size, symmetric: quantization.symmetric }
 }
 
-/// The scheme of a tensor, with the key that says its group size; `None` for one that stays dense.
-pub(super) fn quantized(quantization: &Quantization, stored: &StoredTensor) -> Option<(&'static str, Scheme)> {
+/// What a tensor becomes, with the key that says its group size or its codebooks' rows; `None` for one that stays dense.
+pub(super) fn quantized(quantization: &Quantization, stored: &StoredTensor) -> Option<(&'static str, Levels)> {
     if let Some(chosen) = quantization.chosen.get(&stored.name) {
-        return Some(("candidates", *chosen));
+        return Some(("candidates", (*chosen).into()));
     }
-    overrides::overridden(quantization, stored, unless_overridden(quantization, stored))
+    let (key, scheme) = overrides::overridden(quantization, stored, unless_overridden(quantization, stored))?;
+    match quantization.method {
+        Method::Kmeans if stored.parts[0].is_projection() => {
+            Some(("codebook_rows", Codebooks { bits: scheme.bits, rows: quantization.codebook_rows }.into()))
+        }
+        Method::Kmeans | Method::RoundToNearest | Method::Gptq => Some((key, scheme.into())),
+    }
 }
 
 fn unless_overridden(quantization: &Quantization, stored: &StoredTensor) -> Option<(&'static str, Scheme)> {
@@ -348,6 +463,17 @@ fn wrong_group(key: &'static str, group_size: usize, stored: &StoredTensor, arch
         _ => Width::HiddenSize,
     };
     Some(Refusal::Divides { key, group_size, width, columns, tensor: stored.name.clone() })
+}
+
+/// Every matrix must be whole codebooks, those that are stored as one too: the engine takes them apart.
+fn wrong_rows(codebooks: Codebooks, stored: &StoredTensor, architecture: &Architecture) -> Option<Refusal> {
+    let shared = codebooks.rows?;
+    if shared == 0 {
+        return Some(Refusal::EmptyCodebooks);
+    }
+    let mut rows = stored.parts.iter().map(|part| architecture.shape(*part)[0]);
+    let rows = rows.find(|rows| !rows.is_multiple_of(shared))?;
+    Some(Refusal::CodebookRows { shared, rows, tensor: stored.name.clone() })
 }
 
 fn reason_to_stay_dense(id: TensorId, architecture: &Architecture) -> &'static str {

@@ -54,7 +54,13 @@ fn kinds() -> Vec<Quantization> {
         Quantization { symmetric: false, embedding: EmbeddingScheme::Int4, ..int4() },
         Quantization { clipping: Clipping::Mse, ..int4() },
         Quantization { clipping: Clipping::Mse, symmetric: false, embedding_group_size: 64, ..int4() },
+        kmeans(),
+        Quantization { bits: 8, codebook_rows: Some(16), scale_dtype: Dtype::F32, ..kmeans() },
     ]
+}
+
+pub(super) fn kmeans() -> Quantization {
+    Quantization { bits: 4, method: Method::Kmeans, ..Quantization::default() }
 }
 
 fn write(checkpoint: &Checkpoint, quantization: &Quantization) -> (tempfile::TempDir, QuantizationReport) {
@@ -87,7 +93,7 @@ fn every_family_opens_again_with_the_bytes_that_were_promised() {
             }
         }
     }
-    assert_eq!(opened, Family::ALL.len() * 2 * 8);
+    assert_eq!(opened, Family::ALL.len() * 2 * 10);
 }
 
 /// What the artifact holds, read by `Artifact`, is as far from the checkpoint as the report says; what is dense is exact or rounded.
@@ -98,10 +104,15 @@ fn compare(checkpoint: &Checkpoint, artifact: &Artifact, report: &QuantizationRe
         let dense: Vec<f32> = stored.parts.iter().flat_map(|part| checkpoint.tensor(*part).unwrap()).collect();
         let read: Vec<f32> = stored.parts.iter().flat_map(|part| artifact.values(*part).unwrap()).collect();
         let tensor = artifact.stored().find(|(name, _)| *name == stored.name).unwrap().1;
+        let levels = match tensor {
+            ArtifactTensor::Quantized(matrix) => Some(Levels::Grid(matrix.scheme)),
+            ArtifactTensor::Codebooks(matrix) => Some(Levels::Codebooks(matrix.codebooks)),
+            ArtifactTensor::Dense(_) => None,
+        };
         match tensor {
-            ArtifactTensor::Quantized(matrix) => {
+            ArtifactTensor::Quantized(_) | ArtifactTensor::Codebooks(_) => {
                 let said = report.tensors.iter().find(|tensor| tensor.name == stored.name).unwrap();
-                assert_eq!(matrix.scheme, said.scheme, "{}", stored.name);
+                assert_eq!(levels, Some(said.scheme), "{}", stored.name);
                 let errors: Vec<f64> = dense.iter().zip(&read).map(|(w, q)| f64::from(*w) - f64::from(*q)).collect();
                 let squared: f64 = errors.iter().map(|error| error * error).sum();
                 let norm: f64 = dense.iter().map(|w| f64::from(*w) * f64::from(*w)).sum();
@@ -220,7 +231,7 @@ fn a_tied_embedding_is_one_tensor_with_one_scheme() {
     let (_folder, checkpoint) = checkpoint(&Weights::random(architecture(Family::Llama, true), 1), Dtype::F32);
     let (out, report) = write(&checkpoint, &int4());
     let embedding = report.tensors.iter().find(|tensor| tensor.name == "model.embed_tokens.weight").unwrap();
-    assert_eq!(embedding.scheme, Scheme { bits: 8, group_size: Some(32), symmetric: true });
+    assert_eq!(embedding.scheme, Levels::Grid(Scheme { bits: 8, group_size: Some(32), symmetric: true }));
     // 50 rows of 64 bytes and 2 scales, and the shape: 8 + 16/32 bits and a little.
     assert_eq!(embedding.bytes, 50 * (64 + 2 * 2) + 16);
     assert!(report.tensors.iter().all(|tensor| tensor.name != "lm_head.weight"));
@@ -708,7 +719,7 @@ fn the_last_override_that_says_something_decides() {
         let tensors: BTreeMap<_, _> = artifact.stored().collect();
         match tensors[name.as_str()] {
             ArtifactTensor::Quantized(matrix) => Some(matrix.scheme.to_string()),
-            ArtifactTensor::Dense(_) => None,
+            ArtifactTensor::Codebooks(_) | ArtifactTensor::Dense(_) => None,
         }
     };
     let expected = [

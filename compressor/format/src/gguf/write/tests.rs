@@ -8,12 +8,14 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::*;
+use crate::codebooks::tests::drawn as drawn_codebooks;
 use crate::gguf::GgufFile;
 use crate::gguf::blocks::dequantize;
 use crate::gguf::words::{WORDS, Words};
 use crate::quantized::tests::drawn;
 use crate::{
-    NewArtifact, NewArtifactTensor, QuantizedMatrix, Scheme, StoredTensor, Tokenizer, Values, WeightBytes, pack, write_config,
+    Codebooks, Levels, NewArtifact, NewArtifactTensor, QuantizedMatrix, Scheme, StoredTensor, Tokenizer, Values, WeightBytes,
+    pack, write_config,
 };
 
 const INT4: Scheme = Scheme { bits: 4, group_size: Some(32), symmetric: true };
@@ -57,20 +59,27 @@ struct Written {
 
 impl Written {
     /// An artifact with projections in one scheme, and embedding and head in another or dense.
-    fn new(config: &Value, (projections, packed): (Scheme, bool), ends: Option<Scheme>, dense_dtype: Dtype) -> Self {
+    fn new(config: &Value, (projections, packed): (impl Into<Levels>, bool), ends: Option<Scheme>, dense_dtype: Dtype) -> Self {
         let architecture = Family::read(config, "config.json").unwrap();
-        let mut numbers = Numbers(7);
+        let (projections, mut numbers) = (projections.into(), Numbers(7));
         let mut tensor = |stored: StoredTensor| {
             let mut shape = stored.shape(&architecture);
             if stored.transposed {
                 shape.reverse();
             }
-            let scheme = match stored.parts[0] {
-                TensorId::Embedding | TensorId::Head => ends.map(|scheme| (scheme, true)),
+            let levels = match stored.parts[0] {
+                TensorId::Embedding | TensorId::Head => ends.map(|scheme| (scheme.into(), true)),
                 part => part.is_projection().then_some((projections, packed)),
             };
-            let tensor = match scheme {
-                Some((scheme, packed)) => NewArtifactTensor::Quantized(numbers.matrix(shape[0], shape[1], scheme, packed)),
+            let tensor = match levels {
+                Some((Levels::Grid(scheme), packed)) => {
+                    NewArtifactTensor::Quantized(numbers.matrix(shape[0], shape[1], scheme, packed))
+                }
+                Some((Levels::Codebooks(codebooks), _)) => {
+                    NewArtifactTensor::Codebooks(drawn_codebooks([shape[0], shape[1]], codebooks, Dtype::F16, &mut || {
+                        numbers.next()
+                    }))
+                }
                 None => NewArtifactTensor::Dense((0..shape.iter().product()).map(|_| f32::from(numbers.next()) / 16.0).collect()),
             };
             (stored, tensor)
@@ -388,6 +397,12 @@ fn what_can_not_be_said_is_refused_by_name() {
         groups.refused(),
         "tensor `model.layers.0.self_attn.q_proj.weight` can't be written as GGUF: its groups have 16 elements, and ggml's blocks \
          have 32; quantize with group_size = 32"
+    );
+    let codebooks = Written::new(&config("llama"), (Codebooks { bits: 4, rows: None }, true), None, Dtype::F32);
+    assert_eq!(
+        codebooks.refused(),
+        "tensor `model.layers.0.self_attn.q_proj.weight` can't be written as GGUF: it is a 4-bit codebook per matrix, and GGUF knows \
+         integers with scales; quantize with method = \"gptq\" or \"round_to_nearest\""
     );
 }
 

@@ -88,7 +88,9 @@ fn no_other_choice_within_the_target_costs_less_and_the_file_is_never_larger() {
     assert_eq!(report.artifact_bytes, written);
     assert!(written <= bytes);
     let keys = report.tensors.iter().filter(|tensor| tensor.name.contains("k_proj"));
-    assert_eq!(keys.map(|tensor| tensor.scheme.bits).collect::<Vec<_>>(), [8, 8]);
+    let is_int8 =
+        |tensor: &crate::quantize::TensorReport| matches!(tensor.scheme, compressor_format::Levels::Grid(Scheme { bits: 8, .. }));
+    assert_eq!(keys.map(is_int8).collect::<Vec<_>>(), [true, true]);
 }
 
 #[test]
