@@ -204,6 +204,7 @@ pub(crate) mod tests {
     fn an_index_stands_for_a_real_of_its_rows_codebook() {
         // Integers of −8 … 7 are indices of 0 … 15.
         assert_eq!(matrix().to_f32(), [0.0, 15.0, 8.0, 1.0, 100.0, 102.0, 115.0, 115.0]);
+        assert_eq!((0..4).flat_map(|row| matrix().row(row)).collect::<Vec<_>>(), matrix().to_f32());
         assert_eq!(matrix().decoded().shape, [4, 2]);
     }
 
