@@ -22,8 +22,8 @@ use crate::pool::Pool;
 use crate::rotary::Rotary;
 use crate::{Error, Result};
 
-/// A model made ready to run on the CPU. Dense weights stay in their files, mapped into memory; integers are repacked; codebooks are
-/// written out as dense weights of their centroids' type.
+/// A model made ready to run on the CPU. Dense weights stay in their files, mapped into memory; integers are repacked; codebooks
+/// are written out as dense weights of their centroids' type.
 ///
 /// The same model, tokens and kernels give the same logits, bit for bit, whatever the number of threads. With all matrices
 /// quantized and INT8 activations, so they do token by token and inside a prompt.

@@ -1,4 +1,5 @@
-//! Matrices of indices into codebooks: a few reals for a whole matrix, or for some of its rows, and for each weight which one it is.
+//! Matrices of indices into codebooks: a few reals for a whole matrix, or for some of its rows, and for each weight which one it
+//! is.
 //!
 //! Layout: docs/artifact-format.md §3.
 
@@ -42,8 +43,8 @@ pub struct CodebookMatrix {
     pub columns: usize,
     /// How it was quantized.
     pub codebooks: Codebooks,
-    /// Rows of `ceil(columns · bits / 32)` little-endian words, low bits first: as [`Values::Packed`](crate::Values), where an index
-    /// is an integer plus `2^(bits − 1)`.
+    /// Rows of `ceil(columns · bits / 32)` little-endian words, low bits first: as [`Values::Packed`](crate::Values), where an
+    /// index is an integer plus `2^(bits − 1)`.
     pub indices: WeightBytes,
     /// `[codebooks, 2^bits]`, of a float type.
     pub centroids: TensorSlice,

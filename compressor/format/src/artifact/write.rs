@@ -244,8 +244,8 @@ impl Group<'_> {
                 "strategy": if group_size.is_some() { "group" } else { "channel" }, "group_size": group_size, "dynamic": false,
                 "observer": "memoryless_minmax",
             }),
-            // No `type` of compressed-tensors: its readers refuse it, where an unknown `quant_method` is a warning to Transformers,
-            // which goes on with random weights.
+            // No `type` of compressed-tensors: its readers refuse it, where an unknown `quant_method` is a warning to
+            // Transformers, which goes on with random weights.
             Levels::Codebooks(Codebooks { bits, rows }) => {
                 json!({ "num_bits": bits, "type": "codebook", "codebook_rows": rows })
             }

@@ -1,7 +1,8 @@
 //! Layers that are finished, kept while a quantization is under way: one that was stopped goes on with the next layer.
 //!
-//! One safetensors file a layer, with each tensor's integers as they will be stored, its scales and its zero points, or its indices and
-//! centroids, and what the report says of it in the file's metadata. A file is written beside its place and renamed, so it is whole or not there.
+//! One safetensors file a layer, with each tensor's integers as they will be stored, its scales and its zero points, or its
+//! indices and centroids, and what the report says of it in the file's metadata. A file is written beside its place and renamed,
+//! so it is whole or not there.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

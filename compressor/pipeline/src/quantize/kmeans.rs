@@ -1,13 +1,14 @@
 //! k-means: the few reals that stand for all weights of a matrix, or of some of its rows, with the least squared error found.
 //!
-//! Method: weight sharing, Han et al. 2015 (Deep Compression), arXiv:1510.00149, §3: centroids at even distances between the smallest
-//! and the largest weight, which the paper finds best of three starts, because large weights are few and matter; then Lloyd's turns.
-//! Where the paper goes on and trains the centroids, nothing is trained here. A centroid that no weight is nearest to, of which even
-//! distances make many, splits the cluster with the largest error. Each weight may count by the mean square of its input, the diagonal
-//! of GPTQ's Hessian; SqueezeLLM (Kim et al. 2023, arXiv:2306.07629, eq. 4) weights by squared gradients of the loss instead.
+//! Method: weight sharing, Han et al. 2015 (Deep Compression), arXiv:1510.00149, §3: centroids at even distances between the
+//! smallest and the largest weight, which the paper finds best of three starts, because large weights are few and matter; then
+//! Lloyd's turns. Where the paper goes on and trains the centroids, nothing is trained here. A centroid that no weight is nearest
+//! to, of which even distances make many, splits the cluster with the largest error. Each weight may count by the mean square of
+//! its input, the diagonal of GPTQ's Hessian; SqueezeLLM (Kim et al. 2023, arXiv:2306.07629, eq. 4) weights by squared gradients
+//! of the loss instead.
 //!
-//! In one dimension clusters are stretches of the sorted weights: their borders lie half way between centroids, and the sums inside are
-//! differences of sums from the start.
+//! In one dimension clusters are stretches of the sorted weights: their borders lie half way between centroids, and the sums
+//! inside are differences of sums from the start.
 
 #[cfg(test)]
 mod tests;
@@ -20,8 +21,8 @@ use super::Distance;
 /// Turns of assigning and averaging; a million weights stand still after some hundred.
 const MOST_TURNS: usize = 1000;
 
-/// Finds the codebooks of a matrix `[rows, columns]` and what each of its weights is nearest to. `importance` is what the weights of
-/// each column count, where they do not all count the same.
+/// Finds the codebooks of a matrix `[rows, columns]` and what each of its weights is nearest to. `importance` is what the weights
+/// of each column count, where they do not all count the same.
 ///
 /// # Errors
 /// The first row whose codebook would hold infinite centroids.
@@ -84,7 +85,8 @@ fn half_way(left: f64, right: f64) -> f64 {
     (left + right) / 2.0
 }
 
-/// At most `most` centroids, ascending; as many as there are distinct values, where those are fewer, and then these values themselves.
+/// At most `most` centroids, ascending; as many as there are distinct values, where those are fewer, and then these values
+/// themselves.
 fn centroids(values: &[f32], importance: Option<&[f32]>, most: usize) -> Vec<f32> {
     let sorted = Sorted::new(values, importance);
     let mut borders = sorted.at_even_distances(most);
@@ -217,8 +219,8 @@ impl Sorted {
         (sums.first / sums.weight).max(low).min(high)
     }
 
-    /// Where the cluster with the largest error, of those with several values, is cut in two: above its mean. `None` where each has
-    /// one value only.
+    /// Where the cluster with the largest error, of those with several values, is cut in two: above its mean. `None` where each
+    /// has one value only.
     fn split_of_the_worst(&self, borders: &[usize]) -> Option<usize> {
         let sums: Vec<Sums> = borders.iter().map(|place| self.before(*place)).collect();
         let several = borders.windows(2).zip(sums.windows(2)).filter(|(places, _)| {

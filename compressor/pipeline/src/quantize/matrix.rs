@@ -11,8 +11,8 @@ pub(super) enum Matrix {
 }
 
 impl Matrix {
-    /// Quantizes a matrix `[rows, columns]`, each weight on its own; `importance` is the mean square of each of its inputs, where text
-    /// was looked at.
+    /// Quantizes a matrix `[rows, columns]`, each weight on its own; `importance` is the mean square of each of its inputs, where
+    /// text was looked at.
     ///
     /// # Errors
     /// The first row whose numbers would stand for infinite values.

@@ -1,9 +1,9 @@
-//! Turns a checkpoint into an artifact: every projection becomes integers with scales, or indices into codebooks, as compressed-tensors
-//! lays them out in safetensors.
+//! Turns a checkpoint into an artifact: every projection becomes integers with scales, or indices into codebooks, as
+//! compressed-tensors lays them out in safetensors.
 //!
-//! One method is one file: [`round_to_nearest`] lays a grid over a group of weights, [`clipping`] looks for a better one, [`kmeans`]
-//! needs none. [`resolve`] says what will be written, to the byte, before any of it is done. [`allocate()`] shares a budget of bytes
-//! among tensors.
+//! One method is one file: [`round_to_nearest`] lays a grid over a group of weights, [`clipping`] looks for a better one,
+//! [`kmeans`] needs none. [`resolve`] says what will be written, to the byte, before any of it is done. [`allocate()`] shares a
+//! budget of bytes among tensors.
 
 mod allocate;
 mod budget;

@@ -100,7 +100,9 @@ pub enum Refusal {
     #[error("codebook_rows is for method \"kmeans\"; leave it out")]
     NoCodebooks,
     /// Codebooks that do not divide a matrix.
-    #[error("codebook_rows {shared} does not divide the {rows} output rows of `{tensor}`; divisors of {rows} are {}", divisors(*.rows))]
+    #[error(
+        "codebook_rows {shared} does not divide the {rows} output rows of `{tensor}`; divisors of {rows} are {}", divisors(*.rows)
+    )]
     CodebookRows {
         /// Rows that share a codebook.
         shared: usize,

@@ -401,8 +401,8 @@ fn what_can_not_be_said_is_refused_by_name() {
     let codebooks = Written::new(&config("llama"), (Codebooks { bits: 4, rows: None }, true), None, Dtype::F32);
     assert_eq!(
         codebooks.refused(),
-        "tensor `model.layers.0.self_attn.q_proj.weight` can't be written as GGUF: it is a 4-bit codebook per matrix, and GGUF knows \
-         integers with scales; quantize with method = \"gptq\" or \"round_to_nearest\""
+        "tensor `model.layers.0.self_attn.q_proj.weight` can't be written as GGUF: it is a 4-bit codebook per matrix, and GGUF \
+         knows integers with scales; quantize with method = \"gptq\" or \"round_to_nearest\""
     );
 }
 

@@ -151,7 +151,9 @@ proptest! {
 
     #[test]
     fn a_plain_implementation_finds_the_same_with_weights(
-        values in any_values(), importance in prop::collection::vec(0.01f32..9.0, 7), most in prop::sample::select(vec![2usize, 16]),
+        values in any_values(),
+        importance in prop::collection::vec(0.01f32..9.0, 7),
+        most in prop::sample::select(vec![2usize, 16]),
     ) {
         let values = &values[..values.len() / 7 * 7];
         prop_assume!(!values.is_empty());
@@ -172,14 +174,16 @@ proptest! {
         let values = &values[..values.len() / width * width];
         prop_assume!(!values.is_empty());
         let found: Vec<f64> = centroids(values, importance.as_deref(), most).into_iter().map(f64::from).collect();
-        let (before, after) = (error(values, importance.as_deref(), &even(values, most)), error(values, importance.as_deref(), &found));
+        let error = |levels: &[f64]| error(values, importance.as_deref(), levels);
+        let (before, after) = (error(&even(values, most)), error(&found));
         prop_assert!(after <= before * (1.0 + ROUNDING) + 1e-12, "{} {}", after, before);
     }
 
     #[test]
     fn any_finite_values_have_finite_centroids_in_their_range(
         values in prop::collection::vec(prop_oneof![
-            any::<f32>().prop_filter("finite", |value| value.is_finite()), Just(f32::MAX), Just(f32::MIN), Just(f32::from_bits(1)),
+            any::<f32>().prop_filter("finite", |value| value.is_finite()),
+            Just(f32::MAX), Just(f32::MIN), Just(f32::from_bits(1)),
         ], 4..100),
         importance in prop::option::of(prop::collection::vec(prop_oneof![Just(0.0f32), Just(1e-40), Just(1.0), Just(1e38)], 4)),
     ) {
@@ -223,20 +227,20 @@ fn codebooks_that_can_not_be_are_refused_with_the_way_out() {
     assert_eq!(one(&with(|up| up.bits = Some(3))), (bits.to_owned(), Some("overrides")));
     let groups = "method \"kmeans\" has no group_size: codebook_rows says which output rows share a codebook";
     assert_eq!(one(&Quantization { group_size: Some(32), ..kmeans() }), (groups.to_owned(), Some("group_size")));
-    let groups = "overrides: method \"kmeans\" has neither group_size nor symmetric; of `model.layers.0.mlp.up_proj` only bits or dense \
-                  can be said";
+    let groups = "overrides: method \"kmeans\" has neither group_size nor symmetric; of `model.layers.0.mlp.up_proj` only bits or \
+                  dense can be said";
     assert_eq!(one(&with(|up| up.group_size = Some(32))), (groups.to_owned(), Some("overrides")));
     assert_eq!(one(&with(|up| up.symmetric = Some(true))), (groups.to_owned(), Some("overrides")));
-    let rows = "codebook_rows 48 does not divide the 64 output rows of `model.layers.0.self_attn.q_proj.weight`; divisors of 64 are \
-                1, 2, 4, 8, 16, 32, 64";
+    let rows = "codebook_rows 48 does not divide the 64 output rows of `model.layers.0.self_attn.q_proj.weight`; divisors of 64 \
+                are 1, 2, 4, 8, 16, 32, 64";
     let found = refused(&Quantization { codebook_rows: Some(48), ..kmeans() }, Family::Llama);
     assert_eq!(found[0], (rows.to_owned(), Some("codebook_rows")));
     // Of 64 and 32 rows; the 96 of gate and up are whole codebooks.
     assert_eq!(found.len(), 2, "{found:?}");
     // Three matrices of 64 rows that GPT-2 stores as one of 192 are cut apart to run.
     let found = refused(&Quantization { codebook_rows: Some(96), ..kmeans() }, Family::Gpt2);
-    let rows = "codebook_rows 96 does not divide the 64 output rows of `transformer.h.0.attn.c_attn.weight`; divisors of 64 are 1, 2, \
-                4, 8, 16, 32, 64";
+    let rows = "codebook_rows 96 does not divide the 64 output rows of `transformer.h.0.attn.c_attn.weight`; divisors of 64 are \
+                1, 2, 4, 8, 16, 32, 64";
     assert_eq!(found, [(rows.to_owned(), Some("codebook_rows"))]);
     let none = "codebook_rows 0 makes no codebooks; leave it out for one per matrix";
     assert_eq!(one(&Quantization { codebook_rows: Some(0), ..kmeans() }), (none.to_owned(), Some("codebook_rows")));
@@ -264,8 +268,8 @@ fn a_recipe_asks_for_codebooks_without_groups_and_without_a_target() {
     let stage = of("target_bits_per_weight = 4.5");
     let target = crate::quantize::Target::of(&stage).unwrap();
     let found = target.refusals(&Quantization::from(&stage), &architecture(Family::Llama, true), Dtype::F32);
-    let expected = "method \"kmeans\" makes codebooks, and a target chooses among schemes of integers: set bits = 4 or 8 instead of a \
-                    target";
+    let expected = "method \"kmeans\" makes codebooks, and a target chooses among schemes of integers: set bits = 4 or 8 instead of \
+                    a target";
     let found: Vec<_> = found.iter().map(|refusal| (refusal.to_string(), refusal.key())).collect();
     assert_eq!(found, [(expected.to_owned(), Some("method"))]);
 }
