@@ -155,23 +155,31 @@ impl QuantizedMatrix {
 
     /// One row as the real numbers it stands for.
     pub fn row(&self, row: usize) -> Vec<f32> {
-        let groups = self.groups();
-        let integers = self.row_integers(row);
-        let dequantize = |(group, integers): (usize, &[i8])| {
-            let scale = self.scales.get(row * groups + group);
-            let zero_point = self.zero_points.as_ref().map_or(0, |points| i32::from(points[row * groups + group]));
-            integers.iter().map(move |q| (i32::from(*q) - zero_point) as f32 * scale).collect::<Vec<f32>>()
-        };
-        integers.chunks(self.group_size()).enumerate().flat_map(dequantize).collect()
+        let mut real = vec![0.0; self.columns];
+        self.dequantize_row(row, &mut real);
+        real
     }
 
     /// The real numbers it stands for, `[rows, columns]`.
     pub fn to_f32(&self) -> Vec<f32> {
+        let mut real = vec![0.0; self.rows * self.columns];
         #[cfg(feature = "std")]
-        let rows = (0..self.rows).into_par_iter().flat_map_iter(|row| self.row(row));
+        let rows = real.par_chunks_exact_mut(self.columns);
         #[cfg(not(feature = "std"))]
-        let rows = (0..self.rows).flat_map(|row| self.row(row));
-        rows.collect()
+        let rows = real.chunks_exact_mut(self.columns);
+        rows.enumerate().for_each(|(row, real)| self.dequantize_row(row, real));
+        real
+    }
+
+    fn dequantize_row(&self, row: usize, real: &mut [f32]) {
+        let (groups, size, integers) = (self.groups(), self.group_size(), self.row_integers(row));
+        for (group, (integers, real)) in integers.chunks(size).zip(real.chunks_mut(size)).enumerate() {
+            let scale = self.scales.get(row * groups + group);
+            let zero_point = self.zero_points.as_ref().map_or(0, |points| i32::from(points[row * groups + group]));
+            for (q, real) in integers.iter().zip(real) {
+                *real = (i32::from(*q) - zero_point) as f32 * scale;
+            }
+        }
     }
 
     /// Rows `first..first + rows` as a matrix of their own.
