@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use compressor_format::{Outcome, Report};
+use compressor_format::{Outcome, Report, TensorFiles};
 
 use crate::command::{Bench, TINY};
 
@@ -246,6 +246,112 @@ fn a_quantization_killed_while_it_measures_and_in_the_middle_of_its_layers_ends_
     // What no choice can meet is refused before any work, at its line.
     let refused = killed.run(&["run", "tiny.toml", "--set", "stage.2.quantize.target_bytes=\"100 kB\""]).expect(2);
     assert!(refused.stderr().contains("target_bytes 100000 is too small: the smallest artifact that the candidates make has "));
+}
+
+/// A model that is trained a little, quantized coarsely, and learns its scales.
+const SCALES: &str = r#"name = "tiny"
+seed = 3
+dataset = "datasets/home-commands.toml"
+
+[model.new]
+vocab_size = 320
+hidden_size = 64
+layers = 2
+heads = 4
+kv_heads = 2
+intermediate_size = 128
+max_position_embeddings = 256
+
+[[stage]]
+[stage.train]
+steps = 20
+batch_size = 4
+sequence_length = 256
+
+[[stage]]
+[stage.quantize]
+bits = 3
+embedding = "int4"
+storage = "entropy"
+
+[[stage]]
+[stage.learn_scales]
+steps = 40
+batch_size = 4
+sequence_length = 256
+learning_rate = 1e-2
+save_every = 3
+
+[[stage]]
+[stage.verify]
+examples = 20
+"#;
+
+#[test]
+fn scales_are_learnt_with_the_same_bytes_after_a_kill_and_no_integer_changes() {
+    let (whole, killed) = (Bench::new(), Bench::new());
+    for bench in [&whole, &killed] {
+        bench.write("tiny.toml", SCALES);
+    }
+    whole.run(&["run", "tiny.toml"]).expect(0);
+    let [quantized, learnt] = ["2-quantize", "3-learn_scales"].map(|step| whole.path("runs/tiny").join(step));
+    let [before, after] = [&quantized, &learnt].map(|folder| TensorFiles::open(folder).unwrap());
+    let mut changed = 0;
+    for ((name, before), (other, after)) in before.iter().zip(after.iter()) {
+        assert_eq!((name, before.dtype, &before.shape), (other, after.dtype, &after.shape));
+        let is_same = before.bytes[..] == after.bytes[..];
+        assert!(is_same || name.ends_with("_scale"), "{name} changed");
+        changed += usize::from(!is_same);
+    }
+    assert_eq!((before.iter().count(), changed), (after.iter().count(), 15), "seven projections of two layers and the embedding");
+    for name in ["config.json", "tokenizer.json"] {
+        assert!(same(&quantized.join(name), &learnt.join(name)), "{name} differs");
+    }
+    let bytes = |folder: &Path| fs_err::metadata(folder.join("model.safetensors")).unwrap().len();
+    assert_eq!(bytes(&quantized), bytes(&learnt));
+    assert!(learnt.join("model.entropy").exists(), "coded for delivery as what came before");
+    whole.run(&["verify", "runs/tiny/3-learn_scales"]).expect(0);
+
+    let report = Report::read(&whole.path("runs/tiny")).unwrap();
+    let details = &report.stages[2].details;
+    let kl = |key: &str| details[key]["value"].as_f64().unwrap();
+    assert!(kl("kl_after") < kl("kl_before"), "{details}");
+    assert_eq!((details["teacher"].as_str(), details["scales_unchanged"].as_u64()), (Some("1-train"), Some(0)));
+    let page = fs_err::read_to_string(whole.path("runs/tiny/report.html")).unwrap();
+    for expected in ["Loss by step of 3-learn_scales", "of the valid split"] {
+        assert!(page.contains(expected), "{expected}: {page}");
+    }
+
+    let metrics = "runs/tiny/.steps/3-learn_scales/metrics.jsonl";
+    let done = || fs_err::read_to_string(killed.path(metrics)).map_or(0, |text| text.lines().count());
+    let mut command = killed.command(&["run", "tiny.toml"]);
+    let mut child = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let patience = Instant::now();
+    while done() < 7 {
+        assert!(patience.elapsed() < Duration::from_secs(120), "no scale was ever learnt");
+        assert!(child.try_wait().unwrap().is_none(), "the run ended before it could be killed");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!killed.path("runs/tiny/3-learn_scales/model.safetensors").exists(), "killed in the middle");
+    killed.run(&["run", "tiny.toml"]).expect(0);
+    assert!(done() < 40 + 40, "it went on from a saved state: {} steps in both runs", done());
+    assert!(!killed.path("runs/tiny/.steps/3-learn_scales/state").exists(), "nothing is left behind");
+    for name in ["model.safetensors", "model.entropy", "manifest.json"] {
+        let [whole, killed] = [&whole, &killed].map(|bench| bench.path("runs/tiny/3-learn_scales").join(name));
+        assert!(same(&whole, &killed), "{name} differs");
+    }
+}
+
+#[test]
+fn scales_that_are_worse_than_those_before_end_the_run() {
+    let bench = Bench::new();
+    bench.write("tiny.toml", &SCALES.replace("learning_rate = 1e-2", "learning_rate = 1.0").replace("steps = 40", "steps = 4"));
+    let said = bench.run(&["run", "tiny.toml"]).expect(2).stderr();
+    assert!(said.contains("the learnt scales are farther from the teacher than those before: KL divergence "), "{said}");
+    assert!(said.contains("of the valid split; lower learning_rate (it is 1), or learn from more text"), "{said}");
+    assert!(!bench.path("runs/tiny/3-learn_scales/manifest.json").exists(), "no artifact is handed out");
 }
 
 fn same(a: &Path, b: &Path) -> bool {

@@ -2,8 +2,8 @@
 
 use std::ops::ControlFlow;
 
-use compressor_format::{StepLosses, Weights};
-use compressor_pipeline::{Trainer, TrainingJob};
+use compressor_format::{Artifact, ScalesByTensor, StepLosses, TrainingKeys, Weights};
+use compressor_pipeline::{Distillation, Trainer, TrainingJob};
 use compressor_train::{Objective, Training};
 
 use crate::interrupt;
@@ -22,41 +22,71 @@ impl Burn {
 }
 
 impl Trainer for Burn {
-    fn train(&self, job: TrainingJob<'_>, observe: &mut dyn FnMut(&StepLosses) -> ControlFlow<()>) -> anyhow::Result<Weights> {
-        let keys = job.keys;
-        let training = Training {
-            steps: keys.steps as u64,
-            learning_rate: keys.learning_rate,
-            min_learning_rate_ratio: keys.min_learning_rate_ratio,
-            warmup_steps: keys.warmup_steps as u64,
-            weight_decay: keys.weight_decay,
-            beta_1: keys.beta_1,
-            beta_2: keys.beta_2,
-            epsilon: keys.epsilon,
-            gradient_clip: Some(keys.gradient_clip),
-            gradient_accumulation: keys.gradient_accumulation as u64,
-            save_every: Some(keys.save_every as u64),
-        };
-        let objective = match &job.distillation {
-            None => Objective::CrossEntropy,
-            Some(distillation) => Objective::Distill {
-                teacher: distillation.teacher,
-                temperature: distillation.temperature as f32,
-                kd_ratio: distillation.kd_ratio as f32,
-            },
-        };
-        let interruptible = interrupt::Asked::while_training();
-        let mut each = |losses: &StepLosses| match observe(losses) {
-            ControlFlow::Continue(()) if interruptible.should_stop() => ControlFlow::Break(()),
-            seen => seen,
-        };
+    fn train(
+        &self,
+        job: TrainingJob<'_, Weights>,
+        observe: &mut dyn FnMut(&StepLosses) -> ControlFlow<()>,
+    ) -> anyhow::Result<Weights> {
+        let (training, objective) = (training(&job.keys), objective(job.distillation.as_ref()));
         let (batches, state) = (job.batch, Some(job.state_folder));
-        let weights =
-            compressor_train::train(job.start, objective, &training, batches, &self.device, state, job.fingerprint, &mut each)?;
-        Ok(weights)
+        interruptible(observe, |each| {
+            compressor_train::train(job.start, objective, &training, batches, &self.device, state, job.fingerprint, each)
+        })
+    }
+
+    fn learn_scales(
+        &self,
+        job: TrainingJob<'_, &Artifact>,
+        observe: &mut dyn FnMut(&StepLosses) -> ControlFlow<()>,
+    ) -> anyhow::Result<ScalesByTensor> {
+        let (training, objective) = (training(&job.keys), objective(job.distillation.as_ref()));
+        let (batches, state) = (job.batch, Some(job.state_folder));
+        interruptible(observe, |each| {
+            compressor_train::learn_scales(job.start, objective, &training, batches, &self.device, state, job.fingerprint, each)
+        })
     }
 
     fn logits(&self, weights: &Weights, tokens: &[u32]) -> anyhow::Result<Vec<f32>> {
         Ok(compressor_train::logits(weights, tokens, 1, tokens.len(), &self.device)?)
     }
+}
+
+/// The trainer's settings from a stage's keys.
+fn training(keys: &TrainingKeys) -> Training {
+    Training {
+        steps: keys.steps as u64,
+        learning_rate: keys.learning_rate,
+        min_learning_rate_ratio: keys.min_learning_rate_ratio,
+        warmup_steps: keys.warmup_steps as u64,
+        weight_decay: keys.weight_decay,
+        beta_1: keys.beta_1,
+        beta_2: keys.beta_2,
+        epsilon: keys.epsilon,
+        gradient_clip: Some(keys.gradient_clip),
+        gradient_accumulation: keys.gradient_accumulation as u64,
+        save_every: Some(keys.save_every as u64),
+    }
+}
+
+fn objective<'a>(distillation: Option<&Distillation<'a>>) -> Objective<'a> {
+    match distillation {
+        None => Objective::CrossEntropy,
+        Some(distillation) => Objective::Distill {
+            teacher: distillation.teacher,
+            temperature: distillation.temperature as f32,
+            kd_ratio: distillation.kd_ratio as f32,
+        },
+    }
+}
+
+/// Lets Ctrl-C stop a training after the step that it is in.
+fn interruptible<T>(
+    observe: &mut dyn FnMut(&StepLosses) -> ControlFlow<()>,
+    train: impl FnOnce(&mut dyn FnMut(&StepLosses) -> ControlFlow<()>) -> Result<T, compressor_train::Error>,
+) -> anyhow::Result<T> {
+    let asked = interrupt::Asked::while_training();
+    Ok(train(&mut |losses| match observe(losses) {
+        ControlFlow::Continue(()) if asked.should_stop() => ControlFlow::Break(()),
+        seen => seen,
+    })?)
 }

@@ -15,7 +15,7 @@ use std::path::Path;
 use serde_json::Value;
 
 #[cfg(feature = "std")]
-pub use self::write::{NewArtifact, NewArtifactTensor, Storage};
+pub use self::write::{NewArtifact, NewArtifactTensor, ScalesByTensor, Storage};
 #[cfg(feature = "std")]
 use crate::content::ContentHash;
 use crate::model::{CONFIG, WEIGHTS, is_quantized, parse_config};
@@ -770,6 +770,55 @@ mod tests {
                         prop_assert_eq!(parts, new.to_f32());
                     }
                     _ => prop_assert!(false, "{} changed its storage", stored.name),
+                }
+            }
+        }
+
+        #[test]
+        fn other_scales_change_no_other_byte((family, quantized) in quantized(), seed in any::<u8>()) {
+            let (folder, _) = written(family, quantized, seed);
+            let artifact = Artifact::open(folder.path()).unwrap();
+            let file = |folder: &Path, name: &str| fs_err::read(folder.join(name)).unwrap();
+            let written = |change: &dyn Fn(usize, f32) -> f32| {
+                let out = tempfile::tempdir().unwrap();
+                let scales = |id| match artifact.tensor(id) {
+                    ArtifactTensor::Quantized(matrix) => {
+                        Some((id, matrix.scales.iter().enumerate().map(|(index, scale)| change(index, scale)).collect()))
+                    }
+                    ArtifactTensor::Dense(_) => None,
+                };
+                let scales = artifact.architecture().tensors().into_iter().filter_map(scales).collect();
+                let kept = artifact.write_with_scales(&scales, out.path()).unwrap();
+                (out, kept)
+            };
+            for (name, (out, _)) in [
+                ("the same", written(&|_, scale| scale)),
+                ("none that could be stored", written(&|index, _| if index % 2 == 0 { 0.0 } else { f32::MAX })),
+            ] {
+                for file_name in ["config.json", "model.safetensors"] {
+                    prop_assert!(file(out.path(), file_name) == file(folder.path(), file_name), "{}: {}", name, file_name);
+                }
+            }
+            let (out, kept) = written(&|index, scale| scale * (1.0 + index as f32 / 512.0));
+            let zeros = artifact.stored().filter_map(|(_, tensor)| match tensor {
+                ArtifactTensor::Quantized(matrix) => Some(matrix.scales.iter().filter(|scale| *scale == 0.0).count() as u64),
+                ArtifactTensor::Dense(_) => None,
+            });
+            prop_assert_eq!(kept, zeros.sum::<u64>());
+            prop_assert!(file(out.path(), "config.json") == file(folder.path(), "config.json"));
+            let (old, new) = (TensorFiles::open(folder.path()).unwrap(), TensorFiles::open(out.path()).unwrap());
+            prop_assert_eq!((old.bytes(), old.iter().count()), (new.bytes(), new.iter().count()));
+            for ((old_name, old), (new_name, new)) in old.iter().zip(new.iter()) {
+                prop_assert_eq!((old_name, old.dtype, &old.shape), (new_name, new.dtype, &new.shape));
+                prop_assert!(old_name.ends_with("_scale") || old.bytes[..] == new.bytes[..], "{}", old_name);
+            }
+            // Fused parts count their scales each from 0.
+            for id in artifact.architecture().tensors() {
+                let (ArtifactTensor::Quantized(old), ArtifactTensor::Quantized(new)) =
+                    (artifact.tensor(id), Artifact::open(out.path()).unwrap().tensor(id)) else { continue };
+                let dtype = [Dtype::F16, Dtype::F32, Dtype::Bf16][usize::from(seed % 3)];
+                for (index, (old, new)) in old.scales.iter().zip(new.scales.iter()).enumerate() {
+                    prop_assert_eq!(Some(new), dtype.nearest(old * (1.0 + index as f32 / 512.0)), "{}", id);
                 }
             }
         }

@@ -72,7 +72,7 @@ pub use scales::Scales;
 
 #[cfg(feature = "std")]
 pub use {
-    artifact::{NewArtifact, NewArtifactTensor, Storage},
+    artifact::{NewArtifact, NewArtifactTensor, ScalesByTensor, Storage},
     chat::{ChatTemplate, Message, Role, end_tokens},
     checkpoint::{copy_companions, read_config},
     dataset::samples::{Batch, Batches, SampleOrder, Samples, Tokens},
@@ -86,8 +86,8 @@ pub use {
     prompt_cache::{CachedLayer, CachedVectors, Computation, PromptCache},
     recipe::{
         Activations, Budget, ByteSize, CandidateScheme, Clipping, Distill, Draft, EmbeddingScheme, HeadUnit, Importance,
-        MagnitudeNorm, Method, Mistake, ModelSource, Override, Place, Prune, Quantize, Recipe, RecipeText, ScaleDtype, Sizes,
-        Stage, Student, Train, TrainingKeys, Verify, WeightStorage, by_line,
+        LearnScales, MagnitudeNorm, Method, Mistake, ModelSource, Override, Place, Prune, Quantize, Recipe, RecipeText,
+        ScaleDtype, Sizes, Stage, Student, Train, TrainingKeys, Verify, WeightStorage, by_line,
     },
     report::{Check, Limit, Machine, Measured, Outcome, REPORT_VERSION, Report, StageReport, Threshold},
     safetensors::{NewTensor, safetensors_file_bytes, write_safetensors, write_safetensors_with},

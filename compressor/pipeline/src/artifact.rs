@@ -29,7 +29,6 @@ pub fn write_manifest(
     report: &QuantizationReport,
     recipe: Value,
 ) -> Result<Manifest, Error> {
-    let name = |path: &Path| path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let inputs = checkpoint.files().iter().map(|path| FileHash::of(name(path), path)).collect::<Result<Vec<_>, _>>()?;
     let manifest = Manifest {
         format_version: Manifest::FORMAT_VERSION,
@@ -42,4 +41,24 @@ pub fn write_manifest(
         dense_tensors: report.dense.clone(),
     };
     Ok(manifest.write(folder)?)
+}
+
+/// Writes the manifest of an artifact that was made of the one in `before` and with `teacher`, whose files become inputs too.
+///
+/// # Errors
+/// Where a file can't be read or written.
+pub(crate) fn write_manifest_after(before: &Path, teacher: &Checkpoint, recipe: Value, folder: &Path) -> Result<Manifest, Error> {
+    let mut manifest = Manifest { recipe, ..Manifest::read(before)? };
+    for path in teacher.files() {
+        let hash = FileHash::of(name(&path), &path)?;
+        // The teacher is often what the artifact was quantized from.
+        if !manifest.inputs.contains(&hash) {
+            manifest.inputs.push(hash);
+        }
+    }
+    Ok(manifest.write(folder)?)
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }

@@ -31,10 +31,16 @@ fn writes(step: &Step) -> Writes {
     let saves = match &step.stage {
         Stage::Train(train) => saves(train.steps, train.save_every),
         Stage::Distill(distill) => saves(distill.steps, distill.save_every),
+        Stage::LearnScales(learning) => saves(learning.steps, learning.save_every),
         Stage::Prune(_) | Stage::Quantize(_) => 0,
         Stage::Verify(_) => return Writes::default(),
     };
-    Writes { kept: step.output.weight_bytes, state: step.output.architecture.parameters() * STATE_BYTES, saves }
+    let learnt = match step.stage {
+        // No scale takes less than two bytes of the artifact.
+        Stage::LearnScales(_) => step.output.weight_bytes / 2,
+        _ => step.output.architecture.parameters(),
+    };
+    Writes { kept: step.output.weight_bytes, state: learnt * STATE_BYTES, saves }
 }
 
 fn peak(steps: impl Iterator<Item = Writes>) -> u64 {

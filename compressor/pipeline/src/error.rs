@@ -20,6 +20,21 @@ pub enum Error {
     /// Weights that can't be quantized.
     #[error(transparent)]
     Quantize(#[from] crate::quantize::Error),
+    /// Learnt scales that do harm.
+    #[error(
+        "the learnt scales are farther from the teacher than those before: KL divergence {after:.6} instead of {before:.6} nats/token \
+         on {tokens} tokens of the valid split; lower learning_rate (it is {learning_rate}), or learn from more text"
+    )]
+    ScalesNotBetter {
+        /// Of the artifact as it was quantized.
+        before: f64,
+        /// With what was learnt.
+        after: f64,
+        /// Tokens that both were measured on.
+        tokens: u64,
+        /// The stage's learning rate.
+        learning_rate: f64,
+    },
     /// The operating system.
     #[error(transparent)]
     Io(#[from] std::io::Error),

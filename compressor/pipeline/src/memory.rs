@@ -12,17 +12,24 @@ const LOGIT_ROWS: u64 = 3 * 512;
 
 /// Training a student, with or without a teacher.
 pub(crate) fn training(student: &Architecture, teacher: Option<&Architecture>, keys: &TrainingKeys) -> u64 {
+    descending(student, TRAINED_COPIES * student.parameters() * F32, teacher, keys)
+}
+
+/// Learning scales: the weights made of them and their gradients, and the artifact's own bytes, of which scales, gradients and moments
+/// are smaller parts.
+pub(crate) fn learning_scales(student: &Architecture, teacher: &Architecture, artifact_bytes: u64, keys: &TrainingKeys) -> u64 {
+    descending(student, 2 * student.parameters() * F32 + 2 * artifact_bytes, Some(teacher), keys)
+}
+
+/// Steps of a student that takes `student_bytes`.
+fn descending(student: &Architecture, student_bytes: u64, teacher: Option<&Architecture>, keys: &TrainingKeys) -> u64 {
     let tokens = (keys.batch_size * keys.sequence_length) as u64;
     let logits = LOGIT_ROWS.min(tokens * 3) * student.vocab_size as u64 * F32;
     let teacher_bytes = teacher.map_or(0, |teacher| {
         let widest = teacher.layers.iter().map(|layer| layer.intermediate_size as u64).max().unwrap_or(0);
         teacher.parameters() * F32 + tokens * (widest * 4 + teacher.hidden_size as u64 * 4) * F32
     });
-    OVERHEAD_BYTES
-        + student.parameters() * F32 * TRAINED_COPIES
-        + tape(student, tokens, keys.sequence_length as u64)
-        + logits
-        + teacher_bytes
+    OVERHEAD_BYTES + student_bytes + tape(student, tokens, keys.sequence_length as u64) + logits + teacher_bytes
 }
 
 /// What autodiff keeps for the backward pass: per layer about ten vectors of the hidden width, the projections, four of the

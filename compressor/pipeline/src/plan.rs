@@ -1,7 +1,7 @@
 //! The plan: a recipe checked against the files, with every step's inputs, outputs and sizes. Every refusal happens here, before
 //! any work.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use compressor_format::{
     Architecture, Attention, Dataset, Draft, Dtype, Family, LayerShape, Mistake, Mlp, ModelSource, Norm, NormKind, Positions,
@@ -40,7 +40,7 @@ pub struct Step {
     pub fingerprint: String,
     /// The model that goes in.
     pub input: Origin,
-    /// The teacher of a distillation; the dense reference of a verification.
+    /// The teacher of a distillation or of learnt scales; the dense reference of a verification.
     pub beside: Option<Origin>,
     /// The student's source, where it is not the input.
     pub student: Option<Origin>,
@@ -157,6 +157,11 @@ impl Plan {
 }
 
 impl Step {
+    /// Where its losses are written: beside a checkpoint; an artifact's folder has nothing that its manifest does not list.
+    pub(crate) fn metrics_folder(&self) -> &Path {
+        if self.output.is_artifact { &self.bookkeeping } else { &self.folder }
+    }
+
     /// Whether its folder has something in it that no run of this recipe put there.
     pub(crate) fn holds_foreign_files(&self) -> bool {
         let is_used = std::fs::read_dir(&self.folder).is_ok_and(|mut entries| entries.next().is_some());

@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use compressor_format::{
-    Checkpoint, Dataset, Distill, Draft, Dtype, Importance, Mistake, Place, Prune, Quantize, Recipe, RecipeText, Split, Stage,
-    Student, Tokenizer, Verify,
+    Checkpoint, Dataset, Distill, Draft, Dtype, Importance, LearnScales, Mistake, Place, Prune, Quantize, Recipe, RecipeText,
+    Split, Stage, Student, Tokenizer, TrainingKeys, Verify,
 };
 
 use crate::fingerprint::Fingerprint;
@@ -231,10 +231,12 @@ impl<'a> Planner<'a> {
             let place = Place::stage(index, stage.name());
             match stage {
                 Stage::Quantize(_) if !quantized => quantized = true,
-                Stage::Verify(_) if quantized => {}
-                Stage::Verify(_) => {
-                    let mistake = Mistake::new("verify needs an artifact, and no quantize stage comes before it");
-                    self.refuse(&place, mistake.hint("add [stage.quantize] before [stage.verify], or remove this stage"));
+                Stage::Verify(_) | Stage::LearnScales(_) if quantized => {}
+                Stage::Verify(_) | Stage::LearnScales(_) => {
+                    let name = stage.name();
+                    let mistake = Mistake::new(format!("{name} needs an artifact, and no quantize stage comes before it"));
+                    let hint = format!("add [stage.quantize] before [stage.{name}], or remove this stage");
+                    self.refuse(&place, mistake.hint(hint));
                 }
                 Stage::Train(_) | Stage::Distill(_) | Stage::Prune(_) | Stage::Quantize(_) if quantized => {
                     let mistake = Mistake::new(format!("{} can't follow quantize: it takes dense weights", stage.name()));
@@ -255,9 +257,14 @@ impl<'a> Planner<'a> {
             }
             return;
         };
-        if !dataset.has(split) {
+        let [is_there, has_valid] = [split, Split::Valid].map(|split| dataset.has(split));
+        if !is_there {
             let message = format!("the dataset has no {} split, and this stage reads it", split.name());
             self.refuse(place, Mistake::new(message));
+        }
+        if matches!(stage, Stage::LearnScales(_)) && !has_valid {
+            let mistake = Mistake::new("the dataset has no valid split, on which learnt scales are compared with those before");
+            self.refuse(place, mistake.hint("name one in the dataset's description: text that is neither trained nor tested on"));
         }
         if let Stage::Verify(settings) = stage {
             // A split that can't be read is refused already, and does not say whether it has answers.
@@ -322,6 +329,7 @@ impl<'a> Planner<'a> {
                 self.quantize(settings, place, &input, &mut step);
                 fingerprint
             }
+            Stage::LearnScales(settings) => self.learn_scales(settings, place, chain, &mut step, fingerprint),
             Stage::Verify(settings) => {
                 let reference = chain.models.iter().rev().find(|(_, size)| !size.is_artifact);
                 step.beside = reference.map(|(origin, _)| origin.clone());
@@ -330,7 +338,7 @@ impl<'a> Planner<'a> {
                 fingerprint.settings(&self.recipe.budget)
             }
         };
-        self.check_measuring(&step.output);
+        self.check_measuring(Split::Test, &step.output);
         step.fingerprint = fingerprint.hex();
         step.output.fingerprint = step.fingerprint.clone();
         step
@@ -403,7 +411,7 @@ impl<'a> Planner<'a> {
         step: &mut Step,
         fingerprint: Fingerprint,
     ) -> Fingerprint {
-        let teacher = self.teacher(distill, place, chain);
+        let teacher = self.teacher(distill.teacher.as_deref(), "distill", place, chain);
         let keys = distill.training();
         let mut fingerprint = fingerprint;
         let student = match (&distill.student, &teacher) {
@@ -443,14 +451,9 @@ impl<'a> Planner<'a> {
             None => step.output.is_settled = false,
         }
         let Some((origin, teacher)) = teacher else { return fingerprint };
-        let most = teacher.architecture.max_position_embeddings;
-        if keys.sequence_length > most {
-            let message =
-                format!("sequence_length {} is longer than the teacher's max_position_embeddings {most}", keys.sequence_length);
-            self.refuse(&place.then("sequence_length"), Mistake::new(message));
-        }
+        self.check_teacher_reads(&keys, &teacher, place);
         if let Some(student) = &student {
-            if !self.have_one_vocabulary(student, &teacher, distill, place) {
+            if !self.have_one_vocabulary(student, &teacher, distill.student.as_ref(), place) {
                 // As if it were mended, so that the next stage does not stumble over the same thing.
                 step.output.architecture.vocab_size = teacher.architecture.vocab_size;
                 step.output.tokenizer = teacher.tokenizer.clone();
@@ -459,6 +462,37 @@ impl<'a> Planner<'a> {
         }
         step.beside = Some(origin);
         fingerprint.text(&teacher.fingerprint)
+    }
+
+    fn learn_scales(
+        &mut self,
+        settings: &LearnScales,
+        place: &Place,
+        chain: &Chain,
+        step: &mut Step,
+        fingerprint: Fingerprint,
+    ) -> Fingerprint {
+        let (artifact, keys) = (step.output.clone(), settings.training());
+        self.check_training(&keys, &artifact, place);
+        self.check_measuring(Split::Valid, &artifact);
+        let Some((origin, teacher)) = self.teacher(settings.teacher.as_deref(), "learn_scales", place, chain) else {
+            return fingerprint;
+        };
+        self.check_teacher_reads(&keys, &teacher, place);
+        self.have_one_vocabulary(&artifact, &teacher, None, place);
+        step.peak_memory_bytes =
+            memory::learning_scales(&artifact.architecture, &teacher.architecture, artifact.weight_bytes, &keys);
+        step.beside = Some(origin);
+        fingerprint.text(&teacher.fingerprint)
+    }
+
+    fn check_teacher_reads(&mut self, keys: &TrainingKeys, teacher: &ModelSize, place: &Place) {
+        let most = teacher.architecture.max_position_embeddings;
+        if keys.sequence_length > most {
+            let message =
+                format!("sequence_length {} is longer than the teacher's max_position_embeddings {most}", keys.sequence_length);
+            self.refuse(&place.then("sequence_length"), Mistake::new(message));
+        }
     }
 
     /// So many of the teacher's layers.
@@ -477,16 +511,17 @@ impl<'a> Planner<'a> {
         Some(student)
     }
 
-    /// The teacher that the recipe names, or the largest model of the chain so far.
-    fn teacher(&mut self, distill: &Distill, place: &Place, chain: &Chain) -> Option<(Origin, ModelSize)> {
-        let trained: Vec<&(Origin, ModelSize)> =
-            chain.models.iter().filter(|(origin, _)| !matches!(origin, Origin::New(_))).collect();
-        let Some(named) = &distill.teacher else {
+    /// The teacher that a `stage` names, or the largest dense model of the chain so far.
+    fn teacher(&mut self, named: Option<&Path>, stage: &str, place: &Place, chain: &Chain) -> Option<(Origin, ModelSize)> {
+        let is_trained = |(origin, size): &&(Origin, ModelSize)| !matches!(origin, Origin::New(_)) && !size.is_artifact;
+        let trained: Vec<&(Origin, ModelSize)> = chain.models.iter().filter(is_trained).collect();
+        let Some(named) = named else {
             // Of equal ones the latest: it was trained the longest.
             let largest = trained.into_iter().max_by_key(|(_, size)| size.architecture.parameters());
             if largest.is_none() {
-                let mistake =
-                    Mistake::new("distill has no teacher: the chain starts with new weights and nothing is trained before");
+                let mistake = Mistake::new(format!(
+                    "{stage} has no teacher: the chain starts with new weights and nothing is trained before"
+                ));
                 self.refuse(place, mistake.hint("add [stage.train] before it, or set `teacher` to a checkpoint"));
             }
             return largest.cloned();
@@ -503,13 +538,18 @@ impl<'a> Planner<'a> {
         for (origin, size) in &chain.models {
             if let Origin::Step(index) = origin {
                 let name = format!("{}-{}", index + 1, self.recipe.stages[*index].name());
+                if named == Path::new(&name) && size.is_artifact {
+                    let mistake = Mistake::new(format!("teacher \"{name}\" is quantized"));
+                    self.refuse(&place, mistake.hint("name a dense model, such as what was quantized"));
+                    return None;
+                }
                 if named == Path::new(&name) {
                     return Some((origin.clone(), size.clone()));
                 }
             }
         }
         let size = self.size_of_path(named, &place)?;
-        Some((Origin::Path(named.clone()), size))
+        Some((Origin::Path(named.to_owned()), size))
     }
 }
 
@@ -519,7 +559,7 @@ const QUANTIZES_WITHOUT_TEXT: &str = "leave out what looks at text: method \"gpt
 /// The split that a stage reads.
 fn split_of(stage: &Stage) -> Option<Split> {
     match stage {
-        Stage::Train(_) | Stage::Distill(_) => Some(Split::Train),
+        Stage::Train(_) | Stage::Distill(_) | Stage::LearnScales(_) => Some(Split::Train),
         Stage::Prune(prune) => (prune.importance == Importance::Activation && prune::ranks_units(prune)).then_some(Split::Train),
         Stage::Quantize(settings) => {
             let calibrates = quantize::Quantization::from(settings).calibrates();

@@ -22,6 +22,7 @@ pub(crate) enum TokenizerOf {
 #[derive(Default)]
 pub(crate) struct Rows {
     train: Option<Examples>,
+    valid: Option<Examples>,
     test: Option<Examples>,
     /// By what is counted, and up to which length a bound is enough.
     counted: HashMap<(TokenizerOf, Split, usize), Rc<Counted>>,
@@ -58,17 +59,16 @@ impl Rows {
     pub(crate) fn put(&mut self, split: Split, examples: Examples) {
         match split {
             Split::Train => self.train = Some(examples),
+            Split::Valid => self.valid = Some(examples),
             Split::Test => self.test = Some(examples),
-            // No stage reads it.
-            Split::Valid => {}
         }
     }
 
     fn examples(&self, split: Split) -> Option<&Examples> {
         match split {
             Split::Train => self.train.as_ref(),
+            Split::Valid => self.valid.as_ref(),
             Split::Test => self.test.as_ref(),
-            Split::Valid => None,
         }
     }
 

@@ -1,5 +1,6 @@
 //! Carries a plan out, step by step.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -8,15 +9,17 @@ use std::time::Instant;
 
 use compressor_engine::{Engine, Logits, Place};
 use compressor_format::{
-    Architecture, Batches, Checkpoint, Dataset, Distill, Dtype, Importance, LayerTensor, Measured, Metrics, Model, Prune,
-    Quantize, REPORT_VERSION, Reference, Report, SampleOrder, Samples, Sizes, Split, Stage, StageReport, StepLosses, Student,
-    TensorId, Tokenizer, Train, TrainingKeys, Verify, WeightStorage, Weights, hash_file, write_beside, write_entropy,
+    Architecture, Artifact, Batches, Checkpoint, Dataset, Distill, Dtype, Importance, LayerTensor, LearnScales, Measured,
+    Metrics, Model, Prune, Quantize, REPORT_VERSION, Reference, Report, SampleOrder, Samples, Sizes, Split, Stage, StageReport,
+    StepLosses, Student, TensorId, Tokenizer, Train, TrainingKeys, Verify, WeightStorage, Weights, copy_companions, hash_file,
+    write_beside, write_entropy,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::measure::HeldOut;
 use crate::plan::{Origin, Plan, Step, architecture, evenly_spaced};
+use crate::statistics::mean;
 use crate::trainer::{Distillation, Trainer, TrainingJob};
 use crate::verify::{Bench, Subject, verify};
 use crate::{Error, page, prune, quantize};
@@ -94,6 +97,7 @@ impl Run<'_> {
             Stage::Distill(distill) => self.distill(step, distill, workers)?,
             Stage::Prune(settings) => self.prune(step, settings, workers)?,
             Stage::Quantize(settings) => self.quantize(step, settings, workers)?,
+            Stage::LearnScales(settings) => self.learn_scales(step, settings, workers)?,
             Stage::Verify(settings) => {
                 let (made, found) = self.verify(step, settings, workers)?;
                 checks = found;
@@ -116,7 +120,7 @@ impl Run<'_> {
         let folders: Vec<page::Folder> = begun
             .map(|step| page::Folder {
                 step: step.name.clone(),
-                metrics: Metrics::path(&step.folder),
+                metrics: Metrics::path(step.metrics_folder()),
                 folder: step.folder.clone(),
             })
             .collect();
@@ -142,7 +146,7 @@ impl Run<'_> {
 
     fn train(&mut self, step: &Step, train: &Train, workers: &mut Workers<'_>) -> Result<StageReport, Error> {
         let start = self.weights(&step.input, step)?;
-        let (weights, details) = self.fit(step, start, None, &train.training(), workers)?;
+        let (weights, details) = self.fit(step, start, None, &train.training(), workers, Trainer::train)?;
         self.keep(step, &weights, Dtype::F32, details)
     }
 
@@ -155,7 +159,7 @@ impl Run<'_> {
             (_, None) => self.weights(&step.input, step)?,
         };
         let distillation = Distillation { teacher: &teacher, temperature: distill.temperature, kd_ratio: distill.kd_ratio };
-        let (weights, mut details) = self.fit(step, student, Some(distillation), &distill.training(), workers)?;
+        let (weights, mut details) = self.fit(step, student, Some(distillation), &distill.training(), workers, Trainer::train)?;
         details["teacher"] = json!(self.plan.name_of(teacher_origin));
         self.keep(step, &weights, Dtype::F32, details)
     }
@@ -226,6 +230,56 @@ impl Run<'_> {
         Ok(made)
     }
 
+    /// Trains the scales of an artifact, and keeps them where they are better on text that they were not trained on.
+    fn learn_scales(&mut self, step: &Step, settings: &LearnScales, workers: &mut Workers<'_>) -> Result<StageReport, Error> {
+        let input = self.plan.path_of(&step.input).expect("checked by Plan::new: an artifact comes before");
+        let artifact = Artifact::open(&input)?;
+        let teacher_origin = step.beside.as_ref().expect("Plan::new gives every such stage a teacher");
+        let teacher = self.plan.path_of(teacher_origin).expect("a teacher was trained or read before");
+        let teacher = Checkpoint::open(&teacher)?;
+        copy_companions(&input, &step.folder)?;
+        let weights = teacher.weights()?;
+        let distillation = Distillation { teacher: &weights, temperature: settings.temperature, kd_ratio: 1.0 };
+        let keys = settings.training();
+        let (scales, mut details) = self.fit(step, &artifact, Some(distillation), &keys, workers, Trainer::learn_scales)?;
+        drop(weights);
+        let unchanged = artifact.write_with_scales(&scales, &step.folder)?;
+        let learnt = Artifact::open(&step.folder)?;
+        let [before, after] = self.divergences(&teacher, [&artifact, &learnt])?;
+        // NaN on either side is no proof that they are.
+        if after.value.partial_cmp(&before.value) != Some(Ordering::Less) {
+            let (before, after, tokens) = (before.value, after.value, before.sample_size);
+            return Err(Error::ScalesNotBetter { before, after, tokens, learning_rate: settings.learning_rate });
+        }
+        details["teacher"] = json!(self.plan.name_of(teacher_origin));
+        details["scales"] = json!(scales.values().map(Vec::len).sum::<usize>());
+        details["scales_unchanged"] = json!(unchanged);
+        details["kl_before"] = json!(before);
+        details["kl_after"] = json!(after);
+        if input.join("model.entropy").exists() {
+            let [weights, coded] = ["model.safetensors", "model.entropy"].map(|name| step.folder.join(name));
+            details["entropy_bytes"] = json!(write_entropy(&weights, &coded)?);
+        }
+        let recipe = serde_json::to_value(&self.plan.recipe).expect("a recipe is plain data");
+        crate::artifact::write_manifest_after(&input, &teacher, recipe, &step.folder)?;
+        remove_state(step)?;
+        Ok(StageReport { details, ..self.step_report(step)? })
+    }
+
+    /// Mean KL divergence of each artifact from a teacher on the valid split, which nothing is trained on, nats per token.
+    fn divergences(&self, teacher: &Checkpoint, artifacts: [&Artifact; 2]) -> Result<[Measured; 2], Error> {
+        let tokenizer = crate::open_tokenizer(artifacts[0].path())?;
+        let examples = self.dataset().split(Split::Valid, self.plan.recipe.seed)?;
+        let held_out = HeldOut::new(&examples, &tokenizer, &self.plan.measured_by())?;
+        let load = |model| Engine::load(&model, crate::engine_options());
+        let teacher = load(Model::Checkpoint(teacher.clone()))?;
+        let divergence = |artifact: &Artifact| -> Result<Measured, Error> {
+            let kl = held_out.compare(&teacher, &load(Model::Artifact(artifact.clone()))?)?.kl;
+            Ok(Measured { value: mean(&kl).0, sample_size: kl.len() as u64 })
+        };
+        Ok([divergence(artifacts[0])?, divergence(artifacts[1])?])
+    }
+
     /// Whole windows of the train split, its examples one after the other.
     fn calibration(&self, checkpoint: &Checkpoint, key: &'static str, tokens: usize) -> Result<quantize::Calibration, Error> {
         let window = calibration_window(checkpoint.architecture());
@@ -265,15 +319,20 @@ impl Run<'_> {
         Ok((made, findings.checks))
     }
 
-    /// Trains weights on the dataset's train split.
-    fn fit(
+    /// Trains on the dataset's train split, as `train` does it.
+    fn fit<'w, S, T>(
         &mut self,
         step: &Step,
-        start: Weights,
+        start: S,
         distillation: Option<Distillation<'_>>,
         keys: &TrainingKeys,
-        workers: &mut Workers<'_>,
-    ) -> Result<(Weights, Value), Error> {
+        workers: &mut Workers<'w>,
+        train: impl FnOnce(
+            &'w (dyn Trainer + 'w),
+            TrainingJob<'_, S>,
+            &mut dyn FnMut(&StepLosses) -> ControlFlow<()>,
+        ) -> anyhow::Result<T>,
+    ) -> Result<(T, Value), Error> {
         let tokenizer = Tokenizer::open(step.folder.join("tokenizer.json"))?;
         let examples = self.dataset().split(Split::Train, self.plan.recipe.seed)?;
         let samples = Samples::new(&examples, &tokenizer, keys.sequence_length)?;
@@ -283,7 +342,7 @@ impl Run<'_> {
             let mut batches = batches.lock().expect("no thread panics while it holds this");
             batch_at(&samples, &mut batches, keys.batch_size, order, index)
         };
-        let mut metrics = Metrics::append(&step.folder)?;
+        let mut metrics = Metrics::append(step.metrics_folder())?;
         let mut last = None;
         let mut failed = None;
         let state_folder = step.bookkeeping.join("state");
@@ -295,7 +354,7 @@ impl Run<'_> {
             state_folder: &state_folder,
             fingerprint: &step.fingerprint,
         };
-        let weights = workers.trainer.train(job, &mut |losses| {
+        let trained = train(workers.trainer, job, &mut |losses| {
             last = Some(*losses);
             workers.observer.losses(losses, keys.steps as u64);
             match metrics.write(losses) {
@@ -308,17 +367,14 @@ impl Run<'_> {
         });
         match failed {
             Some(error) => Err(error.into()),
-            None => Ok((weights.map_err(Error::Trainer)?, json!({ "last": last }))),
+            None => Ok((trained.map_err(Error::Trainer)?, json!({ "last": last }))),
         }
     }
 
-    /// Writes a checkpoint into the step's folder; the training state has done its work then.
+    /// Writes a checkpoint into the step's folder.
     fn keep(&mut self, step: &Step, weights: &Weights, dtype: Dtype, details: Value) -> Result<StageReport, Error> {
         weights.write(&step.folder, dtype)?;
-        let state = step.bookkeeping.join("state");
-        if state.exists() {
-            fs_err::remove_dir_all(state)?;
-        }
+        remove_state(step)?;
         Ok(StageReport { details, ..self.step_report(step)? })
     }
 
@@ -436,6 +492,15 @@ impl Run<'_> {
         let recipe = serde_json::to_value(&self.plan.recipe).expect("a recipe is plain data");
         crate::artifact::write_manifest(&step.folder, checkpoint, report, recipe).map(drop)
     }
+}
+
+/// The training state has done its work when what was trained is written.
+fn remove_state(step: &Step) -> Result<(), Error> {
+    let state = step.bookkeeping.join("state");
+    if state.exists() {
+        fs_err::remove_dir_all(state)?;
+    }
+    Ok(())
 }
 
 /// Hands the engine's activations to the scores.

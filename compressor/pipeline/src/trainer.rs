@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use compressor_format::{Batch, StepLosses, TrainingKeys, Weights};
+use compressor_format::{Artifact, Batch, ScalesByTensor, StepLosses, TrainingKeys, Weights};
 
 /// Trains and distills; `compressor-train` does it with Burn, tests with a stand-in.
 pub trait Trainer {
@@ -15,7 +15,21 @@ pub trait Trainer {
     ///
     /// # Errors
     /// Loss that is not finite, a state that can't be written, a training that was stopped; with the way out.
-    fn train(&self, job: TrainingJob<'_>, observe: &mut dyn FnMut(&StepLosses) -> ControlFlow<()>) -> anyhow::Result<Weights>;
+    fn train(
+        &self,
+        job: TrainingJob<'_, Weights>,
+        observe: &mut dyn FnMut(&StepLosses) -> ControlFlow<()>,
+    ) -> anyhow::Result<Weights>;
+
+    /// Trains the scales of `job.start`, whose integers stay, and gives the new ones as f32; all else is as in [`Self::train`].
+    ///
+    /// # Errors
+    /// As [`Self::train`].
+    fn learn_scales(
+        &self,
+        job: TrainingJob<'_, &Artifact>,
+        observe: &mut dyn FnMut(&StepLosses) -> ControlFlow<()>,
+    ) -> anyhow::Result<ScalesByTensor>;
 
     /// The logits `[tokens, vocab_size]` of one sequence: the proof of the engine.
     ///
@@ -25,9 +39,9 @@ pub trait Trainer {
 }
 
 /// Everything a training stage needs.
-pub struct TrainingJob<'a> {
+pub struct TrainingJob<'a, S> {
     /// What is trained.
-    pub start: Weights,
+    pub start: S,
     /// What is learnt from beside the data.
     pub distillation: Option<Distillation<'a>>,
     /// Steps, batch, optimizer.

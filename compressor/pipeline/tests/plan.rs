@@ -395,3 +395,68 @@ fn a_gguf_file_without_a_tokenizer_can_not_become_a_folder() {
     assert_eq!(refused.len(), 1, "{refused:?}");
     assert!(refused[0].starts_with("5: ~/model.gguf: "), "{refused:?}");
 }
+
+#[test]
+fn learning_scales_needs_an_artifact_a_dense_teacher_and_a_valid_split() {
+    const QUANTIZE: &str = "[[stage]]\n[stage.quantize]\nbits = 8\nembedding_group_size = 16\n";
+    const LEARN: &str = "[[stage]]\n[stage.learn_scales]\nsteps = 10\nbatch_size = 3\nsequence_length = 64\n";
+    let bench = Bench::new();
+    bench.checkpoint("model", llama());
+    bytes().save(bench.path("model/tokenizer.json")).unwrap();
+    let no_valid = "the dataset has no valid split, on which learnt scales are compared with those before | name one in the \
+                    dataset's description: text that is neither trained nor tested on";
+    assert_eq!(
+        bench.refused(&format!("{OLD}{LEARN}")),
+        [
+            "7: learn_scales needs an artifact, and no quantize stage comes before it | add [stage.quantize] before \
+             [stage.learn_scales], or remove this stage"
+                .to_owned(),
+            format!("7: {no_valid}"),
+        ]
+    );
+    assert_eq!(bench.refused(&format!("{OLD}{QUANTIZE}{LEARN}")), [format!("11: {no_valid}")]);
+
+    bench.write("set.toml", "[jsonl]\ntrain = \"train.jsonl\"\nvalid = \"test.jsonl\"\n");
+    let twice = format!("{OLD}{QUANTIZE}{LEARN}{LEARN}");
+    assert_eq!(bench.refused(&twice), [""; 0], "scales can be learnt again");
+    for (teacher, expected) in [
+        ("1-quantize", "teacher \"1-quantize\" is quantized | name a dense model, such as what was quantized"),
+        ("2-learn_scales", "teacher \"2-learn_scales\" is quantized | name a dense model, such as what was quantized"),
+    ] {
+        assert_eq!(bench.refused(&format!("{twice}teacher = \"{teacher}\"\n")), [format!("20: {expected}")]);
+    }
+    assert_eq!(bench.refused(&format!("{twice}teacher = \"model\"\n")), [""; 0]);
+    assert_eq!(
+        bench.refused(&format!("{OLD}{QUANTIZE}{LEARN}{PRUNE}")),
+        ["16: prune can't follow quantize: it takes dense weights | move [stage.prune] before [stage.quantize]"]
+    );
+
+    let bench = Bench::with_text(&words(200), &words(200));
+    bench.checkpoint("model", llama());
+    bytes().save(bench.path("model/tokenizer.json")).unwrap();
+    bench.write("set.toml", "[text]\ntrain = \"train.txt\"\nvalid = \"valid.txt\"\n");
+    bench.write("valid.txt", "a few words");
+    assert_eq!(
+        bench.refused(&format!("{OLD}{QUANTIZE}{LEARN}")),
+        ["3: the valid split has 11 tokens, one window takes 512 | give it more text"]
+    );
+}
+
+#[test]
+fn the_plan_of_learnt_scales_says_the_bytes_and_the_teacher() {
+    let bench = Bench::new();
+    bench.checkpoint("model", llama());
+    bytes().save(bench.path("model/tokenizer.json")).unwrap();
+    bench.write("set.toml", "[jsonl]\ntrain = \"train.jsonl\"\nvalid = \"test.jsonl\"\n");
+    let recipe = format!(
+        "{OLD}{PRUNE}channel_multiple = 16\n[[stage]]\n[stage.quantize]\nbits = 4\ngroup_size = 16\nembedding_group_size = 16\n[[stage]]\n\
+         [stage.learn_scales]\nsteps = 10\nbatch_size = 3\nsequence_length = 64\n"
+    );
+    assert_eq!(bench.refused(&recipe), [""; 0]);
+    let plan = Plan::of(Draft::load(&bench.path("small.toml"), &[])).unwrap();
+    let [_, quantize, learn] = plan.steps() else { panic!("three steps") };
+    assert_eq!((&learn.output.stored_as, learn.output.weight_bytes), (&quantize.output.stored_as, quantize.output.weight_bytes));
+    assert!(learn.output.is_artifact);
+    // The uncut model is the largest dense one, although the artifact comes later.
+    assert_eq!(learn.beside.as_ref().map(|origin| plan.name_of(origin)), Some(bench.path("model").display().to_string()));
+}

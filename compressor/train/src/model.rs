@@ -13,11 +13,24 @@ use crate::device::open_device;
 use crate::fused::RotaryTable;
 use crate::ops::{Heads, Ops};
 
-/// The tensors of a model by what they are. Matrices are `[out, in]` as everywhere in this project, vectors `[1, width]`.
+/// Tensors of a model by what they are: its weights, or what is learnt of them. Matrices are `[out, in]` as everywhere in this project, vectors `[1, width]`.
 ///
 /// A tied head has no entry of its own, so it can't drift away from the embedding.
 #[derive(Clone, Debug)]
 pub(crate) struct Parameters(BTreeMap<TensorId, Tensor<2>>);
+
+/// The rows and columns of each tensor.
+pub(crate) type Shapes = BTreeMap<TensorId, [usize; 2]>;
+
+/// The shapes of a model's tensors; vectors have one row.
+pub(crate) fn shapes(architecture: &Architecture) -> Shapes {
+    let shape = |id| match architecture.shape(id)[..] {
+        [columns] => (id, [1, columns]),
+        [rows, columns] => (id, [rows, columns]),
+        _ => unreachable!("tensors of models are vectors and matrices"),
+    };
+    architecture.tensors().into_iter().map(shape).collect()
+}
 
 /// A forward pass over the tensors of one architecture.
 #[derive(Clone, Debug)]
@@ -149,24 +162,15 @@ fn scaled(frequency: f64, scaling: RotaryScaling) -> f64 {
 }
 
 impl Parameters {
-    /// Puts the tensors of a model onto a device.
-    pub(crate) fn new(
-        architecture: &Architecture,
-        values: impl IntoIterator<Item = (TensorId, Vec<f32>)>,
-        device: &Device,
-    ) -> Self {
-        let tensor = |(id, values): (TensorId, Vec<f32>)| {
-            let shape = architecture.shape(id);
-            let columns = shape[shape.len() - 1];
-            let rows = values.len() / columns;
-            (id, Tensor::from_data(TensorData::new(values, [rows, columns]), device))
-        };
-        Self(values.into_iter().map(tensor).collect())
+    /// Puts tensors onto a device.
+    pub(crate) fn new(shapes: &Shapes, values: impl IntoIterator<Item = (TensorId, Vec<f32>)>, device: &Device) -> Self {
+        let tensor = |(id, values): (TensorId, Vec<f32>)| (id, Tensor::from_data(TensorData::new(values, shapes[&id]), device));
+        values.into_iter().map(tensor).collect()
     }
 
     /// The same from weights that stay.
     pub(crate) fn from_weights(weights: &Weights, device: &Device) -> Self {
-        Self::new(weights.architecture(), weights.iter().map(|(id, values)| (id, values.to_vec())), device)
+        Self::new(&shapes(weights.architecture()), weights.iter().map(|(id, values)| (id, values.to_vec())), device)
     }
 
     /// Brings the tensors back.
@@ -199,6 +203,12 @@ impl Parameters {
         let (tensor, rest) = change(tensor);
         self.0.insert(id, tensor);
         rest
+    }
+}
+
+impl FromIterator<(TensorId, Tensor<2>)> for Parameters {
+    fn from_iter<I: IntoIterator<Item = (TensorId, Tensor<2>)>>(tensors: I) -> Self {
+        Self(tensors.into_iter().collect())
     }
 }
 

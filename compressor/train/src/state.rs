@@ -8,12 +8,12 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
-use compressor_format::{Architecture, Dtype, NewTensor, TensorFiles, TensorId, write_beside, write_safetensors};
+use compressor_format::{Dtype, NewTensor, TensorFiles, TensorId, write_beside, write_safetensors};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
-use crate::model::{Parameters, values};
+use crate::model::{Parameters, Shapes, values};
 use crate::optimizer::AdamW;
 
 /// All that changes while training.
@@ -78,13 +78,8 @@ pub(crate) fn save(folder: &Path, fingerprint: &str, state: &State) -> Result<()
     Ok(())
 }
 
-/// The newest state with this fingerprint, if there is one.
-pub(crate) fn load(
-    folder: &Path,
-    fingerprint: &str,
-    architecture: &Architecture,
-    device: &Device,
-) -> Result<Option<State>, Error> {
+/// The newest state with this fingerprint, if there is one, of parameters with these shapes.
+pub(crate) fn load(folder: &Path, fingerprint: &str, shapes: &Shapes, device: &Device) -> Result<Option<State>, Error> {
     let mut found = states(folder)?;
     found.retain(|state| state.step.is_some());
     found.sort_by_key(|state| state.step);
@@ -101,15 +96,14 @@ pub(crate) fn load(
         let read = |kind: &str, id: TensorId| -> Result<Vec<f32>, Error> {
             let name = format!("{kind}.{id}");
             let slice = files.get(&name).ok_or_else(|| damaged(format!("there is no tensor `{name}`")))?;
-            let expected: usize = architecture.shape(id).iter().product();
+            let expected: usize = shapes[&id].iter().product();
             let values = slice.to_f32().filter(|values| values.len() == expected);
             values.ok_or_else(|| {
                 damaged(format!("tensor `{name}` has shape {:?}, the model asks for {expected} values", slice.shape))
             })
         };
-        let ids = architecture.tensors();
-        let weights: Vec<_> = ids.iter().map(|id| Ok((*id, read("weight", *id)?))).collect::<Result<_, Error>>()?;
-        let parameters = Parameters::new(architecture, weights, device);
+        let weights: Vec<_> = shapes.keys().map(|id| Ok((*id, read("weight", *id)?))).collect::<Result<_, Error>>()?;
+        let parameters = Parameters::new(shapes, weights, device);
         let mut optimizer = AdamW { steps: description.step, ..AdamW::default() };
         for (id, weight) in parameters.iter() {
             let moment = |kind| -> Result<Tensor<2>, Error> {

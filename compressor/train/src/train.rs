@@ -4,14 +4,16 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
 
-use compressor_format::{Architecture, Batch, Positions, StepLosses, TensorId, Weights};
+use burn::tensor::{Device, Tensor};
+use compressor_format::{Architecture, Artifact, Batch, Positions, ScalesByTensor, StepLosses, TensorId, Weights};
 
 use crate::batch::{self, Packed};
 use crate::device::open_device;
 use crate::head::{HeadInputs, Softened, TeacherHead, head_gradients};
-use crate::model::{Decoder, Parameters};
+use crate::model::{Decoder, Parameters, Shapes, shapes};
 use crate::ops::Ops;
 use crate::optimizer::{AdamW, Gradients, clip_factor};
+use crate::scales::LearntScales;
 use crate::state::{self, State};
 use crate::{Error, Training};
 
@@ -59,54 +61,121 @@ pub fn train(
     training.check()?;
     objective.check(start.architecture())?;
     let device = open_device(device)?;
-    let ops = Ops::of(&device);
     let (architecture, config, tensors) = start.into_parts();
-    let student = Decoder { architecture, ops };
-    let teacher = Teacher::new(objective, ops, &device);
-    let resumed = match state_folder {
-        Some(folder) => state::load(folder, fingerprint, &student.architecture, &device)?,
-        None => None,
-    };
-    let mut state = resumed.unwrap_or_else(|| State {
-        parameters: Parameters::new(&student.architecture, tensors, &device),
-        optimizer: AdamW::default(),
-    });
+    let student = Decoder { architecture, ops: Ops::of(&device) };
+    let shapes = shapes(&student.architecture);
+    let begin = || Parameters::new(&shapes, tensors, &device);
+    let descent = Descent { objective, training, batches, device: &device, state_folder, fingerprint };
+    let parameters = descent.run(&student, None, &shapes, begin, observe)?;
+    Ok(parameters.into_weights(student.architecture, config))
+}
 
-    while state.optimizer.steps < training.steps {
-        let begun = Instant::now();
-        let step = state.optimizer.steps;
-        let micro_batches = micro_batches(step, training, batches, &student)?;
-        let (losses, gradients) = gradients(&student, &state.parameters, teacher.as_ref(), &micro_batches);
-        let gradient_norm = ops.sum_of_squares(gradients.values()).sqrt();
-        let learning_rate = training.learning_rate_at(step);
-        for (quantity, value) in [("the loss", losses.loss(objective)), ("the gradient's norm", gradient_norm)] {
-            if !value.is_finite() {
-                return Err(Error::NotFinite { step: step + 1, quantity, value, learning_rate });
+/// Trains the scales of `artifact` towards `objective` and gives them, `[rows, groups]` for each of its matrices of integers; everything
+/// else of it stays as it is.
+///
+/// Weights are made of integers and scales anew in every step, and the gradients that they get, the embedding's among them, become
+/// those of the scales. Scales are learnt as f32 and rounded to the type they are stored in once, when the artifact is written. All
+/// else is as in [`train`]; nothing decays but by `training.weight_decay`, which here pulls scales to where they began.
+///
+/// # Errors
+/// As [`train`], and [`Error::Settings`] where no matrix is quantized.
+#[allow(clippy::too_many_arguments)]
+pub fn learn_scales(
+    artifact: &Artifact,
+    objective: Objective<'_>,
+    training: &Training,
+    batches: &dyn Fn(u64) -> Batch,
+    device: &str,
+    state_folder: Option<&Path>,
+    fingerprint: &str,
+    observe: &mut dyn FnMut(&StepLosses) -> ControlFlow<()>,
+) -> Result<ScalesByTensor, Error> {
+    training.check()?;
+    objective.check(artifact.architecture())?;
+    let device = open_device(device)?;
+    let student = Decoder { architecture: artifact.architecture().clone(), ops: Ops::of(&device) };
+    let scales = LearntScales::read(artifact, student.ops, &device)?;
+    let shapes = scales.shapes();
+    let begin = || shapes.iter().map(|(id, shape)| (*id, Tensor::zeros(*shape, &device))).collect();
+    let descent = Descent { objective, training, batches, device: &device, state_folder, fingerprint };
+    let theta = descent.run(&student, Some(&scales), &shapes, begin, observe)?;
+    Ok(scales.scales(&theta))
+}
+
+/// A way down: what is made small, in which steps, on which data.
+struct Descent<'a> {
+    objective: Objective<'a>,
+    training: &'a Training,
+    batches: &'a dyn Fn(u64) -> Batch,
+    device: &'a Device,
+    state_folder: Option<&'a Path>,
+    fingerprint: &'a str,
+}
+
+impl Descent<'_> {
+    /// Changes parameters step by step, from a saved state or from where they `begin`.
+    ///
+    /// With `scales`, parameters are what is learnt of them; the student's weights themselves otherwise.
+    fn run(
+        &self,
+        student: &Decoder,
+        scales: Option<&LearntScales>,
+        shapes: &Shapes,
+        begin: impl FnOnce() -> Parameters,
+        observe: &mut dyn FnMut(&StepLosses) -> ControlFlow<()>,
+    ) -> Result<Parameters, Error> {
+        let Self { objective, training, device, state_folder, fingerprint, .. } = *self;
+        let ops = student.ops;
+        let teacher = Teacher::new(objective, ops, device);
+        let resumed = match state_folder {
+            Some(folder) => state::load(folder, fingerprint, shapes, device)?,
+            None => None,
+        };
+        let mut state = resumed.unwrap_or_else(|| State { parameters: begin(), optimizer: AdamW::default() });
+
+        while state.optimizer.steps < training.steps {
+            let begun = Instant::now();
+            let step = state.optimizer.steps;
+            let micro_batches = micro_batches(step, training, self.batches, student)?;
+            let (losses, gradients) = match scales {
+                None => gradients(student, &state.parameters, teacher.as_ref(), &micro_batches),
+                Some(scales) => {
+                    let weights = scales.weights(&state.parameters);
+                    let (losses, of_weights) = gradients(student, &weights, teacher.as_ref(), &micro_batches);
+                    (losses, scales.gradients(&weights, of_weights))
+                }
+            };
+            let gradient_norm = ops.sum_of_squares(gradients.values()).sqrt();
+            let learning_rate = training.learning_rate_at(step);
+            for (quantity, value) in [("the loss", losses.loss(objective)), ("the gradient's norm", gradient_norm)] {
+                if !value.is_finite() {
+                    return Err(Error::NotFinite { step: step + 1, quantity, value, learning_rate });
+                }
+            }
+            let factor = clip_factor(gradient_norm, training.gradient_clip);
+            state.optimizer.update(ops, &mut state.parameters, gradients, training, learning_rate, factor);
+
+            let step = state.optimizer.steps;
+            let seen = observe(&StepLosses {
+                step,
+                loss: losses.loss(objective),
+                cross_entropy: losses.cross_entropy,
+                kl: losses.kl,
+                learning_rate,
+                gradient_norm,
+                tokens: micro_batches.iter().map(|micro_batch| micro_batch.tokens).sum(),
+                seconds: begun.elapsed().as_secs_f64(),
+            });
+            let due = training.save_every.is_some_and(|every| step.is_multiple_of(every)) && step < training.steps;
+            if let Some(folder) = state_folder.filter(|_| due || seen.is_break()) {
+                state::save(folder, fingerprint, &state)?;
+            }
+            if seen.is_break() {
+                return Err(Error::Stopped { step });
             }
         }
-        let factor = clip_factor(gradient_norm, training.gradient_clip);
-        state.optimizer.update(ops, &mut state.parameters, gradients, training, learning_rate, factor);
-
-        let step = state.optimizer.steps;
-        let seen = observe(&StepLosses {
-            step,
-            loss: losses.loss(objective),
-            cross_entropy: losses.cross_entropy,
-            kl: losses.kl,
-            learning_rate,
-            gradient_norm,
-            tokens: micro_batches.iter().map(|micro_batch| micro_batch.tokens).sum(),
-            seconds: begun.elapsed().as_secs_f64(),
-        });
-        let due = training.save_every.is_some_and(|every| step.is_multiple_of(every)) && step < training.steps;
-        if let Some(folder) = state_folder.filter(|_| due || seen.is_break()) {
-            state::save(folder, fingerprint, &state)?;
-        }
-        if seen.is_break() {
-            return Err(Error::Stopped { step });
-        }
+        Ok(state.parameters)
     }
-    Ok(state.parameters.into_weights(student.architecture, config))
 }
 
 impl Objective<'_> {
@@ -139,7 +208,7 @@ struct Teacher {
 }
 
 impl Teacher {
-    fn new(objective: Objective<'_>, ops: Ops, device: &burn::tensor::Device) -> Option<Self> {
+    fn new(objective: Objective<'_>, ops: Ops, device: &Device) -> Option<Self> {
         let Objective::Distill { teacher, temperature, kd_ratio } = objective else {
             return None;
         };
@@ -271,10 +340,9 @@ fn batch_gradients(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use burn::tensor::Device;
     use compressor_format::{Family, LayerShape};
     use serde_json::json;
 
@@ -301,7 +369,7 @@ mod tests {
     }
 
     /// Rows that end early, one that is masked whole, masked beginnings.
-    fn batch() -> Batch {
+    pub(crate) fn batch() -> Batch {
         let (rows, length) = (4, 9);
         let tokens: Vec<u32> = (0..rows * length).map(|i| (i * 11 % 30) as u32).collect();
         let targets = tokens.iter().map(|token| (token + 11) % 30).collect();
@@ -309,6 +377,20 @@ mod tests {
         let weights =
             counts.iter().flat_map(|(from, to)| (0..length).map(move |i| if i >= *from && i < *to { 1.0 } else { 0.0 }));
         Batch { tokens, targets, weights: weights.collect(), rows, length }
+    }
+
+    /// The loss of one batch and the gradients of the weights.
+    pub(crate) fn gradients_at(
+        student: &Decoder,
+        weights: &Parameters,
+        objective: Objective<'_>,
+        batch: &Batch,
+        device: &Device,
+    ) -> (f64, Gradients) {
+        let teacher = Teacher::new(objective, student.ops, device);
+        let micro_batch = MicroBatch { packed: student.ops.pack(batch), tokens: 0 };
+        let (losses, gradients) = gradients(student, weights, teacher.as_ref(), &[micro_batch]);
+        (losses.loss(objective), gradients)
     }
 
     fn gradients_of(student: &Weights, teacher: &Weights, ops: Ops) -> (Losses, Gradients) {

@@ -1,11 +1,13 @@
 //! Writes artifacts: the layout of quantized tensors, and `quantization_config`.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::shape_of_rows;
+use super::{Artifact, ArtifactTensor, shape_of_rows};
+use crate::model::WEIGHTS;
 use crate::{
     Architecture, CodebookMatrix, Codebooks, Dtype, Family, Levels, NewTensor, QuantizedMatrix, Result, Scheme, StoredTensor,
     TensorId, Values, pack, write_config, write_safetensors,
@@ -205,6 +207,52 @@ impl NewArtifact<'_> {
             "quant_method": "compressed-tensors", "format": format, "quantization_status": "compressed",
             "config_groups": groups, "ignore": ignore, "kv_cache_scheme": null, "global_compression_ratio": null,
         })
+    }
+}
+
+/// The scales of an artifact's matrices, `[rows, groups]`, by what they are.
+pub type ScalesByTensor = BTreeMap<TensorId, Vec<f32>>;
+
+impl Artifact {
+    /// Writes `config.json` and `model.safetensors` into `folder` with other scales: every other byte is this artifact's.
+    ///
+    /// Each scale is rounded here, once, to the nearest value of the type that it is stored in, half to even. One that would then be
+    /// zero, or stand for something infinite, stays as it was; returns how many did.
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`] where the folder can't be written.
+    ///
+    /// # Panics
+    /// Where a quantized matrix has no scales in `scales`, or another number of them: a mistake of the caller, never of a file.
+    pub fn write_with_scales(&self, scales: &ScalesByTensor, folder: &Path) -> Result<u64> {
+        let mut replaced = BTreeMap::new();
+        let mut kept = 0;
+        for stored in Family::stored(&self.architecture) {
+            let ArtifactTensor::Quantized(matrix) = &self.tensors[&stored.name] else { continue };
+            let name = format!("{}_scale", stored.name);
+            let slice = self.files.get(&name).expect("`open` read the scales of every quantized matrix");
+            // Parts of a fused matrix lie one below the other, and so do their scales.
+            let new: Vec<f32> = stored.parts.iter().flat_map(|part| &scales[part]).copied().collect();
+            assert_eq!(new.len(), matrix.scales.len(), "scales of {}", stored.name);
+            let rounded = new.into_iter().zip(matrix.scales.iter()).map(|(new, old)| {
+                let nearest = slice.dtype.nearest(new).expect("`open` refused scales of an integer type");
+                // No integer is farther from its zero point than there are integers.
+                let is_sound = nearest != 0.0 && (nearest * f32::from(1u16 << matrix.scheme.bits)).is_finite();
+                kept += u64::from(!is_sound);
+                if is_sound { nearest } else { old }
+            });
+            let rounded: Vec<f32> = rounded.collect();
+            replaced.insert(name, slice.dtype.from_f32(&rounded).expect("`open` refused scales of an integer type"));
+        }
+        let tensors = self.files.iter().map(|(name, slice)| {
+            let bytes: &[u8] = replaced.get(name).map_or(&slice.bytes, |scales| scales);
+            let (dtype, shape) = (slice.dtype, slice.shape.clone());
+            (name.to_owned(), NewTensor { dtype, shape, bytes: Box::new(move || Cow::Borrowed(bytes)) })
+        });
+        fs_err::create_dir_all(folder)?;
+        write_safetensors(&folder.join(WEIGHTS), tensors)?;
+        write_config(folder, &self.config)?;
+        Ok(kept)
     }
 }
 

@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 pub use byte_size::ByteSize;
 pub use locate::{Mistake, Place};
 pub use stages::{
-    Activations, CandidateScheme, Clipping, Distill, EmbeddingScheme, HeadUnit, Importance, MagnitudeNorm, Method, Override,
-    Prune, Quantize, ScaleDtype, Stage, Student, Train, TrainingKeys, Verify, WeightStorage,
+    Activations, CandidateScheme, Clipping, Distill, EmbeddingScheme, HeadUnit, Importance, LearnScales, MagnitudeNorm, Method,
+    Override, Prune, Quantize, ScaleDtype, Stage, Student, Train, TrainingKeys, Verify, WeightStorage,
 };
 
 use crate::Family;

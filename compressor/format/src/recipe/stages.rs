@@ -21,6 +21,8 @@ pub enum Stage {
     Prune(Prune),
     /// Turns weights into integers and writes the artifact.
     Quantize(Quantize),
+    /// Trains the artifact's scales towards a teacher; its integers stay.
+    LearnScales(LearnScales),
     /// Loads the artifact with the engine and measures what it claims.
     Verify(Verify),
 }
@@ -414,6 +416,63 @@ pub enum Activations {
     Int8,
 }
 
+/// Trains the scales of an artifact towards a teacher's predictions, T² · KL(teacher ‖ artifact); integers, zero points and all that is
+/// dense stay as they are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LearnScales {
+    /// As in [`Distill`]: an earlier step, `"model"`, or the path of a checkpoint; left out, the largest dense model of the chain.
+    #[serde(default)]
+    pub teacher: Option<PathBuf>,
+    /// Divides both logits before the softmax, above 0.
+    #[serde(default = "default::temperature")]
+    pub temperature: f64,
+    /// Optimizer steps, at least 1.
+    pub steps: usize,
+    /// Sequences in one micro-batch, at least 1.
+    #[serde(default = "default::batch_size")]
+    pub batch_size: usize,
+    /// Tokens that one sequence predicts, as in [`Train`].
+    #[serde(default = "default::sequence_length")]
+    pub sequence_length: usize,
+    /// Peak learning rate, above 0 and at most 1: the part of itself by which a step changes a scale at most, or nearly so.
+    #[serde(default = "default::scale_learning_rate")]
+    pub learning_rate: f64,
+    /// The cosine ends at this part of the peak, 0 to 1.
+    #[serde(default = "default::min_learning_rate_ratio")]
+    pub min_learning_rate_ratio: f64,
+    /// Steps over which the learning rate rises from 0 to its peak; fewer than `steps`.
+    #[serde(default)]
+    pub warmup_steps: usize,
+    /// Micro-batches whose gradients make one step, at least 1.
+    #[serde(default = "default::gradient_accumulation")]
+    pub gradient_accumulation: usize,
+    /// The training state is saved every so many steps, at least 1.
+    #[serde(default = "default::save_every")]
+    pub save_every: usize,
+}
+
+impl LearnScales {
+    /// As every training stage has them: AdamW as it is by default, without decay.
+    pub fn training(&self) -> TrainingKeys {
+        TrainingKeys {
+            steps: self.steps,
+            batch_size: self.batch_size,
+            sequence_length: self.sequence_length,
+            learning_rate: self.learning_rate,
+            min_learning_rate_ratio: self.min_learning_rate_ratio,
+            warmup_steps: self.warmup_steps,
+            weight_decay: 0.0,
+            beta_1: default::beta_1(),
+            beta_2: default::beta_2(),
+            epsilon: default::epsilon(),
+            gradient_clip: default::gradient_clip(),
+            gradient_accumulation: self.gradient_accumulation,
+            save_every: self.save_every,
+        }
+    }
+}
+
 /// Loads the artifact with the engine and measures what it claims. A threshold left out is measured and not checked.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -465,6 +524,9 @@ mod default {
         256
     }
     pub(super) fn learning_rate() -> f64 {
+        1e-3
+    }
+    pub(super) fn scale_learning_rate() -> f64 {
         1e-3
     }
     pub(super) fn min_learning_rate_ratio() -> f64 {
@@ -572,6 +634,7 @@ impl Stage {
             Self::Distill(_) => "distill",
             Self::Prune(_) => "prune",
             Self::Quantize(_) => "quantize",
+            Self::LearnScales(_) => "learn_scales",
             Self::Verify(_) => "verify",
         }
     }
@@ -582,14 +645,7 @@ impl Stage {
             Self::Train(train) => check_training(&train.training(), place, found),
             Self::Distill(distill) => {
                 check_training(&distill.training(), place, found);
-                check_range(
-                    &place.then("temperature"),
-                    "temperature",
-                    distill.temperature,
-                    f64::MIN_POSITIVE,
-                    1e6,
-                    &mut found.alone,
-                );
+                check_temperature(distill.temperature, place, found);
                 check_range(&place.then("kd_ratio"), "kd_ratio", distill.kd_ratio, 0.0, 1.0, &mut found.alone);
                 if let Some(teacher) = &distill.teacher {
                     check_path(&place.then("teacher"), teacher, found);
@@ -623,6 +679,13 @@ impl Stage {
                     check_range(&place.then(key), key, value, least, most, &mut found.alone);
                 }
                 quantize.check_target(place, found);
+            }
+            Self::LearnScales(learning) => {
+                check_training(&learning.training(), place, found);
+                check_temperature(learning.temperature, place, found);
+                if let Some(teacher) = &learning.teacher {
+                    check_path(&place.then("teacher"), teacher, found);
+                }
             }
             Self::Verify(verify) => {
                 for (key, value, least, most) in [
@@ -690,6 +753,10 @@ impl Quantize {
             }
         }
     }
+}
+
+fn check_temperature(temperature: f64, place: &Place, found: &mut OutOfRange) {
+    check_range(&place.then("temperature"), "temperature", temperature, f64::MIN_POSITIVE, 1e6, &mut found.alone);
 }
 
 fn check_training(keys: &TrainingKeys, place: &Place, found: &mut OutOfRange) {

@@ -131,7 +131,7 @@ fn an_unknown_name_is_answered_with_the_nearest_and_all_known() {
 
 #[test]
 fn a_table_of_another_shape_is_named() {
-    let stages = "train, distill, prune, quantize, verify";
+    let stages = "train, distill, prune, quantize, learn_scales, verify";
     assert_eq!(
         mistake("student.layers = 1", "student = \"new\""),
         at(19, "student is \"new\" and nothing more; write student.new = …")
@@ -344,4 +344,23 @@ fn bits_are_given_or_a_target_chooses_them() {
     for (keys, expected) in refused {
         assert_eq!(read(keys).unwrap_err(), [expected.to_owned()], "{keys}");
     }
+}
+
+#[test]
+fn learning_scales_has_defaults_of_its_own_and_no_decay() {
+    let read = |keys: &str| {
+        let text = RECIPE.replacen("[stage.prune]\nhead_ratio = 0.25\n", &format!("[stage.learn_scales]\nsteps = 9\n{keys}"), 1);
+        draft(&text, &[]).finish().map(|(recipe, _)| recipe)
+    };
+    let Stage::LearnScales(stage) = &read("").unwrap().stages[2] else { panic!("a stage that learns scales") };
+    let Stage::Train(train) = &read("").unwrap().stages[0] else { panic!("a training stage") };
+    assert_eq!((stage.temperature, &stage.teacher), (2.0, &None));
+    // All else as a training has it.
+    let keys =
+        TrainingKeys { steps: 10, weight_decay: train.weight_decay, learning_rate: train.learning_rate, ..stage.training() };
+    assert_eq!((keys, stage.training().weight_decay), (train.training(), 0.0));
+    let refused = |keys: &str| read(keys).unwrap_err().into_iter().map(|mistake| mistake.message).collect::<Vec<_>>();
+    assert_eq!(refused("temperature = 0.0"), ["temperature is 0; it must lie from more than 0 to 1000000"]);
+    assert_eq!(refused("warmup_steps = 9"), ["warmup_steps is 9; it must lie from 0 to 8"]);
+    assert_eq!(refused("kd_ratio = 0.5").len(), 1, "the teacher alone is learnt from");
 }

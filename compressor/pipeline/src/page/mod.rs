@@ -410,11 +410,21 @@ fn note(step: &StageReport) -> Result<Option<Note<'_>>, Error> {
         parts.extend(last["step"].as_u64().map(|steps| format!("{} steps", whole(steps))));
         parts.extend(last["loss"].as_f64().map(|loss| format!("last loss {}", figure(loss, ""))));
         parts.extend(last["kl"].as_f64().map(|kl| format!("last KL {} nats/token", figure(kl, ""))));
+        parts.extend(learnt_scales(details));
         parts.join(", ")
     } else {
         return Ok(None);
     };
     Ok(Some(Note { step: &step.name, text }))
+}
+
+/// What learning scales brought, on text that they were not learnt from.
+fn learnt_scales(details: &Value) -> Option<String> {
+    let measured = |key: &str| serde_json::from_value::<Measured>(details[key].clone()).ok();
+    let (before, after) = (measured("kl_before")?, measured("kl_after")?);
+    let [before_kl, after_kl] = [&before, &after].map(|measured| figure(measured.value, ""));
+    let (scales, tokens) = (whole(details["scales"].as_u64()?), whole(after.sample_size));
+    Some(format!("{scales} scales: KL {after_kl} after {before_kl} nats/token on {tokens} tokens of the valid split"))
 }
 
 /// What was pruned, and what units were ranked by.

@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use compressor_format::{Distill, Mistake, Place, Positions, Split, Student, Tokenizer, TrainingKeys};
+use compressor_format::{Mistake, Place, Positions, Split, Student, Tokenizer, TrainingKeys};
 
 use super::Planner;
 use crate::plan::ModelSize;
@@ -15,15 +15,15 @@ impl Planner<'_> {
         &mut self,
         student: &ModelSize,
         teacher: &ModelSize,
-        distill: &Distill,
+        named: Option<&Student>,
         place: &Place,
     ) -> bool {
-        let key = if distill.student.is_some() { "student" } else { "teacher" };
+        let key = if named.is_some() { "student" } else { "teacher" };
         let place = place.then(key);
         let (ours, theirs) = (student.architecture.vocab_size, teacher.architecture.vocab_size);
         if ours != theirs {
             let message = format!("the student's vocabulary of {ours} tokens differs from the teacher's {theirs}");
-            let hint = match distill.student {
+            let hint = match named {
                 Some(Student::New(_)) => "both must predict the same tokens; give the student the teacher's vocab_size",
                 Some(Student::Layers(_) | Student::Checkpoint(_)) | None => {
                     "both must predict the same tokens; choose another teacher"
@@ -133,21 +133,24 @@ impl Planner<'_> {
         }
     }
 
-    /// Every model that a step makes is measured on the test split.
-    pub(super) fn check_measuring(&mut self, model: &ModelSize) {
+    /// Every model that a step makes is measured on the test split; learnt scales on the valid split too.
+    pub(super) fn check_measuring(&mut self, split: Split, model: &ModelSize) {
         let place = self.measured_at.clone();
         let most = model.architecture.max_position_embeddings;
         let window = self.measured_by.window;
-        if self.rows.text(Split::Test).is_some() {
+        if self.rows.text(split).is_some() {
             if window > most && place != Place::root("dataset") {
                 let message = format!("window {window} is longer than the model's max_position_embeddings {most}");
                 self.refuse(&place, Mistake::new(message));
             }
             let window = window.min(most);
-            if let Some(tokens) = self.too_few(Split::Test, model, window) {
-                let message = format!("the test split has {tokens} tokens, one window takes {window}");
+            if let Some(tokens) = self.too_few(split, model, window) {
+                let message = format!("the {} split has {tokens} tokens, one window takes {window}", split.name());
                 let hint = match place == Place::root("dataset") {
-                    true => "give it more text, or leave the test split out: every model is measured on it",
+                    true if split == Split::Test => {
+                        "give it more text, or leave the test split out: every model is measured on it"
+                    }
+                    true => "give it more text",
                     false => "set `window` lower, or give more text",
                 };
                 self.refuse(&place, Mistake::new(message).hint(hint));
@@ -155,10 +158,11 @@ impl Planner<'_> {
         }
         // Rotary positions go on, learned ones end.
         let most = if model.architecture.positions == Positions::Learned { most } else { usize::MAX };
-        if let Some(TooLong { count, of, longest, first }) = self.too_long(Split::Test, self.measured_by.examples, model, most) {
+        if let Some(TooLong { count, of, longest, first }) = self.too_long(split, self.measured_by.examples, model, most) {
             let message = format!(
-                "{count} of {of} examples of the test split have more tokens than the model's {most} learned positions, the longest \
-                 {longest}; the first is \"{first}\""
+                "{count} of {of} examples of the {} split have more tokens than the model's {most} learned positions, the longest \
+                 {longest}; the first is \"{first}\"",
+                split.name()
             );
             self.refuse(&Place::root("dataset"), Mistake::new(message).hint("shorten or leave out those examples"));
         }

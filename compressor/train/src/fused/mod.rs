@@ -13,7 +13,7 @@ mod head;
 mod linear;
 mod norm;
 mod rotary;
-mod simd;
+pub(crate) mod simd;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -180,7 +180,8 @@ fn contiguous(tensor: FlexTensor) -> FlexTensor {
     tensor.to_contiguous()
 }
 
-fn matrix(tensor: &FlexTensor) -> Matrix<'_> {
+/// The values behind a tensor that is contiguous, as [`flex`] makes them.
+pub(crate) fn matrix(tensor: &FlexTensor) -> Matrix<'_> {
     let shape = tensor.layout().shape();
     let values = tensor.as_slice().expect("`contiguous` was called, and every tensor of this crate is f32");
     Matrix { values, rows: shape[0], columns: shape[1] }
