@@ -434,7 +434,13 @@ pub(crate) struct Quantize {
     /// none, mse or activation.
     #[arg(long)]
     pub(crate) clipping: Option<String>,
-    /// The dataset's description, for gptq, for clipping by activation and for a target.
+    /// none, awq or smoothquant: divides inputs and multiplies columns first, so that they are easier to round.
+    #[arg(long)]
+    pub(crate) scaling: Option<String>,
+    /// `SmoothQuant`'s α, 0 to 1.
+    #[arg(long)]
+    pub(crate) migration_strength: Option<f64>,
+    /// The dataset's description, for gptq, for clipping by activation, for scaling and for a target.
     #[arg(long)]
     pub(crate) dataset: Option<PathBuf>,
     /// Tokens of the dataset's train split to look at.

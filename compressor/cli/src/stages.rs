@@ -58,6 +58,8 @@ pub(crate) fn quantize(arguments: &arguments::Quantize, output: Output) -> Resul
     set(&mut stage, "symmetric", arguments.asymmetric.then_some(false));
     set(&mut stage, "method", arguments.method.clone());
     set(&mut stage, "clipping", arguments.clipping.clone());
+    set(&mut stage, "scaling", arguments.scaling.clone());
+    set(&mut stage, "migration_strength", arguments.migration_strength);
     set(&mut stage, "calibration_tokens", arguments.calibration_tokens.map(|tokens| tokens as i64));
     set(&mut stage, "embedding", arguments.embedding.clone());
     set(&mut stage, "scale_dtype", arguments.scale_dtype.clone());

@@ -162,24 +162,30 @@ impl Block<'_> {
         self.add(&self.layer.down, x, down_input);
     }
 
-    /// Puts other weights, `[out, in]`, in the place of a projection's.
+    /// Puts other values in the place of a tensor's: `[out, in]` for the weight of a projection.
     ///
     /// # Panics
-    /// Where `tensor` is not the weight of a projection that the model has.
-    pub fn replace(&mut self, tensor: LayerTensor, weights: Vec<f32>) {
-        use LayerTensor::{Down, Gate, Key, Output, Query, Up, Value};
+    /// Where the model has no such tensor.
+    pub fn replace(&mut self, tensor: LayerTensor, values: Vec<f32>) {
+        use LayerTensor::{AttentionNorm, Down, Gate, Key, KeyNorm, MlpNorm, Output, Query, QueryNorm, Up, Value};
         let layer = &mut self.layer;
-        let linear = match tensor {
-            Query(Part::Weight) => &mut layer.query,
-            Key(Part::Weight) => &mut layer.key,
-            Value(Part::Weight) => &mut layer.value,
-            Output(Part::Weight) => &mut layer.output,
-            Gate(Part::Weight) => layer.gate.as_mut().expect("the model has a gate"),
-            Up(Part::Weight) => &mut layer.up,
-            Down(Part::Weight) => &mut layer.down,
-            other => panic!("{other:?} is not the weight of a projection"),
+        let (linear, part) = match tensor {
+            Query(part) => (&mut layer.query, part),
+            Key(part) => (&mut layer.key, part),
+            Value(part) => (&mut layer.value, part),
+            Output(part) => (&mut layer.output, part),
+            Gate(part) => (layer.gate.as_mut().expect("the model has a gate"), part),
+            Up(part) => (&mut layer.up, part),
+            Down(part) => (&mut layer.down, part),
+            AttentionNorm(part) => return layer.attention_norm.replace(part, values),
+            MlpNorm(part) => return layer.mlp_norm.replace(part, values),
+            QueryNorm => return layer.query_norm.as_mut().expect("the model has such a norm").replace(Part::Weight, values),
+            KeyNorm => return layer.key_norm.as_mut().expect("the model has such a norm").replace(Part::Weight, values),
         };
-        linear.matrix = Matrix::owned(weights, linear.matrix.columns);
+        match part {
+            Part::Weight => linear.matrix = Matrix::owned(values, linear.matrix.columns),
+            Part::Bias => *linear.bias.as_mut().expect("the projection has a bias") = values,
+        }
     }
 
     fn add(&self, linear: &Linear, x: &mut [f32], input: Vec<f32>) {

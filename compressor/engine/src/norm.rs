@@ -3,6 +3,8 @@
 use alloc::vec::Vec;
 
 use compressor_format::NormKind;
+#[cfg(feature = "std")]
+use compressor_format::Part;
 
 /// One normalization with its weights.
 #[derive(Debug)]
@@ -20,6 +22,15 @@ impl NormWeights {
     /// Bytes of the weights.
     pub(crate) fn memory_bytes(&self) -> usize {
         (self.weight.len() + self.bias.as_ref().map_or(0, Vec::len)) * size_of::<f32>()
+    }
+
+    /// Puts other values in the place of a part that it has.
+    #[cfg(feature = "std")]
+    pub(crate) fn replace(&mut self, part: Part, values: Vec<f32>) {
+        match part {
+            Part::Weight => self.weight = values,
+            Part::Bias => *self.bias.as_mut().expect("the norm has a bias") = values,
+        }
     }
 }
 

@@ -554,7 +554,7 @@ impl<'a> Planner<'a> {
 }
 
 /// The way out for a quantization whose text does not do.
-const QUANTIZES_WITHOUT_TEXT: &str = "leave out what looks at text: method \"gptq\" and clipping \"activation\"";
+const QUANTIZES_WITHOUT_TEXT: &str = "leave out what looks at text: method \"gptq\", clipping \"activation\" and scaling";
 
 /// The split that a stage reads.
 fn split_of(stage: &Stage) -> Option<Split> {

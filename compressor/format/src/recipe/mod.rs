@@ -16,7 +16,7 @@ pub use byte_size::ByteSize;
 pub use locate::{Mistake, Place};
 pub use stages::{
     Activations, CandidateScheme, Clipping, Distill, EmbeddingScheme, HeadUnit, Importance, LearnScales, MagnitudeNorm, Method,
-    Override, Prune, Quantize, ScaleDtype, Stage, Student, Train, TrainingKeys, Verify, WeightStorage,
+    Override, Prune, Quantize, ScaleDtype, Scaling, Stage, Student, Train, TrainingKeys, Verify, WeightStorage,
 };
 
 use crate::Family;

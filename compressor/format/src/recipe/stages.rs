@@ -252,7 +252,13 @@ pub struct Quantize {
     /// `"activation"`, the same with each error weighted by the mean square of its input, as `"kmeans"` then does too.
     #[serde(default)]
     pub clipping: Clipping,
-    /// Tokens of the train split that `"gptq"` and `"activation"` look at, in whole windows; at least 1.
+    /// What input channels are divided by, and columns of weights multiplied, before anything is rounded: `"none"`; `"awq"`, powers of
+    /// the inputs' mean magnitudes, the power searched; `"smoothquant"`, what brings inputs and weights to ranges of one size.
+    #[serde(default)]
+    pub scaling: Scaling,
+    /// SmoothQuant's α, how much of the inputs' range is left to the weights, 0 to 1; 0.5 where left out. Only with `"smoothquant"`.
+    pub migration_strength: Option<f64>,
+    /// Tokens of the train split that `"gptq"`, `"activation"` and scaling look at, in whole windows; at least 1.
     #[serde(default = "default::quantization_tokens")]
     pub calibration_tokens: usize,
     /// Part of the mean of GPTQ's diagonal that is added to it, above 0 and at most 1.
@@ -320,6 +326,19 @@ pub enum Clipping {
     Mse,
     /// The range with the least squared error, weighted by the mean square of each input.
     Activation,
+}
+
+/// What input channels are divided by before anything is rounded; the model computes the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scaling {
+    /// Nothing.
+    #[default]
+    None,
+    /// Powers of the mean magnitudes of the inputs, the power with the least error of the outputs (Lin et al. 2023).
+    Awq,
+    /// What shares the range of the inputs between inputs and weights (Xiao et al. 2022).
+    SmoothQuant,
 }
 
 /// How the numbers that are stored for weights are chosen.
@@ -675,10 +694,16 @@ impl Stage {
                     ("sensitivity_tokens", quantize.sensitivity_tokens as f64, 1.0, 1e9),
                     ("damping", quantize.damping, f64::MIN_POSITIVE, 1.0),
                     ("target_bits_per_weight", quantize.target_bits_per_weight.unwrap_or(1.0), f64::MIN_POSITIVE, 32.0),
+                    ("migration_strength", quantize.migration_strength.unwrap_or_default(), 0.0, 1.0),
                 ] {
                     check_range(&place.then(key), key, value, least, most, &mut found.alone);
                 }
                 quantize.check_target(place, found);
+                if quantize.migration_strength.is_some() && quantize.scaling != Scaling::SmoothQuant {
+                    let message = "migration_strength is set, and scaling is not \"smoothquant\"".to_owned();
+                    let hint = "leave migration_strength out, or set scaling = \"smoothquant\"";
+                    found.together.push((place.then("migration_strength"), Mistake::new(message).hint(hint)));
+                }
             }
             Self::LearnScales(learning) => {
                 check_training(&learning.training(), place, found);

@@ -310,6 +310,30 @@ const VALUES: &[&str] =
     &["1", "-1", "0.5", "nan", "true", "\"llama\"", "\"new\"", "[]", "[{}]", "{}", "{ new = 1 }", "{ path = [] }", "1979-05-27"];
 
 #[test]
+fn migration_strength_is_smoothquants_alone() {
+    let read = |keys: &str| {
+        let text = format!("name = \"x\"\nmodel.path = \"m\"\n[[stage]]\n[stage.quantize]\nbits = 8\n{keys}\n");
+        Recipe::from_toml(&text).map(|recipe| match recipe.stages.into_iter().next() {
+            Some(Stage::Quantize(stage)) => (stage.scaling, stage.migration_strength),
+            other => panic!("{other:?}"),
+        })
+    };
+    assert_eq!(read("").unwrap(), (Scaling::None, None));
+    assert_eq!(read("scaling = \"none\"").unwrap(), (Scaling::None, None));
+    assert_eq!(read("scaling = \"awq\"").unwrap(), (Scaling::Awq, None));
+    assert_eq!(read("scaling = \"smoothquant\"\nmigration_strength = 0").unwrap(), (Scaling::SmoothQuant, Some(0.0)));
+    let message = "migration_strength is set, and scaling is not \"smoothquant\"";
+    let hint = "leave migration_strength out, or set scaling = \"smoothquant\"";
+    for keys in ["migration_strength = 0.5", "migration_strength = 0.5\nscaling = \"awq\""] {
+        assert_eq!(read(keys).unwrap_err(), [at(6, message).hint(hint)], "{keys}");
+    }
+    let message = "migration_strength is 1.5; it must lie from 0 to 1";
+    assert_eq!(read("migration_strength = 1.5\nscaling = \"smoothquant\"").unwrap_err(), [at(6, message)]);
+    let found = at(6, "scaling is \"smooth_quant\"; did you mean \"smoothquant\"?").hint("known here: none, awq, smoothquant");
+    assert_eq!(read("scaling = \"smooth_quant\"").unwrap_err(), [found]);
+}
+
+#[test]
 fn bits_are_given_or_a_target_chooses_them() {
     let read = |keys: &str| {
         let text = format!("name = \"x\"\nmodel.path = \"m\"\n[[stage]]\n[stage.quantize]\n{keys}\n");

@@ -22,7 +22,7 @@ use self::curves::{Bucket, Curves, Point};
 use crate::Error;
 use crate::figures::{self, bytes, count, figure, percent, perplexity, ratio, whole};
 use crate::prune::Cuts;
-use crate::quantize::{QuantizationReport, TensorReport};
+use crate::quantize::{InputScaling, QuantizationReport, ScalingOutcome, TensorReport};
 
 /// A step with what lies in its folder, as far as it has come.
 pub(crate) struct Folder {
@@ -403,6 +403,7 @@ fn note(step: &StageReport) -> Result<Option<Note<'_>>, Error> {
             text +=
                 &format!("; {}: divergences of the matrices alone sum to {} nats/token", budget.most, figure(budget.kl_sum, ""));
         }
+        text += &scaled(&report).map(|scaled| format!("; {scaled}")).unwrap_or_default();
         text + &report.entropy_bytes.map(|coded| format!("; model.entropy {}", bytes(coded))).unwrap_or_default()
     } else if let Some(last) = details.get("last").filter(|last| last.is_object()) {
         let mut parts: Vec<String> =
@@ -425,6 +426,28 @@ fn learnt_scales(details: &Value) -> Option<String> {
     let [before_kl, after_kl] = [&before, &after].map(|measured| figure(measured.value, ""));
     let (scales, tokens) = (whole(details["scales"].as_u64()?), whole(after.sample_size));
     Some(format!("{scales} scales: KL {after_kl} after {before_kl} nats/token on {tokens} tokens of the valid split"))
+}
+
+/// How many inputs of projections were scaled, and how; `None` where none were to be.
+fn scaled(report: &QuantizationReport) -> Option<String> {
+    let mut exponents = Vec::new();
+    let mut strengths = Vec::new();
+    for InputScaling { outcome, .. } in &report.scaling {
+        match outcome {
+            ScalingOutcome::Awq { exponent, .. } => exponents.push(*exponent),
+            ScalingOutcome::SmoothQuant { migration_strength, .. } => strengths.push(*migration_strength),
+            ScalingOutcome::Left { .. } => {}
+        }
+    }
+    let of = |scaled: usize| format!("{scaled} of {} inputs scaled", report.scaling.len());
+    exponents.sort_by(f64::total_cmp);
+    if let [least, .., most] | [least @ most] = exponents.as_slice() {
+        let scaled = exponents.iter().filter(|exponent| **exponent > 0.0).count();
+        let median = exponents[exponents.len() / 2];
+        return Some(format!("{} by AWQ, exponents {least:.2} to {most:.2}, {median:.2} in the middle", of(scaled)));
+    }
+    let strength = strengths.first()?;
+    Some(format!("{} by SmoothQuant, migration strength {strength}", of(strengths.len())))
 }
 
 /// What was pruned, and what units were ranked by.

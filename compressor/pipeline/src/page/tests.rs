@@ -68,6 +68,7 @@ fn quantization(tensors: usize) -> QuantizationReport {
         tensors: (0..tensors).map(tensor).collect(),
         dense: vec![DenseTensor { name: "norm".to_owned(), bytes: 20, reason: HOSTILE.to_owned() }],
         opens_in: vec![OpensIn { program: "compressor".to_owned(), opens: true, reason: "made here".to_owned() }],
+        scaling: Vec::new(),
         budget: None,
         entropy_bytes: None,
     }
@@ -306,6 +307,32 @@ fn notes_say_what_units_were_ranked_by() {
             "4.50 bits per weight over all; 23 tensors quantized, 1 left dense".to_owned(),
         ]
     );
+}
+
+#[test]
+fn the_note_of_a_quantization_says_how_inputs_were_scaled() {
+    let divided = || "norm".to_owned();
+    let awq = |exponent| ScalingOutcome::Awq { divided: divided(), exponent, error: 0.1, error_unscaled: 0.2 };
+    let smoothquant = || ScalingOutcome::SmoothQuant { divided: divided(), migration_strength: 0.5 };
+    let left = || ScalingOutcome::Left { reason: "a reason".to_owned() };
+    let told = |outcomes: Vec<ScalingOutcome>| {
+        let scaling = outcomes.into_iter().map(|outcome| InputScaling { tensors: Vec::new(), outcome }).collect();
+        scaled(&QuantizationReport { scaling, ..quantization(1) })
+    };
+    assert_eq!(told(Vec::new()), None);
+    let expected = "3 of 5 inputs scaled by AWQ, exponents 0.00 to 0.95, 0.45 in the middle";
+    assert_eq!(told(vec![awq(0.45), left(), awq(0.95), awq(0.0), awq(0.3)]).as_deref(), Some(expected));
+    let expected = "1 of 1 inputs scaled by AWQ, exponents 0.50 to 0.50, 0.50 in the middle";
+    assert_eq!(told(vec![awq(0.5)]).as_deref(), Some(expected));
+    let expected = "2 of 3 inputs scaled by SmoothQuant, migration strength 0.5";
+    assert_eq!(told(vec![smoothquant(), left(), smoothquant()]).as_deref(), Some(expected));
+
+    let mut report = report();
+    report.stages[2].details["scaling"] =
+        serde_json::to_value([InputScaling { tensors: Vec::new(), outcome: smoothquant() }]).unwrap();
+    let expected = "4.50 bits per weight over all; 23 tensors quantized, 1 left dense; 1 of 1 inputs scaled by SmoothQuant, migration \
+                    strength 0.5";
+    assert_eq!(note(&report.stages[2]).unwrap().unwrap().text, expected);
 }
 
 #[test]

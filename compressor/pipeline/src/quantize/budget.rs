@@ -81,8 +81,7 @@ impl Target {
     /// What the matrices become, short enough for a table: `INT3–INT8 GPTQ`.
     pub fn name(&self, quantization: &Quantization) -> String {
         let bits = |pick: fn(u8, u8) -> u8| self.candidates.iter().map(|scheme| scheme.bits).reduce(pick).unwrap_or_default();
-        let method = if quantization.method == Method::Gptq { " GPTQ" } else { "" };
-        format!("INT{}–INT{}{method}", bits(u8::min), bits(u8::max))
+        format!("INT{}–INT{}{}", bits(u8::min), bits(u8::max), quantization.methods())
     }
 
     /// The tensors that are chosen for; what an override names is settled.

@@ -1,18 +1,20 @@
 //! Layer after layer over calibration text: every projection sees what the already quantized ones before it make of the text.
 //!
 //! One pass of the engine in f32 does it: the inputs of a projection are gathered over all windows, its weights are quantized, and only
-//! then is it computed, with the values that its integers stand for. The head comes last, a tied embedding as the head that it is.
+//! then is it computed, with the values that its integers stand for. Where inputs are scaled, each layer is scaled before that. The head
+//! comes last, a tied embedding as the head that it is.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use compressor_engine::{Block, Blocks};
-use compressor_format::{Architecture, Checkpoint, LayerTensor, Levels, Method, Storage, StoredTensor, TensorId};
+use compressor_format::{Architecture, Checkpoint, LayerTensor, Levels, Method, Scaling, Storage, StoredTensor, TensorId};
 use serde::{Deserialize, Serialize};
 
 use super::gptq::{self, Hessian, NotPositiveDefinite};
 use super::journal::Journal;
 use super::matrix::Matrix;
+use super::scaling::{self, LayerScaling};
 use super::{Distance, Error, Quantization, assemble, clipping, overflow, values};
 
 /// Text that the quantizer looks at.
@@ -34,6 +36,15 @@ pub(super) struct Quantized {
     pub(super) output_error: OutputError,
 }
 
+/// Everything that was made layer by layer.
+#[derive(Default)]
+pub(super) struct Calibrated {
+    /// By name.
+    pub(super) tensors: BTreeMap<String, Quantized>,
+    /// Of each layer; empty where nothing is scaled.
+    pub(super) scaling: Vec<LayerScaling>,
+}
+
 /// What quantized weights add to a projection's output on calibration text.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct OutputError {
@@ -44,7 +55,7 @@ pub(super) struct OutputError {
 }
 
 /// What a projection multiplies.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(super) enum Input {
     Attention,
     Output,
@@ -53,6 +64,7 @@ pub(super) enum Input {
 }
 
 impl Input {
+    /// In the order of the computation.
     pub(super) const ALL: [Self; 4] = [Self::Attention, Self::Output, Self::Mlp, Self::Down];
 
     /// It, for what comes into the layer.
@@ -85,9 +97,9 @@ pub(super) fn quantize_layers(
     layout: &[(StoredTensor, Storage)],
     calibration: &Calibration,
     done: &mut dyn FnMut(usize),
-) -> Result<BTreeMap<String, Quantized>, Error> {
+) -> Result<Calibrated, Error> {
     let blocks = Blocks::new(checkpoint, crate::engine_options())?;
-    let mut finished = BTreeMap::new();
+    let mut finished = Calibrated::default();
     let Calibration { tokens, window, .. } = calibration;
     let (tokens, window) = (tokens.len(), *window);
     // The residual stream, and what the next projections multiply: one allocation each, so that freed ones go back to the system.
@@ -105,12 +117,16 @@ pub(super) fn quantize_layers(
         }
         all
     };
-    let journal = calibration.kept_in.as_deref().map(|folder| Journal::new(folder, layout));
+    let journal = calibration.kept_in.as_deref().map(|folder| Journal::new(folder, quantization, layout));
     for index in 0..checkpoint.architecture().layers.len() {
         let mut block = blocks.block(index)?;
         let kept = journal.as_ref().and_then(|journal| journal.read(index));
         let is_kept = kept.is_some();
-        let mut here = kept.unwrap_or_default();
+        let (mut here, mut scaling) = kept.unwrap_or_default();
+        if quantization.scaling != Scaling::None && !is_kept {
+            scaling = scaling::find(checkpoint, quantization, layout, (&block, index), x.chunks(part(&x)), window)?;
+        }
+        scaling.put_dense(&mut block, checkpoint, layout, index)?;
         let mut quantize = |block: &mut Block<'_>, input, x: &[f32]| -> Result<(), Error> {
             let places = layout.iter().filter(|(stored, _)| place_of(stored.parts[0]) == Some((index, input)));
             let tensors: Vec<_> = places.filter_map(|(stored, storage)| Some((stored, storage.levels()?))).collect();
@@ -118,7 +134,8 @@ pub(super) fn quantize_layers(
                 let hessian = Hessian::of(x.len() / tokens, x.chunks(part(x)));
                 let gathered = Gathered::new(checkpoint, quantization, first, hessian)?;
                 for (stored, levels) in &tensors {
-                    here.insert(stored.name.clone(), gathered.quantize(stored, *levels)?);
+                    let values = scaling.apply(checkpoint.architecture(), stored, values(checkpoint, stored)?);
+                    here.insert(stored.name.clone(), gathered.quantize(stored, &values, *levels)?);
                 }
             }
             for (stored, _) in tensors {
@@ -145,9 +162,10 @@ pub(super) fn quantize_layers(
             block.add_down(x, down_input.to_vec());
         }
         if let Some(journal) = journal.as_ref().filter(|_| !is_kept) {
-            journal.write(index, &here.iter().collect::<Vec<_>>())?;
+            journal.write(index, &here.iter().collect::<Vec<_>>(), &scaling)?;
         }
-        finished.append(&mut here);
+        finished.tensors.append(&mut here);
+        finished.scaling.push(scaling);
         done(index + 1);
     }
     let head = head(checkpoint.architecture());
@@ -156,7 +174,7 @@ pub(super) fn quantize_layers(
         let hessian = head_hessian(&blocks, head, &x, tokens);
         drop(x);
         let gathered = Gathered::new(checkpoint, quantization, stored, hessian)?;
-        finished.insert(stored.name.clone(), gathered.quantize(stored, levels)?);
+        finished.tensors.insert(stored.name.clone(), gathered.quantize(stored, &values(checkpoint, stored)?, levels)?);
     }
     Ok(finished)
 }
@@ -236,22 +254,22 @@ impl<'a> Gathered<'a> {
     }
 
     /// What the weights become, and what that does to the outputs.
-    fn quantize(&self, stored: &StoredTensor, (levels, packed): (Levels, bool)) -> Result<Quantized, Error> {
-        let (values, columns) = (values(self.checkpoint, stored)?, self.importance.len());
+    fn quantize(&self, stored: &StoredTensor, values: &[f32], (levels, packed): (Levels, bool)) -> Result<Quantized, Error> {
+        let columns = self.importance.len();
         let rows = values.len() / columns;
         let row = |at: usize| &values[at * columns..][..columns];
-        let energy = self.hessian.output_error(rows, |range| range.flat_map(|at| row(at).to_vec()).collect());
+        let energy = self.hessian.output_error(values);
         let relative = |matrix: &Matrix| {
             let errors = |at| matrix.row(at).into_iter().zip(row(at)).map(|(stands_for, value)| stands_for - value);
-            let error = self.hessian.output_error(rows, |range| range.flat_map(errors).collect());
+            let error = self.hessian.output_error_by_rows(rows, |range| range.flat_map(errors).collect());
             if energy > 0.0 { error / energy } else { 0.0 }
         };
-        let (matrix, distance) = self.round(&values, stored, (levels, packed))?;
+        let (matrix, distance) = self.round(values, stored, (levels, packed))?;
         let found = relative(&matrix);
         let rounded_to_nearest = match (levels, &self.inputs) {
             (Levels::Codebooks(_), _) => None,
             (Levels::Grid(_), None) => Some(found),
-            (Levels::Grid(_), Some(_)) => Some(relative(&self.nearest(&values, stored, (levels, packed))?.0)),
+            (Levels::Grid(_), Some(_)) => Some(relative(&self.nearest(values, stored, (levels, packed))?.0)),
         };
         Ok(Quantized { matrix, distance, output_error: OutputError { relative: found, rounded_to_nearest } })
     }

@@ -22,7 +22,8 @@ pub(super) struct Hessian {
     columns: usize,
     /// `[columns, columns]`, of which the lower triangle is kept, in whole stripes.
     sums: Vec<f32>,
-    vectors: usize,
+    /// Inputs that were added.
+    pub(super) vectors: usize,
 }
 
 /// What rounding in order needs to know of the inputs.
@@ -34,7 +35,7 @@ pub(super) struct Inputs {
     factor: Vec<f32>,
 }
 
-/// Rows that one task sums, and columns that are rounded before the others are told.
+/// Rows that one task sums or multiplies, and columns that are rounded before the others are told.
 const STRIPE: usize = 128;
 
 /// Rows of weights that one task rounds.
@@ -45,15 +46,19 @@ const ROWS: usize = 32;
 pub(super) struct NotPositiveDefinite;
 
 impl Hessian {
+    pub(super) fn new(columns: usize) -> Self {
+        Self { columns, sums: vec![0.0; columns * columns], vectors: 0 }
+    }
+
     /// Of inputs in parts, each `[vectors, columns]`.
     pub(super) fn of(columns: usize, parts: impl Iterator<Item = impl AsRef<[f32]>>) -> Self {
-        let mut hessian = Self { columns, sums: vec![0.0; columns * columns], vectors: 0 };
+        let mut hessian = Self::new(columns);
         parts.for_each(|part| hessian.add(part.as_ref()));
         hessian
     }
 
-    /// Adds some inputs.
-    fn add(&mut self, x: &[f32]) {
+    /// Adds some inputs, `[vectors, columns]`.
+    pub(super) fn add(&mut self, x: &[f32]) {
         let columns = self.columns;
         let vectors = x.len() / columns;
         self.vectors += vectors;
@@ -79,10 +84,14 @@ impl Hessian {
         (0..self.columns).map(|column| self.sums[column * self.columns + column] / vectors).collect()
     }
 
-    /// `Σ_rows e H eᵀ` over the number of inputs: what errors of the weights add to the output's mean square.
-    ///
-    /// `errors` gives those of some rows, `[rows, columns]`, of `rows` in all.
-    pub(super) fn output_error(&self, rows: usize, errors: impl Fn(Range<usize>) -> Vec<f32> + Sync) -> f64 {
+    /// `Σ_rows e H eᵀ` over the number of inputs: what errors of the weights, `[rows, columns]`, add to the output's mean square.
+    pub(super) fn output_error(&self, errors: &[f32]) -> f64 {
+        let columns = self.columns;
+        self.output_error_by_rows(errors.len() / columns, |rows| errors[rows.start * columns..rows.end * columns].to_vec())
+    }
+
+    /// The same, where `errors` gives those of some rows of `rows` in all.
+    pub(super) fn output_error_by_rows(&self, rows: usize, errors: impl Fn(Range<usize>) -> Vec<f32> + Sync) -> f64 {
         let columns = self.columns;
         // Halved diagonal: twice the lower triangle is the whole.
         let mut lower = self.sums.clone();
@@ -91,14 +100,18 @@ impl Hessian {
             sums[row + 1..].fill(0.0);
         }
         let stripe = |stripe: usize| {
-            let errors = errors(stripe * ROWS..rows.min((stripe + 1) * ROWS));
+            let errors = errors(stripe * STRIPE..rows.min((stripe + 1) * STRIPE));
             let mut out = vec![0.0; errors.len()];
-            let left = Strided { values: &errors, row: columns, column: 1 };
-            let right = Strided { values: &lower, row: columns, column: 1 };
-            product((&mut out, columns), (errors.len() / columns, columns, columns), left, right, 1.0);
+            // Of a stripe's columns, the rows above it are zero.
+            for first in (0..columns).step_by(STRIPE) {
+                let left = Strided { values: &errors[first..], row: columns, column: 1 };
+                let right = Strided { values: &lower[first * columns + first..], row: columns, column: 1 };
+                let size = (errors.len() / columns, STRIPE.min(columns - first), columns - first);
+                product((&mut out[first..], columns), size, left, right, 1.0);
+            }
             out.iter().zip(&errors).map(|(out, error)| f64::from(*out) * f64::from(*error)).sum()
         };
-        let stripes: Vec<f64> = (0..rows.div_ceil(ROWS)).into_par_iter().map(stripe).collect();
+        let stripes: Vec<f64> = (0..rows.div_ceil(STRIPE)).into_par_iter().map(stripe).collect();
         2.0 * stripes.iter().sum::<f64>() / self.vectors.max(1) as f64
     }
 
@@ -243,13 +256,13 @@ mod tests {
         // The other way round: 1.4 leaves 0.4 at 1, and 0.4 + 0.2 rounds to 1.
         assert_eq!(round(&[1.4, 0.4], scheme, &inputs, &grid).integers, [1, 1]);
         // An error of (0, 1) on these inputs: squares 1 + 0 + 1 over 3 vectors.
-        assert!((hessian.output_error(1, |_| vec![0.0, 1.0]) - 2.0 / 3.0).abs() < 1e-6);
+        assert!((hessian.output_error(&[0.0, 1.0]) - 2.0 / 3.0).abs() < 1e-6);
         assert_eq!(hessian.mean_squares(), [2.0 / 3.0, 2.0 / 3.0]);
         // Half as much of inputs that are even: 2 + 1 on the diagonal, and beside it what was there.
         let mut hessian = hessian;
         hessian.add_even(0.5);
         assert_eq!(hessian.mean_squares(), [1.0, 1.0]);
-        assert!((hessian.output_error(1, |_| vec![1.0, 1.0]) - (3.0 + 3.0 + 2.0) / 3.0).abs() < 1e-6);
+        assert!((hessian.output_error(&[1.0, 1.0]) - (3.0 + 3.0 + 2.0) / 3.0).abs() < 1e-6);
     }
 
     /// Optimal brain surgeon, one column after the other, with an inverse that shrinks (equations 2 and 3 of the paper) in f64.
@@ -324,7 +337,7 @@ mod tests {
             let size = group_size.unwrap_or(columns);
             let error = |stands_for: &[f32]| {
                 let errors: Vec<f32> = stands_for.iter().zip(&weights).map(|(found, weight)| found - weight).collect();
-                hessian.output_error(40, |rows| errors[rows.start * columns..rows.end * columns].to_vec())
+                hessian.output_error(&errors)
             };
             let mut nearest = Rounded { integers: vec![0; weights.len()], grids: Vec::new() };
             for (group, integers) in weights.chunks(size).zip(nearest.integers.chunks_mut(size)) {

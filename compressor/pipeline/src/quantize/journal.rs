@@ -1,8 +1,8 @@
 //! Layers that are finished, kept while a quantization is under way: one that was stopped goes on with the next layer.
 //!
 //! One safetensors file a layer, with each tensor's integers as they will be stored, its scales and its zero points, or its
-//! indices and centroids, and what the report says of it in the file's metadata. A file is written beside its place and renamed,
-//! so it is whole or not there.
+//! indices and centroids, and what the report says of it in the file's metadata, beside the scaling of the layer. A file is
+//! written beside its place and renamed, so it is whole or not there.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -16,13 +16,14 @@ use serde::{Deserialize, Serialize};
 
 use super::calibrated::{OutputError, Quantized};
 use super::matrix::Matrix;
-use super::{Distance, Error};
+use super::scaling::LayerScaling;
+use super::{Distance, Error, Quantization};
 use crate::fingerprint::Fingerprint;
 
 /// The files of one quantization.
 pub(super) struct Journal<'a> {
     folder: &'a Path,
-    /// Of what every tensor becomes: with another choice, layers that were finished are none of this quantization.
+    /// Of what every tensor becomes and how it is scaled: with another choice, layers that were finished are none of this quantization.
     layout: String,
 }
 
@@ -41,36 +42,41 @@ struct Entry {
 /// The metadata's keys.
 const ENTRIES: &str = "tensors";
 const LAYOUT: &str = "layout";
+const SCALING: &str = "scaling";
+
+/// The tensors of a layer, and its scaling.
+type Layer = (BTreeMap<String, Quantized>, LayerScaling);
 
 impl<'a> Journal<'a> {
-    pub(super) fn new(folder: &'a Path, layout: &[(StoredTensor, Storage)]) -> Self {
+    pub(super) fn new(folder: &'a Path, quantization: &Quantization, layout: &[(StoredTensor, Storage)]) -> Self {
         let text = |fingerprint: Fingerprint, (stored, storage): &(StoredTensor, Storage)| {
             fingerprint.text(&stored.name).text(&format!("{storage:?}"))
         };
-        Self { folder, layout: layout.iter().fold(Fingerprint::new("layers"), text).hex() }
+        let settings = (quantization.scaling, quantization.migration_strength);
+        Self { folder, layout: layout.iter().fold(Fingerprint::new("layers").settings(&settings), text).hex() }
     }
 
     fn path(&self, layer: usize) -> PathBuf {
         self.folder.join(format!("layer-{layer}.safetensors"))
     }
 
-    /// The tensors of a layer that is finished; `None` where there is no such file, or none of this version.
-    pub(super) fn read(&self, layer: usize) -> Option<BTreeMap<String, Quantized>> {
+    /// A layer that is finished; `None` where there is no such file, or none of this version.
+    pub(super) fn read(&self, layer: usize) -> Option<Layer> {
         let path = self.path(layer);
         if !path.exists() {
             return None;
         }
         let found = map_file(&path).ok().and_then(|map| TensorFiles::from_bytes(MappedBytes::from(map), path.as_path()).ok());
         let of_this = found.as_ref().filter(|files| files.metadata().get(LAYOUT) == Some(&self.layout));
-        let tensors = of_this.and_then(tensors);
-        if tensors.is_none() {
+        let kept = of_this.and_then(|files| Some((tensors(files)?, scaling(files)?)));
+        if kept.is_none() {
             tracing::info!("{}: can't be read, or is of another choice; the layer is quantized again", path.display());
         }
-        tensors
+        kept
     }
 
-    /// Keeps the tensors of a layer.
-    pub(super) fn write(&self, layer: usize, tensors: &[(&String, &Quantized)]) -> Result<(), Error> {
+    /// Keeps a layer.
+    pub(super) fn write(&self, layer: usize, tensors: &[(&String, &Quantized)], scaling: &LayerScaling) -> Result<(), Error> {
         fs_err::create_dir_all(self.folder).map_err(compressor_format::Error::from)?;
         let mut entries = Vec::new();
         let mut parts = Vec::new();
@@ -108,7 +114,9 @@ impl<'a> Journal<'a> {
             }
         }
         let entries = serde_json::to_string(&entries).expect("names and finite numbers");
-        let metadata = BTreeMap::from([(ENTRIES.to_owned(), entries), (LAYOUT.to_owned(), self.layout.clone())]);
+        let scaling = serde_json::to_string(scaling).expect("names and finite numbers");
+        let metadata = [(ENTRIES, entries), (LAYOUT, self.layout.clone()), (SCALING, scaling)];
+        let metadata = metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
         Ok(write_safetensors_with(&self.path(layer), metadata, parts)?)
     }
 }
@@ -124,6 +132,11 @@ pub(super) fn clear(folder: &Path) -> Result<(), Error> {
 /// One of the vectors that a tensor is kept as.
 fn part<'a>(name: &str, kind: &str, dtype: Dtype, len: usize, bytes: impl Fn() -> Cow<'a, [u8]> + 'a) -> (String, NewTensor<'a>) {
     (format!("{name}.{kind}"), NewTensor { dtype, shape: vec![len], bytes: Box::new(bytes) })
+}
+
+/// With every factor to the last bit: JSON keeps the shortest digits that stand for one float alone.
+fn scaling(files: &TensorFiles) -> Option<LayerScaling> {
+    serde_json::from_str(files.metadata().get(SCALING)?).ok()
 }
 
 fn tensors(files: &TensorFiles) -> Option<BTreeMap<String, Quantized>> {

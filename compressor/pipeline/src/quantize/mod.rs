@@ -6,6 +6,7 @@
 //! budget of bytes among tensors.
 
 mod allocate;
+mod awq;
 mod budget;
 mod calibrated;
 mod cholesky;
@@ -18,8 +19,10 @@ mod opens_in;
 mod overrides;
 mod product;
 mod round_to_nearest;
+mod scaling;
 mod sensitivity;
 mod sizes;
+mod smoothquant;
 #[cfg(test)]
 mod tests;
 
@@ -28,12 +31,12 @@ use std::path::{Path, PathBuf};
 
 use compressor_format::{
     Activations, Checkpoint, Clipping, Codebooks, DenseTensor, Dtype, EmbeddingScheme, Levels, Method, NewArtifact,
-    NewArtifactTensor, OpensIn, Override, QuantizedMatrix, Scheme, StoredTensor, Values, WeightBytes, pack,
+    NewArtifactTensor, OpensIn, Override, QuantizedMatrix, Scaling, Scheme, StoredTensor, Values, WeightBytes, pack,
 };
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use self::calibrated::{OutputError, Quantized};
+use self::calibrated::{Calibrated, OutputError, Quantized};
 use self::matrix::Matrix;
 use self::round_to_nearest::Grid;
 
@@ -41,6 +44,7 @@ pub use self::allocate::{Allocation, AllocationError, Candidate, allocate};
 pub use self::budget::{Budget, Choice, Most, Target};
 pub use self::calibrated::Calibration;
 pub use self::opens_in::opens_in;
+pub use self::scaling::{InputScaling, ScalingOutcome};
 pub(crate) use self::sensitivity::LOGIT_FLOATS;
 pub use self::sensitivity::{Sensitivities, measure_sensitivities};
 pub use self::sizes::{QuantizedSize, QuantizedSizes, Refusal, Width, refusals, resolve};
@@ -60,6 +64,10 @@ pub struct Quantization {
     pub codebook_rows: Option<usize>,
     /// How the range of a group is chosen.
     pub clipping: Clipping,
+    /// What input channels are divided by before anything is rounded.
+    pub scaling: Scaling,
+    /// SmoothQuant's α.
+    pub migration_strength: f64,
     /// Part of the mean of GPTQ's diagonal that is added to it.
     pub damping: f64,
     /// GPTQ rounds the columns with the largest inputs first.
@@ -93,6 +101,8 @@ impl From<&compressor_format::Quantize> for Quantization {
             method: stage.method,
             codebook_rows: stage.codebook_rows,
             clipping: stage.clipping,
+            scaling: stage.scaling,
+            migration_strength: stage.migration_strength.unwrap_or(MIGRATION_STRENGTH),
             damping: stage.damping,
             activation_order: stage.activation_order,
             embedding: stage.embedding.unwrap_or_default(),
@@ -109,10 +119,13 @@ impl From<&compressor_format::Quantize> for Quantization {
 /// Of projections with fewer than 8 bits, where the recipe does not say.
 const GROUP_SIZE: usize = 32;
 
+/// SmoothQuant's α, where the recipe does not say: the paper's for most models.
+const MIGRATION_STRENGTH: f64 = 0.5;
+
 impl Quantization {
     /// Whether anything is asked for that looks at text.
     pub fn calibrates(&self) -> bool {
-        self.method == Method::Gptq || self.clipping == Clipping::Activation
+        self.method == Method::Gptq || self.clipping == Clipping::Activation || self.scaling != Scaling::None
     }
 
     /// The grid of one group; `importance` is the mean square of each of its inputs, where text was looked at.
@@ -130,13 +143,27 @@ impl Quantization {
     pub fn name(&self) -> String {
         let mixed = if self.overrides.is_empty() { "" } else { " mixed" };
         if self.method == Method::Kmeans {
-            return format!("{}{mixed}", Codebooks { bits: self.bits, rows: self.codebook_rows });
+            let codebooks = Codebooks { bits: self.bits, rows: self.codebook_rows };
+            return format!("{codebooks}{}{mixed}", self.methods());
         }
         let group = self.group_size.map(|size| format!(" g{size}")).unwrap_or_default();
         let zero_points = if self.symmetric { "" } else { " zp" };
         let activations = if self.activations == Activations::Int8 { " W8A8" } else { "" };
-        let method = if self.method == Method::Gptq { " GPTQ" } else { "" };
-        format!("INT{}{group}{zero_points}{activations}{method}{mixed}", self.bits)
+        format!("INT{}{group}{zero_points}{activations}{}{mixed}", self.bits, self.methods())
+    }
+
+    /// What is done beside rounding to nearest, with a space before each: ` AWQ GPTQ`.
+    fn methods(&self) -> String {
+        let scaling = match self.scaling {
+            Scaling::None => "",
+            Scaling::Awq => " AWQ",
+            Scaling::SmoothQuant => " SmoothQuant",
+        };
+        let method = match self.method {
+            Method::RoundToNearest | Method::Kmeans => "",
+            Method::Gptq => " GPTQ",
+        };
+        format!("{scaling}{method}")
     }
 }
 
@@ -150,6 +177,8 @@ impl Default for Quantization {
             method: Method::RoundToNearest,
             codebook_rows: None,
             clipping: Clipping::None,
+            scaling: Scaling::None,
+            migration_strength: MIGRATION_STRENGTH,
             damping: 0.01,
             activation_order: true,
             embedding: EmbeddingScheme::Int8,
@@ -176,6 +205,10 @@ pub struct QuantizationReport {
     pub dense: Vec<DenseTensor>,
     /// Which programs open the artifact.
     pub opens_in: Vec<OpensIn>,
+    /// What became of the inputs of the projections, layer by layer, where they were to be scaled. Errors of tensors are those of scaled
+    /// weights.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub scaling: Vec<InputScaling>,
     /// What a target came to, where there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<Budget>,
@@ -249,7 +282,7 @@ pub enum Error {
         scale_dtype: Dtype,
     },
     /// Something that looks at text, without any.
-    #[error("method \"gptq\" and clipping \"activation\" look at text: a dataset is needed")]
+    #[error("method \"gptq\", clipping \"activation\" and scaling look at text: a dataset is needed")]
     NoCalibration,
     /// Inputs that GPTQ can't work with.
     #[error(
@@ -318,13 +351,13 @@ pub fn quantize(
         return Err(Error::SameFolder(out.to_owned()));
     }
 
-    let mut calibrated = BTreeMap::new();
+    let mut calibrated = Calibrated::default();
     if quantization.calibrates() {
         let calibration = calibration.ok_or(Error::NoCalibration)?;
         let layers = architecture.layers.len() as u64;
         let mut done = |layer: usize| progress(layer as u64, layers, "layers");
         calibrated = calibrated::quantize_layers(checkpoint, quantization, &layout, calibration, &mut done)?;
-        refuse_harm(&calibrated)?;
+        refuse_harm(&calibrated.tensors)?;
     }
 
     let dense_dtype = quantization.dense_dtype.unwrap_or(checkpoint.dtype());
@@ -339,9 +372,9 @@ pub fn quantize(
         let report = |distance: Distance, levels| {
             distance.report(&stored, levels, storage.bytes(&stored, architecture, quantization.scale_dtype), weights)
         };
-        let tensor = match (storage.levels(), calibrated.remove(&name)) {
+        let tensor = match (storage.levels(), calibrated.tensors.remove(&name)) {
             (None, _) => {
-                let values = values(checkpoint, &stored)?;
+                let values = scaling::scaled(&calibrated.scaling, checkpoint, &stored)?;
                 refuse_dense_overflow(checkpoint, &stored, &values, dense_dtype)?;
                 NewArtifactTensor::Dense(values)
             }
@@ -393,6 +426,7 @@ pub fn quantize(
         tensors: reports,
         dense: sizes.dense,
         opens_in: opens_in(quantization, architecture),
+        scaling: calibrated.scaling.into_iter().flat_map(|layer| layer.report).collect(),
         budget: None,
         entropy_bytes: None,
     })

@@ -2,7 +2,8 @@
 //! calibration text, while only that matrix is quantized.
 //!
 //! The divergence itself is measured, not estimated from gradients or a Hessian, with the integers that the recipe's method finds: for
-//! GPTQ and clipping by activation, inputs are gathered from the dense model on a longer text.
+//! GPTQ and clipping by activation, inputs are gathered from the dense model on a longer text. Inputs are not scaled: the factors of a
+//! layer depend on what becomes of all of its matrices.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

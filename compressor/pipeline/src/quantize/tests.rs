@@ -677,7 +677,7 @@ fn what_looks_at_text_is_refused_without_it_and_where_it_does_harm() {
     let (_folder, checkpoint) = checkpoint(&Weights::random(architecture(Family::Llama, true), 5), Dtype::F32);
     let out = tempfile::tempdir().unwrap();
     let error = quantize(&checkpoint, &gptq(), None, out.path(), &mut |_, _, _| {}).unwrap_err();
-    assert_eq!(error.to_string(), "method \"gptq\" and clipping \"activation\" look at text: a dataset is needed");
+    assert_eq!(error.to_string(), "method \"gptq\", clipping \"activation\" and scaling look at text: a dataset is needed");
     // One token after the other the same: every input is one vector, and without damping its Hessian has no inverse.
     let same = Calibration { tokens: vec![3], window: 1, kept_in: None };
     let undamped = Quantization { damping: 0.0, ..gptq() };
