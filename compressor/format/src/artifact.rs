@@ -785,7 +785,7 @@ mod tests {
                     ArtifactTensor::Quantized(matrix) => {
                         Some((id, matrix.scales.iter().enumerate().map(|(index, scale)| change(index, scale)).collect()))
                     }
-                    ArtifactTensor::Dense(_) => None,
+                    ArtifactTensor::Codebooks(_) | ArtifactTensor::Dense(_) => None,
                 };
                 let scales = artifact.architecture().tensors().into_iter().filter_map(scales).collect();
                 let kept = artifact.write_with_scales(&scales, out.path()).unwrap();
@@ -802,7 +802,7 @@ mod tests {
             let (out, kept) = written(&|index, scale| scale * (1.0 + index as f32 / 512.0));
             let zeros = artifact.stored().filter_map(|(_, tensor)| match tensor {
                 ArtifactTensor::Quantized(matrix) => Some(matrix.scales.iter().filter(|scale| *scale == 0.0).count() as u64),
-                ArtifactTensor::Dense(_) => None,
+                ArtifactTensor::Codebooks(_) | ArtifactTensor::Dense(_) => None,
             });
             prop_assert_eq!(kept, zeros.sum::<u64>());
             prop_assert!(file(out.path(), "config.json") == file(folder.path(), "config.json"));

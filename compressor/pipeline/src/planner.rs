@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use compressor_format::{
-    Checkpoint, Dataset, Distill, Draft, Dtype, Importance, LearnScales, Mistake, Place, Prune, Quantize, Recipe, RecipeText,
-    Split, Stage, Student, Tokenizer, TrainingKeys, Verify,
+    Checkpoint, Dataset, Distill, Draft, Dtype, Importance, LearnScales, Method, Mistake, Place, Prune, Quantize, Recipe,
+    RecipeText, Split, Stage, Student, Tokenizer, TrainingKeys, Verify,
 };
 
 use crate::fingerprint::Fingerprint;
@@ -226,19 +226,23 @@ impl<'a> Planner<'a> {
 
     /// Refuses orders that can't be: what each stage takes is fixed.
     fn check_order(&mut self) {
-        let mut quantized = false;
+        let mut quantized = None;
         for (index, stage) in self.recipe.stages.iter().enumerate() {
             let place = Place::stage(index, stage.name());
             match stage {
-                Stage::Quantize(_) if !quantized => quantized = true,
-                Stage::Verify(_) | Stage::LearnScales(_) if quantized => {}
+                Stage::Quantize(settings) if quantized.is_none() => quantized = Some(settings.method),
+                Stage::LearnScales(_) if quantized == Some(Method::Kmeans) => {
+                    let mistake = Mistake::new("learn_scales needs scales, and method \"kmeans\" makes codebooks");
+                    self.refuse(&place, mistake.hint("choose another method in [stage.quantize], or remove this stage"));
+                }
+                Stage::Verify(_) | Stage::LearnScales(_) if quantized.is_some() => {}
                 Stage::Verify(_) | Stage::LearnScales(_) => {
                     let name = stage.name();
                     let mistake = Mistake::new(format!("{name} needs an artifact, and no quantize stage comes before it"));
                     let hint = format!("add [stage.quantize] before [stage.{name}], or remove this stage");
                     self.refuse(&place, mistake.hint(hint));
                 }
-                Stage::Train(_) | Stage::Distill(_) | Stage::Prune(_) | Stage::Quantize(_) if quantized => {
+                Stage::Train(_) | Stage::Distill(_) | Stage::Prune(_) | Stage::Quantize(_) if quantized.is_some() => {
                     let mistake = Mistake::new(format!("{} can't follow quantize: it takes dense weights", stage.name()));
                     self.refuse(&place, mistake.hint(format!("move [stage.{}] before [stage.quantize]", stage.name())));
                 }

@@ -431,6 +431,13 @@ fn learning_scales_needs_an_artifact_a_dense_teacher_and_a_valid_split() {
         ["16: prune can't follow quantize: it takes dense weights | move [stage.prune] before [stage.quantize]"]
     );
 
+    let codebooks = "[[stage]]\n[stage.quantize]\nbits = 4\nmethod = \"kmeans\"\nembedding_group_size = 16\n";
+    assert_eq!(
+        bench.refused(&format!("{OLD}{codebooks}{LEARN}")),
+        ["12: learn_scales needs scales, and method \"kmeans\" makes codebooks | choose another method in [stage.quantize], or \
+          remove this stage"]
+    );
+
     let bench = Bench::with_text(&words(200), &words(200));
     bench.checkpoint("model", llama());
     bytes().save(bench.path("model/tokenizer.json")).unwrap();

@@ -22,7 +22,7 @@ use crate::optimizer::Gradients;
 #[derive(Debug)]
 pub(crate) struct LearntScales {
     matrices: BTreeMap<TensorId, Integers>,
-    /// Everything that is not quantized.
+    /// Everything that has no scales.
     dense: Parameters,
 }
 
@@ -49,7 +49,7 @@ impl LearntScales {
                 ArtifactTensor::Quantized(matrix) => {
                     matrices.insert(id, Integers::new(matrix, ops, device));
                 }
-                ArtifactTensor::Dense(_) => dense.push((id, artifact.values(id)?)),
+                ArtifactTensor::Dense(_) | ArtifactTensor::Codebooks(_) => dense.push((id, artifact.values(id)?)),
             }
         }
         if matrices.is_empty() {
