@@ -76,6 +76,8 @@ def sha256(path):
 
 def theirs(args, folder, texts):
     """llama.cpp's points, and the perplexity of its reference."""
+    if not any(args.wants(kind) for kind in THEIRS):
+        return []
     files = table.make_gguf(args.model_dir, args.peers)
     quality, threads = args.peers / "quality", os.cpu_count()
     made = files["F32"].parent / f"importance-{args.calibration_tokens}"
@@ -99,8 +101,6 @@ def theirs(args, folder, texts):
         sizes = [path.stat().st_size for path in paths.values()]
         return [{**point, "reference": reference["perplexity"], "bytes": size} for point, size in zip(found, sizes)]
 
-    if not paths:
-        return []
     key = [sha256(path) for path in [*paths.values(), texts / "test.txt", table.HERE / "quality.cpp"]] + [args.windows]
     found = kept(folder, "llama.cpp", key, measure)
     return [{"name": f"llama.cpp {kind}", "ours": False, **point} for kind, point in zip(paths, found)]

@@ -167,6 +167,8 @@ impl CodebookMatrix {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use alloc::string::ToString;
+
     use super::*;
     use crate::{Dtype, pack};
 
