@@ -134,7 +134,7 @@ impl Quantization {
         match self.clipping {
             Clipping::None => round_to_nearest::covering(group, scheme, self.scale_dtype),
             Clipping::Mse => search(None, scratch),
-            // Embedding and head, of whose inputs nothing is gathered, are searched without weights.
+            // An embedding of its own, of whose inputs nothing is gathered, is searched without weights.
             Clipping::Activation => search(importance, scratch),
         }
     }
@@ -243,7 +243,7 @@ pub struct TensorReport {
     /// The same, had the weights been rounded to nearest; not of codebooks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_error_rounded_to_nearest: Option<f64>,
-    /// Where a target chose: mean KL divergence, nats per token, while only this tensor is quantized, rounded to nearest.
+    /// Where a target chose: mean KL divergence, nats per token, while only this tensor is quantized, its inputs not scaled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kl: Option<f64>,
 }
