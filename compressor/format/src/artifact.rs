@@ -15,7 +15,7 @@ use std::path::Path;
 use serde_json::Value;
 
 #[cfg(feature = "std")]
-pub use self::write::{NewArtifact, NewArtifactTensor, ScalesByTensor, Storage};
+pub use self::write::{ArtifactLayout, ArtifactWriter, NewArtifact, NewArtifactTensor, ScalesByTensor, Storage};
 #[cfg(feature = "std")]
 use crate::content::ContentHash;
 use crate::model::{CONFIG, WEIGHTS, is_quantized, parse_config};

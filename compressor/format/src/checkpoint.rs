@@ -103,6 +103,37 @@ impl Checkpoint {
         }
     }
 
+    /// Some rows of a matrix, `[rows, in]`, in the memory of those rows alone wherever the file has them side by side.
+    ///
+    /// # Errors
+    /// As [`Self::tensor`].
+    ///
+    /// # Panics
+    /// Where the matrix has fewer rows.
+    #[cfg(feature = "std")]
+    pub fn rows(&self, id: TensorId, rows: core::ops::Range<usize>) -> Result<Vec<f32>> {
+        let columns = self.architecture.shape(id)[1];
+        let (name, values) = match &self.source {
+            Source::Safetensors(source) => {
+                let Some(mapped) = source.mapped(&self.architecture, id) else {
+                    return Ok(self.tensor(id)?[rows.start * columns..rows.end * columns].to_vec());
+                };
+                let row_bytes = columns * mapped.dtype.bytes();
+                let bytes = mapped.bytes.slice(rows.start * row_bytes..rows.end * row_bytes).expect("the matrix has these rows");
+                let values = mapped.dtype.to_f32(&bytes).expect("`new` refused integer types");
+                bytes.release();
+                (source.location(id).tensor.name.clone(), values)
+            }
+            Source::Gguf(file) => (id.to_string(), file.canonical_rows(&id.to_string(), rows.clone())?),
+        };
+        match check_finite(&self.path, &name, &values) {
+            Err(Error::NotFinite { path, name, value, index }) => {
+                Err(Error::NotFinite { path, name, value, index: index + rows.start * columns })
+            }
+            checked => checked.map(|()| values),
+        }
+    }
+
     /// The bytes of a tensor as they lie in the file, where they lie there as `[out, in]` rows of a float type.
     pub fn mapped(&self, id: TensorId) -> Option<TensorSlice> {
         match &self.source {
@@ -255,6 +286,19 @@ mod tests {
         let weights = Weights::random(architecture(family), 5);
         weights.write(folder.path(), dtype).unwrap();
         (folder, weights)
+    }
+
+    #[test]
+    fn some_rows_are_those_of_the_whole() {
+        for family in [Family::Llama, Family::Gpt2] {
+            let (folder, weights) = written(family, Dtype::F32);
+            let checkpoint = Checkpoint::open(folder.path()).unwrap();
+            let matrices = weights.iter().filter(|(id, _)| checkpoint.architecture().shape(*id).len() == 2);
+            for (id, whole) in matrices {
+                let columns = checkpoint.architecture().shape(id)[1];
+                assert_eq!(checkpoint.rows(id, 2..5).unwrap(), whole[2 * columns..5 * columns], "{id}");
+            }
+        }
     }
 
     #[test]

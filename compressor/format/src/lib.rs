@@ -72,7 +72,7 @@ pub use scales::Scales;
 
 #[cfg(feature = "std")]
 pub use {
-    artifact::{NewArtifact, NewArtifactTensor, ScalesByTensor, Storage},
+    artifact::{ArtifactLayout, ArtifactWriter, NewArtifact, NewArtifactTensor, ScalesByTensor, Storage},
     chat::{ChatTemplate, Message, Role, end_tokens},
     checkpoint::{copy_companions, read_config},
     dataset::samples::{Batch, Batches, SampleOrder, Samples, Tokens},

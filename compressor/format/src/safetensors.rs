@@ -21,6 +21,8 @@ use serde::{Deserialize, Serialize};
 
 #[cfg(feature = "std")]
 pub use self::write::{NewTensor, safetensors_file_bytes, write_safetensors, write_safetensors_with};
+#[cfg(feature = "std")]
+pub(crate) use self::write::{SafetensorsWriter, layout_metadata};
 use crate::{Error, MappedBytes, Origin, Result};
 
 /// The tensors of a folder or of one file's bytes, by name.

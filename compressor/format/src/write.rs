@@ -18,19 +18,55 @@ use crate::{Error, Result};
 /// What `fill` returned; [`Error::NoRoom`] with the way out where the disk is full or read-only; [`Error::Io`] with the path when the
 /// file can't be made, written, synced or renamed for another reason.
 pub fn write_beside(path: impl AsRef<Path>, fill: impl FnOnce(&mut BufWriter<fs::File>) -> Result<()>) -> Result<()> {
-    let path = path.as_ref();
-    let beside = name_beside(path)?;
-    let written = write_and_sync(&beside, fill).and_then(|()| Ok(fs::rename(&beside, path)?));
-    if written.is_err() {
-        // The first error is the one to report; a temporary file that can't be removed is only left behind.
-        let _ = std::fs::remove_file(&beside);
-        return written.map_err(|error| match error {
-            Error::Io(error) => Error::not_written(path, error),
-            other => other,
-        });
+    let mut beside = Beside::create(path.as_ref())?;
+    fill(&mut beside.file).map_err(|error| beside.not_written(error))?;
+    beside.rename()
+}
+
+/// A file that is being written beside its place; dropped before [`Self::rename`], it is gone and the place is as it was.
+#[derive(Debug)]
+pub(crate) struct Beside {
+    path: PathBuf,
+    beside: PathBuf,
+    pub(crate) file: BufWriter<fs::File>,
+    is_renamed: bool,
+}
+
+impl Beside {
+    /// Makes `NAME.tmp`.
+    pub(crate) fn create(path: &Path) -> Result<Self> {
+        let beside = name_beside(path)?;
+        let file = fs::File::create(&beside).map_err(|error| Error::not_written(path, error))?;
+        let file = BufWriter::with_capacity(1 << 20, file);
+        Ok(Self { path: path.to_owned(), beside, file, is_renamed: false })
     }
-    sync_folder(path);
-    Ok(())
+
+    /// Syncs it and puts it in its place.
+    pub(crate) fn rename(mut self) -> Result<()> {
+        let synced = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
+        let renamed = synced.and_then(|()| fs::rename(&self.beside, &self.path));
+        renamed.map_err(|error| self.not_written(error.into()))?;
+        self.is_renamed = true;
+        sync_folder(&self.path);
+        Ok(())
+    }
+
+    /// What is told of an error while it is written.
+    pub(crate) fn not_written(&self, error: Error) -> Error {
+        match error {
+            Error::Io(error) => Error::not_written(self.path.as_path(), error),
+            other => other,
+        }
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        if !self.is_renamed {
+            // The first error is the one to report; a temporary file that can't be removed is only left behind.
+            let _ = std::fs::remove_file(&self.beside);
+        }
+    }
 }
 
 fn name_beside(path: &Path) -> Result<PathBuf> {
@@ -40,14 +76,6 @@ fn name_beside(path: &Path) -> Result<PathBuf> {
     let mut name = OsString::from(name);
     name.push(".tmp");
     Ok(path.with_file_name(name))
-}
-
-fn write_and_sync(beside: &Path, fill: impl FnOnce(&mut BufWriter<fs::File>) -> Result<()>) -> Result<()> {
-    let mut file = BufWriter::with_capacity(1 << 20, fs::File::create(beside)?);
-    fill(&mut file)?;
-    file.flush()?;
-    file.get_ref().sync_all()?;
-    Ok(())
 }
 
 /// Makes the rename itself survive a power cut. Not every file system can sync a folder, and the file is whole either

@@ -189,11 +189,7 @@ impl Run<'_> {
         let mut progress = |done, of, name: &str| workers.observer.advances(name, done, of);
         let mut chosen = None;
         if let Some(target) = quantize::Target::of(settings) {
-            let scored = self.calibration(&checkpoint, "sensitivity_tokens", settings.sensitivity_tokens)?;
-            let looked_at = match quantization.calibrates() {
-                true => self.calibration(&checkpoint, "calibration_tokens", settings.tokens_of_a_candidate())?,
-                false => scored.clone(),
-            };
+            let (scored, looked_at) = self.texts_of_candidates(&checkpoint, settings, quantization.calibrates())?;
             let file = self.plan.run_folder.join(quantize::Sensitivities::FILE);
             let choices = target.choices(&quantization, checkpoint.architecture());
             let measured = quantize::measure_sensitivities(
@@ -291,7 +287,23 @@ impl Run<'_> {
             return Err(Error::CalibrationTooShort { key, tokens: tokens.len(), wanted, window });
         }
         tokens.truncate(wanted);
-        Ok(quantize::Calibration { tokens, window, kept_in: None })
+        Ok(quantize::Calibration { tokens, window, kept_in: None, spilled_in: None })
+    }
+
+    /// What candidates are scored on, and what they are rounded by where `calibrates`: the text before it, so that no integer has been
+    /// fitted to a token that it is scored on.
+    fn texts_of_candidates(
+        &self,
+        checkpoint: &Checkpoint,
+        settings: &Quantize,
+        calibrates: bool,
+    ) -> Result<(quantize::Calibration, quantize::Calibration), Error> {
+        let window = calibration_window(checkpoint.architecture());
+        let looked_at = if calibrates { settings.tokens_of_a_candidate().next_multiple_of(window) } else { 0 };
+        let scored = settings.sensitivity_tokens.next_multiple_of(window);
+        let mut looked_at_text = self.calibration(checkpoint, "sensitivity_tokens", looked_at + scored)?;
+        let scored_tokens = looked_at_text.tokens.split_off(looked_at);
+        Ok((quantize::Calibration { tokens: scored_tokens, window, kept_in: None, spilled_in: None }, looked_at_text))
     }
 
     fn verify(

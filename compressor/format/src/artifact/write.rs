@@ -8,12 +8,38 @@ use serde_json::{Value, json};
 
 use super::{Artifact, ArtifactTensor, shape_of_rows};
 use crate::model::WEIGHTS;
+use crate::safetensors::{SafetensorsWriter, layout_metadata};
 use crate::{
     Architecture, CodebookMatrix, Codebooks, Dtype, Family, Levels, NewTensor, QuantizedMatrix, Result, Scheme, StoredTensor,
     TensorId, Values, pack, write_config, write_safetensors,
 };
 
-/// What an artifact is written from: each stored tensor, dense as f32 or quantized, `[out, in]`.
+/// What an artifact that is to be written holds, before any of it is made.
+#[derive(Clone, Debug)]
+pub struct ArtifactLayout<'a> {
+    /// What the model is.
+    pub architecture: &'a Architecture,
+    /// The `config.json` of the checkpoint.
+    pub config: &'a Value,
+    /// The type that `config.json` names: that of dense tensors.
+    pub dense_dtype: Dtype,
+    /// The float type that scales are written in, and centroids are of; every scale is one of its values.
+    pub scale_dtype: Dtype,
+    /// Every stored tensor of the architecture.
+    pub tensors: Vec<(StoredTensor, Storage)>,
+    /// `Some(8)`: projections quantize their input to INT8, per token, as they run.
+    pub activation_bits: Option<u8>,
+}
+
+/// An artifact under way, written tensor by tensor: none has to be in memory but the one that is put.
+#[derive(Debug)]
+pub struct ArtifactWriter<'a> {
+    layout: &'a ArtifactLayout<'a>,
+    folder: &'a Path,
+    weights: SafetensorsWriter,
+}
+
+/// What an artifact is written from that is in memory as a whole: each stored tensor, dense as f32 or quantized, `[out, in]`.
 pub struct NewArtifact<'a> {
     /// What the model is.
     pub architecture: &'a Architecture,
@@ -130,59 +156,63 @@ impl NewArtifact<'_> {
     /// Writes `config.json` and `model.safetensors` into `folder`.
     ///
     /// # Errors
-    /// [`crate::Error::Io`] where the folder can't be written, [`crate::Error::Unsupported`] where layers differ in size.
+    /// As [`ArtifactLayout::begin`].
     pub fn write(&self, folder: &Path) -> Result<()> {
-        let mut config = Family::write(self.architecture, self.config, folder)?;
-        config["quantization_config"] = self.quantization_config();
-        config["dtype"] = match self.dense_dtype {
-            Dtype::F16 => "float16".into(),
-            Dtype::Bf16 => "bfloat16".into(),
-            _ => "float32".into(),
+        let storage = |tensor: &NewArtifactTensor| tensor.storage(self.dense_dtype);
+        let layout = ArtifactLayout {
+            architecture: self.architecture,
+            config: self.config,
+            dense_dtype: self.dense_dtype,
+            scale_dtype: self.scale_dtype,
+            tensors: self.tensors.iter().map(|(stored, tensor)| (stored.clone(), storage(tensor))).collect(),
+            activation_bits: self.activation_bits,
         };
-        if let Some(keys) = config.as_object_mut() {
-            keys.remove("torch_dtype");
-        }
-        fs_err::create_dir_all(folder)?;
-        write_safetensors(&folder.join("model.safetensors"), self.new_tensors())?;
-        write_config(folder, &config)
-    }
-
-    fn new_tensors(&self) -> Vec<(String, NewTensor<'_>)> {
-        let mut tensors = Vec::new();
+        let mut writer = layout.begin(folder)?;
         for (stored, tensor) in &self.tensors {
-            let name = &stored.name;
-            match tensor {
-                NewArtifactTensor::Dense(values) => {
-                    let mut shape = stored.shape(self.architecture);
-                    shape_of_rows(&mut shape, stored);
-                    let dtype = self.dense_dtype;
-                    let bytes = Box::new(move || Cow::Owned(dtype.from_f32(values).expect("dense tensors have a float type")));
-                    tensors.push((name.clone(), NewTensor { dtype, shape, bytes }));
-                }
-                NewArtifactTensor::Quantized(matrix) => tensors.extend(quantized_tensors(name, matrix, self.scale_dtype)),
-                NewArtifactTensor::Codebooks(matrix) => tensors.extend(codebook_tensors(name, matrix)),
-            }
+            writer.put(stored, tensor)?;
         }
-        tensors
+        writer.finish()
+    }
+}
+
+impl NewArtifactTensor {
+    /// How it lies in an artifact; dense ones in the type `dense`.
+    fn storage(&self, dense: Dtype) -> Storage {
+        match self {
+            Self::Dense(_) => Storage::Dense(dense),
+            Self::Quantized(QuantizedMatrix { values: Values::Packed(_), scheme, .. }) => Storage::Packed(*scheme),
+            Self::Quantized(QuantizedMatrix { values: Values::Signed(_), scheme, .. }) => Storage::Signed(*scheme),
+            Self::Codebooks(matrix) => Storage::Codebooks(matrix.codebooks),
+        }
+    }
+}
+
+impl<'a> ArtifactLayout<'a> {
+    /// Begins to write into `folder`: nothing of an artifact is there before [`ArtifactWriter::finish`].
+    ///
+    /// # Errors
+    /// [`crate::Error::Io`] and [`crate::Error::NoRoom`] where the folder can't be written.
+    pub fn begin(&'a self, folder: &'a Path) -> Result<ArtifactWriter<'a>> {
+        fs_err::create_dir_all(folder)?;
+        let parts = |(stored, storage): &(StoredTensor, Storage)| storage.layout(stored, self.architecture, self.scale_dtype);
+        let described = self.tensors.iter().flat_map(parts).collect();
+        let weights = SafetensorsWriter::begin(&folder.join(WEIGHTS), layout_metadata(), described)?;
+        Ok(ArtifactWriter { layout: self, folder, weights })
     }
 
     fn quantization_config(&self) -> Value {
         let mut ignore: Vec<&str> = Vec::new();
         let mut groups: Vec<Group<'_>> = Vec::new();
-        for (stored, tensor) in &self.tensors {
+        for (stored, storage) in &self.tensors {
             let module = stored.name.strip_suffix(".weight").unwrap_or(&stored.name);
             let (is_head, is_projection) = (stored.parts[0] == TensorId::Head, stored.parts[0].is_projection());
-            let (levels, packed): (Levels, bool) = match tensor {
-                NewArtifactTensor::Quantized(matrix) => (matrix.scheme.into(), matches!(matrix.values, Values::Packed(_))),
-                NewArtifactTensor::Codebooks(matrix) => (matrix.codebooks.into(), true),
-                NewArtifactTensor::Dense(_) => {
-                    if is_head {
-                        ignore.push("lm_head");
-                    } else if is_projection && stored.name.ends_with(".weight") {
-                        ignore.push(module);
-                    }
-                    continue;
+            let Some((levels, packed)) = storage.levels() else {
+                if is_head {
+                    ignore.push("lm_head");
+                } else if is_projection && stored.name.ends_with(".weight") {
+                    ignore.push(module);
                 }
+                continue;
             };
             let key = (levels, packed, is_projection);
             let class = if stored.transposed { "Conv1D" } else { "Linear" };
@@ -207,6 +237,70 @@ impl NewArtifact<'_> {
             "quant_method": "compressed-tensors", "format": format, "quantization_status": "compressed",
             "config_groups": groups, "ignore": ignore, "kv_cache_scheme": null, "global_compression_ratio": null,
         })
+    }
+}
+
+impl ArtifactWriter<'_> {
+    /// Writes a tensor; they come in any order, each once.
+    ///
+    /// # Errors
+    /// As [`ArtifactLayout::begin`].
+    ///
+    /// # Panics
+    /// Where the tensor is not what the layout says of it: a mistake of the caller.
+    pub fn put(&mut self, stored: &StoredTensor, tensor: &NewArtifactTensor) -> Result<()> {
+        let name = &stored.name;
+        match tensor {
+            NewArtifactTensor::Dense(values) => {
+                let dense = self.layout.tensors.iter().find(|(other, _)| other.name == *name);
+                let Some((_, Storage::Dense(dtype))) = dense else { panic!("the layout has no dense tensor `{name}`") };
+                self.weights.put(name, &dtype.from_f32(values).expect("dense tensors have a float type"))
+            }
+            NewArtifactTensor::Quantized(matrix) => {
+                let (Values::Packed(integers) | Values::Signed(integers)) = &matrix.values;
+                let scales: Vec<f32> = matrix.scales.iter().collect();
+                let scales = self.layout.scale_dtype.from_f32(&scales).expect("scales have a float type");
+                self.weights.put(&format!("{name}_scale"), &scales)?;
+                if matrix.zero_points.is_some() {
+                    self.weights.put(&format!("{name}_zero_point"), &packed_zero_points(matrix))?;
+                }
+                match &matrix.values {
+                    Values::Packed(_) => {
+                        self.weights.put(&format!("{name}_shape"), &shape_bytes(matrix.rows, matrix.columns))?;
+                        self.weights.put(&format!("{name}_packed"), integers)
+                    }
+                    Values::Signed(_) => self.weights.put(name, integers),
+                }
+            }
+            NewArtifactTensor::Codebooks(matrix) => {
+                self.weights.put(&format!("{name}_codebook"), &matrix.centroids.bytes)?;
+                self.weights.put(&format!("{name}_shape"), &shape_bytes(matrix.rows, matrix.columns))?;
+                self.weights.put(&format!("{name}_packed"), &matrix.indices)
+            }
+        }
+    }
+
+    /// Puts `model.safetensors` in its place and writes `config.json`: a folder with a configuration is whole.
+    ///
+    /// # Errors
+    /// As [`ArtifactLayout::begin`]; [`crate::Error::Unsupported`] where layers differ in size.
+    ///
+    /// # Panics
+    /// Where a tensor has not come: a mistake of the caller.
+    pub fn finish(self) -> Result<()> {
+        let Self { layout, folder, weights } = self;
+        let mut config = Family::write(layout.architecture, layout.config, folder)?;
+        config["quantization_config"] = layout.quantization_config();
+        config["dtype"] = match layout.dense_dtype {
+            Dtype::F16 => "float16".into(),
+            Dtype::Bf16 => "bfloat16".into(),
+            _ => "float32".into(),
+        };
+        if let Some(keys) = config.as_object_mut() {
+            keys.remove("torch_dtype");
+        }
+        weights.finish()?;
+        write_config(folder, &config)
     }
 }
 
@@ -308,46 +402,9 @@ impl Group<'_> {
     }
 }
 
-/// The tensors that a matrix of indices is stored as, with their bytes.
-fn codebook_tensors<'a>(name: &str, matrix: &'a CodebookMatrix) -> Vec<(String, NewTensor<'a>)> {
-    let (rows, columns) = (matrix.rows, matrix.columns);
-    let bytes: [Box<dyn Fn() -> Cow<'a, [u8]> + 'a>; 3] = [
-        Box::new(|| Cow::Borrowed(&matrix.centroids.bytes[..])),
-        Box::new(|| Cow::Borrowed(&matrix.indices[..])),
-        Box::new(move || Cow::Owned(shape_bytes(rows, columns))),
-    ];
-    let layout = codebook_layout(name, [rows, columns], matrix.codebooks, matrix.centroids.dtype).into_iter().zip(bytes);
-    layout.map(|((part, dtype, shape), bytes)| (part, NewTensor { dtype, shape, bytes })).collect()
-}
-
 /// Rows and columns as a tensor holds them.
 fn shape_bytes(rows: usize, columns: usize) -> Vec<u8> {
     [rows, columns].iter().flat_map(|size| (*size as i64).to_le_bytes()).collect()
-}
-
-/// The tensors that a quantized matrix is stored as, with their bytes.
-fn quantized_tensors<'a>(name: &str, matrix: &'a QuantizedMatrix, scale_dtype: Dtype) -> Vec<(String, NewTensor<'a>)> {
-    let packed = matches!(matrix.values, Values::Packed(_));
-    let (Values::Packed(integers) | Values::Signed(integers)) = &matrix.values;
-    let bytes_of = |part: &str| -> Box<dyn Fn() -> Cow<'a, [u8]> + 'a> {
-        match part.strip_prefix(name).unwrap_or(part) {
-            "_scale" => Box::new(move || {
-                let scales: Vec<f32> = matrix.scales.iter().collect();
-                Cow::Owned(scale_dtype.from_f32(&scales).expect("scales have a float type"))
-            }),
-            "_shape" => Box::new(|| Cow::Owned(shape_bytes(matrix.rows, matrix.columns))),
-            "_zero_point" => Box::new(|| Cow::Owned(packed_zero_points(matrix))),
-            _ => Box::new(|| Cow::Borrowed(&integers[..])),
-        }
-    };
-    let layout = quantized_layout(name, [matrix.rows, matrix.columns], matrix.scheme, packed, scale_dtype);
-    layout
-        .into_iter()
-        .map(|(part, dtype, shape)| {
-            let bytes = bytes_of(&part);
-            (part, NewTensor { dtype, shape, bytes })
-        })
-        .collect()
 }
 
 /// Zero points packed down the rows: `[ceil(rows · bits / 32), groups]` words.

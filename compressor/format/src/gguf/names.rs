@@ -3,6 +3,8 @@
 //! Two things differ beside the names. Llama files hold the rows of q and k with each rotary pair side by side, where Hugging Face
 //! keeps the first halves of all pairs before the second halves. And GPT-2 files hold q, k and v as one tensor.
 
+use std::ops::Range;
+
 use super::{GgufFile, GgufTensor, blocks};
 use crate::Result;
 
@@ -72,6 +74,26 @@ impl GgufFile {
             Some(heads) => split_rotary_halves(&values, *heads, tensor.shape[0]),
             None => values,
         })
+    }
+
+    /// Some rows of such a matrix, `[rows, in]`.
+    ///
+    /// # Errors
+    /// As [`GgufFile::canonical_f32`].
+    ///
+    /// # Panics
+    /// Where the matrix has fewer rows.
+    pub fn canonical_rows(&self, hf_name: &str, rows: Range<usize>) -> Result<Vec<f32>> {
+        let Place { tensor, third, interleaved_heads } = self.place(hf_name)?;
+        let columns = tensor.shape.get(1).copied().unwrap_or(1);
+        if third.is_some() || interleaved_heads.is_some() {
+            return Ok(self.canonical_f32(hf_name)?[rows.start * columns..rows.end * columns].to_vec());
+        }
+        // Rows are whole blocks.
+        let row_bytes = tensor.bytes.len() / tensor.shape[0];
+        let mut values = vec![0.0; rows.len() * columns];
+        blocks::dequantize(tensor.kind, &tensor.bytes[rows.start * row_bytes..rows.end * row_bytes], &mut values);
+        Ok(values)
     }
 
     /// The shape of the tensor that Hugging Face's Llama calls `hf_name`, outermost first.
@@ -212,6 +234,19 @@ mod tests {
         let v = file.canonical_f32("model.layers.0.self_attn.v_proj.weight").unwrap();
         assert_eq!(rows(&v, 8), [0.0, 1.0, 2.0, 3.0]);
         assert_eq!(file.canonical_shape("model.layers.0.self_attn.q_proj.weight").unwrap(), [8, 8]);
+    }
+
+    #[test]
+    fn some_rows_are_those_of_the_whole() {
+        let (llama, gpt2) = (read(&Sample::llama().bytes()).unwrap(), read(&Sample::gpt2().bytes()).unwrap());
+        for (file, name) in [
+            (&llama, "model.embed_tokens.weight"),
+            (&llama, "model.layers.0.self_attn.q_proj.weight"),
+            (&gpt2, "model.layers.0.self_attn.v_proj.weight"),
+        ] {
+            let (whole, columns) = (file.canonical_f32(name).unwrap(), file.canonical_shape(name).unwrap()[1]);
+            assert_eq!(file.canonical_rows(name, 1..3).unwrap(), whole[columns..3 * columns], "{name}");
+        }
     }
 
     #[test]

@@ -3,13 +3,15 @@
 use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::Path;
 
 use half::{bf16, f16};
 
 use super::Dtype;
-use crate::{Error, Result, write_beside};
+use crate::write::Beside;
+use crate::{Error, Result};
 
 /// A tensor to be written: its bytes are made when their turn comes, so that one is in memory at a time.
 pub struct NewTensor<'a> {
@@ -24,7 +26,7 @@ pub struct NewTensor<'a> {
 /// Writes a safetensors file beside its place and renames it; tensors lie by element size, then by name.
 ///
 /// # Errors
-/// Those of [`write_beside`], [`Error::NoRoom`] on a full disk among them.
+/// Those of [`crate::write_beside`], [`Error::NoRoom`] on a full disk among them.
 pub fn write_safetensors<'a>(path: &Path, tensors: impl IntoIterator<Item = (String, NewTensor<'a>)>) -> Result<()> {
     write_safetensors_with(path, layout_metadata(), tensors)
 }
@@ -38,19 +40,77 @@ pub fn write_safetensors_with<'a>(
     metadata: BTreeMap<String, String>,
     tensors: impl IntoIterator<Item = (String, NewTensor<'a>)>,
 ) -> Result<()> {
-    let mut tensors: Vec<(String, NewTensor<'a>)> = tensors.into_iter().collect();
-    tensors.sort_by(|(left_name, left), (right_name, right)| order((left.dtype, left_name), (right.dtype, right_name)));
-    let described = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dtype, tensor.shape.clone()));
-    let (head, _) = head(metadata, described).ok_or_else(|| Error::malformed(path, "would be larger than a file can be"))?;
-    write_beside(path, |file| {
-        file.write_all(&head)?;
-        for (name, tensor) in &tensors {
-            let bytes = (tensor.bytes)();
-            assert_eq!(bytes.len(), tensor.shape.iter().product::<usize>() * tensor.dtype.bytes(), "bytes of tensor `{name}`");
-            file.write_all(&bytes)?;
-        }
-        Ok(())
-    })
+    let tensors: Vec<(String, NewTensor<'a>)> = tensors.into_iter().collect();
+    let described = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.dtype, tensor.shape.clone())).collect();
+    let mut file = SafetensorsWriter::begin(path, metadata, described)?;
+    for (name, tensor) in &tensors {
+        file.put(name, &(tensor.bytes)())?;
+    }
+    file.finish()
+}
+
+/// A safetensors file under way: every tensor has its place before the first is written, so they come in any order, and none has to be
+/// in memory but the one that is put.
+#[derive(Debug)]
+pub(crate) struct SafetensorsWriter {
+    beside: Beside,
+    /// Where the tensors begin.
+    first: usize,
+    /// Counted from there; those that have not come yet.
+    open: BTreeMap<String, Range<usize>>,
+}
+
+impl SafetensorsWriter {
+    /// Begins with the header; dropped before [`Self::finish`], nothing is left.
+    ///
+    /// # Errors
+    /// Those of [`crate::write_beside`].
+    pub(crate) fn begin(
+        path: &Path,
+        metadata: BTreeMap<String, String>,
+        mut described: Vec<(String, Dtype, Vec<usize>)>,
+    ) -> Result<Self> {
+        described.sort_by(|(left_name, left, _), (right_name, right, _)| order((*left, left_name), (*right, right_name)));
+        let head = head(metadata, described.iter().cloned());
+        let (head, _) = head.ok_or_else(|| Error::malformed(path, "would be larger than a file can be"))?;
+        let mut end = 0;
+        let place = |(name, dtype, shape): (String, Dtype, Vec<usize>)| {
+            let start = end;
+            end += shape.iter().product::<usize>() * dtype.bytes();
+            (name, start..end)
+        };
+        let open = described.into_iter().map(place).collect();
+        let mut beside = Beside::create(path)?;
+        beside.file.write_all(&head).map_err(|error| beside.not_written(error.into()))?;
+        Ok(Self { beside, first: head.len(), open })
+    }
+
+    /// Writes the bytes of a tensor, little endian, row-major.
+    ///
+    /// # Errors
+    /// Those of [`crate::write_beside`].
+    ///
+    /// # Panics
+    /// Where no tensor of this name is still to come, or it has another number of bytes: a mistake of the caller.
+    pub(crate) fn put(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        let place = self.open.remove(name).unwrap_or_else(|| panic!("no tensor `{name}` is to come"));
+        assert_eq!(bytes.len(), place.len(), "bytes of tensor `{name}`");
+        let file = &mut self.beside.file;
+        let written = file.seek(SeekFrom::Start((self.first + place.start) as u64)).and_then(|_| file.write_all(bytes));
+        written.map_err(|error| self.beside.not_written(error.into()))
+    }
+
+    /// Puts the file in its place.
+    ///
+    /// # Errors
+    /// Those of [`crate::write_beside`].
+    ///
+    /// # Panics
+    /// Where a tensor has not come: a mistake of the caller.
+    pub(crate) fn finish(self) -> Result<()> {
+        assert!(self.open.is_empty(), "tensors that have not come: {:?}", self.open.keys());
+        self.beside.rename()
+    }
 }
 
 /// Bytes of the file that [`write_safetensors`] makes of tensors with these names, types and shapes, header included; `None` past
@@ -89,7 +149,7 @@ fn head(texts: BTreeMap<String, String>, tensors: impl Iterator<Item = (String, 
 }
 
 /// Transformers refuses a file that does not say which framework's layout it has.
-pub(super) fn layout_metadata() -> BTreeMap<String, String> {
+pub(crate) fn layout_metadata() -> BTreeMap<String, String> {
     BTreeMap::from([("format".to_owned(), "pt".to_owned())])
 }
 
@@ -124,5 +184,56 @@ impl Dtype {
             Self::I32 => ::safetensors::Dtype::I32,
             Self::I64 => ::safetensors::Dtype::I64,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn described() -> Vec<(String, Dtype, Vec<usize>)> {
+        vec![
+            ("b".to_owned(), Dtype::I8, vec![3]),
+            ("a".to_owned(), Dtype::F32, vec![1, 2]),
+            ("c".to_owned(), Dtype::F16, vec![1]),
+        ]
+    }
+
+    #[test]
+    fn tensors_that_come_in_any_order_make_the_same_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let bytes = |name: &str| -> &[u8] {
+            match name {
+                "a" => b"aaaaAAAA",
+                "b" => b"bBb",
+                _ => b"cC",
+            }
+        };
+        let written = |names: [&str; 3]| {
+            let path = folder.path().join(names.concat());
+            let mut file = SafetensorsWriter::begin(&path, layout_metadata(), described()).unwrap();
+            names.iter().for_each(|name| file.put(name, bytes(name)).unwrap());
+            assert!(!path.exists(), "nothing is there before it is whole");
+            file.finish().unwrap();
+            fs_err::read(path).unwrap()
+        };
+        let one = written(["a", "b", "c"]);
+        assert!(one.ends_with(b"aaaaAAAAcCbBb"), "by element size");
+        assert_eq!(written(["c", "b", "a"]), one);
+        assert_eq!(written(["b", "a", "c"]), one);
+    }
+
+    #[test]
+    fn one_that_is_given_up_leaves_the_old_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        fs_err::write(&path, "old").unwrap();
+        let mut file = SafetensorsWriter::begin(&path, layout_metadata(), described()).unwrap();
+        file.put("b", b"bBb").unwrap();
+        drop(file);
+        assert_eq!(fs_err::read(&path).unwrap(), b"old");
+        assert_eq!(fs_err::read_dir(folder.path()).unwrap().count(), 1);
     }
 }

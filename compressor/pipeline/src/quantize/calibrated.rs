@@ -4,7 +4,9 @@
 //! then is it computed, with the values that its integers stand for. Where inputs are scaled, each layer is scaled before that. The head
 //! comes last, a tied embedding as the head that it is.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use compressor_engine::{Block, Blocks};
@@ -15,6 +17,7 @@ use super::gptq::{self, Hessian, NotPositiveDefinite};
 use super::journal::Journal;
 use super::matrix::Matrix;
 use super::scaling::{self, LayerScaling};
+use super::stream::Stream;
 use super::{Distance, Error, Quantization, assemble, clipping, overflow, values};
 
 /// Text that the quantizer looks at.
@@ -27,6 +30,8 @@ pub struct Calibration {
     /// A folder for layers that are finished: a quantization that was stopped goes on after them. It must belong to this quantization
     /// alone, and is removed in the end.
     pub kept_in: Option<PathBuf>,
+    /// A folder for the activations of the whole text, where memory is not to hold them; nothing is left there.
+    pub spilled_in: Option<PathBuf>,
 }
 
 /// A tensor that is finished.
@@ -38,11 +43,31 @@ pub(super) struct Quantized {
 
 /// Everything that was made layer by layer.
 #[derive(Default)]
-pub(super) struct Calibrated {
-    /// By name.
-    pub(super) tensors: BTreeMap<String, Quantized>,
+pub(super) struct Calibrated<'a> {
+    /// By name: all of them, or those that no file has yet.
+    tensors: BTreeMap<String, Quantized>,
+    /// Where the others lie, layer by layer.
+    journal: Option<Journal<'a>>,
+    /// Of every tensor.
+    pub(super) output_errors: Vec<OutputError>,
     /// Of each layer; empty where nothing is scaled.
     pub(super) scaling: Vec<LayerScaling>,
+}
+
+impl Calibrated<'_> {
+    /// A tensor that was made, once; `None` where none was.
+    ///
+    /// # Errors
+    /// [`Error::KeptLayer`] where the layer's file is no longer there.
+    pub(super) fn take(&mut self, stored: &StoredTensor) -> Result<Option<Quantized>, Error> {
+        if let (Some(journal), Some((layer, _))) = (&self.journal, place_of(stored.parts[0]))
+            && !self.tensors.contains_key(&stored.name)
+        {
+            let (tensors, _) = journal.read(layer).ok_or_else(|| Error::KeptLayer(journal.path(layer)))?;
+            self.tensors.extend(tensors);
+        }
+        Ok(self.tensors.remove(&stored.name))
+    }
 }
 
 /// What quantized weights add to a projection's output on calibration text.
@@ -85,98 +110,164 @@ impl Input {
 }
 
 /// Windows that go through a layer together.
-const WINDOWS: usize = 4;
+pub(super) const WINDOWS: usize = 4;
 
 /// Quantizes every projection inside the layers of `checkpoint`, and the head, where `layout` wants them as integers.
 ///
 /// `done` is called with the number of layers that are finished. Layers that `calibration.kept_in` has are taken from there, and only
 /// computed with.
-pub(super) fn quantize_layers(
+pub(super) fn quantize_layers<'a>(
     checkpoint: &Checkpoint,
     quantization: &Quantization,
     layout: &[(StoredTensor, Storage)],
-    calibration: &Calibration,
+    calibration: &'a Calibration,
     done: &mut dyn FnMut(usize),
-) -> Result<Calibrated, Error> {
+) -> Result<Calibrated<'a>, Error> {
     let blocks = Blocks::new(checkpoint, crate::engine_options())?;
-    let mut finished = Calibrated::default();
-    let Calibration { tokens, window, .. } = calibration;
-    let (tokens, window) = (tokens.len(), *window);
-    // The residual stream, and what the next projections multiply: one allocation each, so that freed ones go back to the system.
-    let mut x = blocks.embed(&calibration.tokens, window)?;
-    let part = |values: &[f32]| WINDOWS * window * (values.len() / tokens);
-    let through = |values: &[f32], step: &dyn Fn(&[f32]) -> Vec<f32>| {
-        let mut all = Vec::new();
-        let width = values.len() / tokens;
-        for values in values.chunks(part(values)) {
-            let made = step(values);
-            if all.is_empty() {
-                all.reserve_exact(made.len() / (values.len() / width) * tokens);
-            }
-            all.extend_from_slice(&made);
-        }
-        all
-    };
+    let window = calibration.window;
+    let mut text = Text::new(&blocks, checkpoint.architecture(), calibration)?;
     let journal = calibration.kept_in.as_deref().map(|folder| Journal::new(folder, quantization, layout));
+    let mut finished = Calibrated { journal, ..Calibrated::default() };
     for index in 0..checkpoint.architecture().layers.len() {
         let mut block = blocks.block(index)?;
-        let kept = journal.as_ref().and_then(|journal| journal.read(index));
+        let kept = finished.journal.as_ref().and_then(|journal| journal.read(index));
         let is_kept = kept.is_some();
         let (mut here, mut scaling) = kept.unwrap_or_default();
         if quantization.scaling != Scaling::None && !is_kept {
-            scaling = scaling::find(checkpoint, quantization, layout, (&block, index), x.chunks(part(&x)), window)?;
+            scaling = scaling::find(checkpoint, quantization, layout, (&block, index), text.parts(), window)?;
         }
         scaling.put_dense(&mut block, checkpoint, layout, index)?;
-        let mut quantize = |block: &mut Block<'_>, input, x: &[f32]| -> Result<(), Error> {
-            let places = layout.iter().filter(|(stored, _)| place_of(stored.parts[0]) == Some((index, input)));
-            let tensors: Vec<_> = places.filter_map(|(stored, storage)| Some((stored, storage.levels()?))).collect();
-            if let Some((first, _)) = tensors.first().filter(|_| !is_kept) {
-                let hessian = Hessian::of(x.len() / tokens, x.chunks(part(x)));
+        let tensors_at = |input| {
+            let at = move |(stored, _): &&(StoredTensor, Storage)| place_of(stored.parts[0]) == Some((index, input));
+            layout.iter().filter(at).filter_map(|(stored, storage)| Some((stored, storage.levels()?)))
+        };
+        // What is to be known of an input, where something that multiplies it is still to be quantized.
+        let unseen = |input| {
+            let (first, _) = tensors_at(input).next().filter(|_| !is_kept)?;
+            Some(Hessian::new(checkpoint.architecture().shape(first.parts[0])[1]))
+        };
+        let mut quantize = |block: &mut Block<'_>, input, hessian: Option<Hessian>| -> Result<(), Error> {
+            if let (Some(hessian), Some((first, _))) = (hessian, tensors_at(input).next()) {
                 let gathered = Gathered::new(checkpoint, quantization, first, hessian)?;
-                for (stored, levels) in &tensors {
+                for (stored, levels) in tensors_at(input) {
                     let values = scaling.apply(checkpoint.architecture(), stored, values(checkpoint, stored)?);
-                    here.insert(stored.name.clone(), gathered.quantize(stored, &values, *levels)?);
+                    here.insert(stored.name.clone(), gathered.quantize(stored, Rows::of(&values), levels)?);
                 }
             }
-            for (stored, _) in tensors {
+            for (stored, _) in tensors_at(input) {
                 put(block, checkpoint, stored, here[&stored.name].matrix.to_f32());
             }
             Ok(())
         };
-        let attention_input = through(&x, &|x| block.attention_input(x));
-        quantize(&mut block, Input::Attention, &attention_input)?;
-        let output_input = through(&attention_input, &|x| block.output_input(x.to_vec(), window));
-        drop(attention_input);
-        quantize(&mut block, Input::Output, &output_input)?;
-        let part_of_x = part(&x);
-        for (x, output_input) in x.chunks_mut(part_of_x).zip(output_input.chunks(part(&output_input))) {
-            block.add_output(x, output_input.to_vec());
+
+        let mut hessian = unseen(Input::Attention);
+        text.look(&mut hessian, |x| block.attention_input(x))?;
+        quantize(&mut block, Input::Attention, hessian)?;
+
+        let mut hessian = unseen(Input::Output);
+        let output_inputs = text.gather(&mut hessian, |x| block.output_input(block.attention_input(x), window))?;
+        quantize(&mut block, Input::Output, hessian)?;
+        text.add(output_inputs, |x, output_input| block.add_output(x, output_input))?;
+
+        let mut hessian = unseen(Input::Mlp);
+        text.look(&mut hessian, |x| block.mlp_input(x))?;
+        quantize(&mut block, Input::Mlp, hessian)?;
+
+        let mut hessian = unseen(Input::Down);
+        let down_inputs = text.gather(&mut hessian, |x| block.down_input(block.mlp_input(x)))?;
+        quantize(&mut block, Input::Down, hessian)?;
+        text.add(down_inputs, |x, down_input| block.add_down(x, down_input))?;
+
+        finished.output_errors.extend(here.values().map(|tensor| tensor.output_error));
+        match &finished.journal {
+            Some(_) if is_kept => {}
+            Some(journal) => journal.write(index, &here.iter().collect::<Vec<_>>(), &scaling)?,
+            None => finished.tensors.append(&mut here),
         }
-        drop(output_input);
-        let mlp_input = through(&x, &|x| block.mlp_input(x));
-        quantize(&mut block, Input::Mlp, &mlp_input)?;
-        let down_input = through(&mlp_input, &|x| block.down_input(x.to_vec()));
-        drop(mlp_input);
-        quantize(&mut block, Input::Down, &down_input)?;
-        for (x, down_input) in x.chunks_mut(part_of_x).zip(down_input.chunks(part(&down_input))) {
-            block.add_down(x, down_input.to_vec());
-        }
-        if let Some(journal) = journal.as_ref().filter(|_| !is_kept) {
-            journal.write(index, &here.iter().collect::<Vec<_>>(), &scaling)?;
-        }
-        finished.tensors.append(&mut here);
         finished.scaling.push(scaling);
         done(index + 1);
     }
     let head = head(checkpoint.architecture());
     let place = layout.iter().find(|(stored, _)| stored.parts[0] == head);
     if let Some((stored, levels)) = place.and_then(|(stored, storage)| Some((stored, storage.levels()?))) {
-        let hessian = head_hessian(&blocks, head, &x, tokens);
-        drop(x);
+        let hessian = head_hessian(&blocks, checkpoint.architecture(), text.parts())?;
+        drop(text);
         let gathered = Gathered::new(checkpoint, quantization, stored, hessian)?;
-        finished.tensors.insert(stored.name.clone(), gathered.quantize(stored, &values(checkpoint, stored)?, levels)?);
+        let made = gathered.quantize(stored, Rows::of_file(checkpoint, head), levels)?;
+        finished.output_errors.push(made.output_error);
+        finished.tensors.insert(stored.name.clone(), made);
     }
     Ok(finished)
+}
+
+/// The residual stream of the whole text, which goes from layer to layer some windows at a time.
+struct Text<'a> {
+    calibration: &'a Calibration,
+    /// Elements of one token.
+    width: usize,
+    x: Stream,
+}
+
+impl<'a> Text<'a> {
+    /// It, as it comes into the first layer.
+    fn new(blocks: &Blocks, architecture: &Architecture, calibration: &'a Calibration) -> Result<Self, Error> {
+        if let Some(folder) = &calibration.spilled_in {
+            fs_err::create_dir_all(folder).map_err(compressor_format::Error::from)?;
+        }
+        let width = architecture.hidden_size;
+        let mut x = stream(calibration, width, "residual.f32")?;
+        for tokens in calibration.tokens.chunks(WINDOWS * calibration.window) {
+            x.push(&blocks.embed(tokens, calibration.window)?)?;
+        }
+        Ok(Self { calibration, width, x })
+    }
+
+    /// Part after part, each of whole windows.
+    fn parts(&self) -> impl Iterator<Item = Result<Cow<'_, [f32]>, Error>> {
+        (0..self.x.parts()).map(|part| Ok(self.x.part(part)?))
+    }
+
+    /// Adds to `hessian` what `make` makes of each part; without one, nothing is made.
+    fn look(&self, hessian: &mut Option<Hessian>, make: impl Fn(&[f32]) -> Vec<f32>) -> Result<(), Error> {
+        let Some(hessian) = hessian else { return Ok(()) };
+        for x in self.parts() {
+            hessian.add(&make(&x?));
+        }
+        Ok(())
+    }
+
+    /// The same, and keeps all that is made.
+    fn gather(&self, hessian: &mut Option<Hessian>, make: impl Fn(&[f32]) -> Vec<f32>) -> Result<Stream, Error> {
+        let mut all = None;
+        for x in self.parts() {
+            let x = x?;
+            let made = make(&x);
+            if let Some(hessian) = hessian {
+                hessian.add(&made);
+            }
+            if all.is_none() {
+                all = Some(stream(self.calibration, made.len() / (x.len() / self.width), "inputs.f32")?);
+            }
+            all.as_mut().expect("made above").push(&made)?;
+        }
+        Ok(all.expect("a calibration has a window"))
+    }
+
+    /// Adds to each part what `add` makes of the part of `inputs`.
+    fn add(&mut self, inputs: Stream, add: impl Fn(&mut [f32], Vec<f32>)) -> Result<(), Error> {
+        for part in 0..self.x.parts() {
+            let input = inputs.part(part)?.into_owned();
+            self.x.change(part, |x| add(x, input))?;
+        }
+        Ok(())
+    }
+}
+
+/// A vector of `width` elements for every token of the text; `name` is its file where memory is not to hold it.
+fn stream(calibration: &Calibration, width: usize, name: &str) -> Result<Stream, Error> {
+    let Calibration { tokens, window, spilled_in, .. } = calibration;
+    let file = spilled_in.as_ref().map(|folder| folder.join(name));
+    Ok(Stream::new((tokens.len(), WINDOWS * window), width, file.as_deref())?)
 }
 
 /// What the logits are made with.
@@ -184,20 +275,23 @@ pub(super) fn head(architecture: &Architecture) -> TensorId {
     if architecture.tied_embeddings { TensorId::Embedding } else { TensorId::Head }
 }
 
-/// Of what `head` multiplies, for what leaves the last layer, `[tokens, hidden_size]`.
+/// Of what the head multiplies, for what leaves the last layer, in parts `[tokens, hidden_size]`.
 ///
 /// A tied embedding also goes into the first layer as it is, where an error counts the same in every column.
-pub(super) fn head_hessian(blocks: &Blocks, head: TensorId, x: &[f32], tokens: usize) -> Hessian {
-    let width = x.len() / tokens;
-    let mut hessian = Hessian::of(width, x.chunks(TOKENS * width).map(|x| blocks.head_input(x)));
-    if head == TensorId::Embedding {
+pub(super) fn head_hessian<'a>(
+    blocks: &Blocks,
+    architecture: &Architecture,
+    parts: impl Iterator<Item = Result<Cow<'a, [f32]>, Error>>,
+) -> Result<Hessian, Error> {
+    let mut hessian = Hessian::new(architecture.hidden_size);
+    for x in parts {
+        hessian.add(&blocks.head_input(&x?));
+    }
+    if architecture.tied_embeddings {
         hessian.add_even(AS_EMBEDDING);
     }
-    hessian
+    Ok(hessian)
 }
-
-/// Tokens whose inputs are gathered at once.
-const TOKENS: usize = 2048;
 
 /// What an error of a tied embedding counts for in the first layer, as a part of what it counts for in the head.
 ///
@@ -254,24 +348,35 @@ impl<'a> Gathered<'a> {
     }
 
     /// What the weights become, and what that does to the outputs.
-    fn quantize(&self, stored: &StoredTensor, values: &[f32], (levels, packed): (Levels, bool)) -> Result<Quantized, Error> {
+    fn quantize(&self, stored: &StoredTensor, rows: Rows<'_>, levels: (Levels, bool)) -> Result<Quantized, Error> {
         let columns = self.importance.len();
-        let rows = values.len() / columns;
-        let row = |at: usize| &values[at * columns..][..columns];
-        let energy = self.hessian.output_error(values);
-        let relative = |matrix: &Matrix| {
-            let errors = |at| matrix.row(at).into_iter().zip(row(at)).map(|(stands_for, value)| stands_for - value);
-            let error = self.hessian.output_error_by_rows(rows, |range| range.flat_map(errors).collect());
-            if energy > 0.0 { error / energy } else { 0.0 }
-        };
-        let (matrix, distance) = self.round(values, stored, (levels, packed))?;
-        let found = relative(&matrix);
-        let rounded_to_nearest = match (levels, &self.inputs) {
+        let (mut parts, mut distance) = (Vec::new(), Distance::default());
+        let (mut energy, mut found, mut nearest) = (0.0, 0.0, 0.0);
+        for range in rows.parts(columns) {
+            let values = rows.read(range.clone(), columns)?;
+            energy += self.hessian.output_error(&values);
+            let error = |matrix: &Matrix| {
+                let row = |at: usize| &values[at * columns..][..columns];
+                let errors = |at| matrix.row(at).into_iter().zip(row(at)).map(|(stands_for, value)| stands_for - value);
+                self.hessian.output_error_by_rows(range.len(), |range| range.flat_map(errors).collect())
+            };
+            let in_whole = |error| in_whole_matrix(error, range.start);
+            let (matrix, of_part) = self.round(&values, stored, levels).map_err(in_whole)?;
+            found += error(&matrix);
+            if let (Levels::Grid(_), Some(_)) = (levels.0, &self.inputs) {
+                nearest += error(&self.nearest(&values, stored, levels).map_err(in_whole)?.0);
+            }
+            distance.add(of_part);
+            parts.push(matrix);
+        }
+        let relative = |error: f64| if energy > 0.0 { error / energy } else { 0.0 };
+        let rounded_to_nearest = match (levels.0, &self.inputs) {
             (Levels::Codebooks(_), _) => None,
-            (Levels::Grid(_), None) => Some(found),
-            (Levels::Grid(_), Some(_)) => Some(relative(&self.nearest(values, stored, (levels, packed))?.0)),
+            (Levels::Grid(_), None) => Some(relative(found)),
+            (Levels::Grid(_), Some(_)) => Some(relative(nearest)),
         };
-        Ok(Quantized { matrix, distance, output_error: OutputError { relative: found, rounded_to_nearest } })
+        let output_error = OutputError { relative: relative(found), rounded_to_nearest };
+        Ok(Quantized { matrix: Matrix::stacked(parts), distance, output_error })
     }
 
     /// What the quantization's method makes of `values`, `[out, in]`.
@@ -304,6 +409,54 @@ impl<'a> Gathered<'a> {
         let columns = self.importance.len();
         let values = &values[row * columns..][..columns];
         overflow(self.checkpoint, stored, values, row, levels, self.quantization.scale_dtype)
+    }
+}
+
+/// An error told of some rows, by the row's number in the whole matrix.
+fn in_whole_matrix(error: Error, first: usize) -> Error {
+    match error {
+        Error::Overflow { path, name, row, low, high, scheme, scale_dtype } => {
+            Error::Overflow { path, name, row: first + row, low, high, scheme, scale_dtype }
+        }
+        other => other,
+    }
+}
+
+/// Weights of a matrix, `[rows, columns]`, that are read some rows at a time.
+#[derive(Clone, Copy)]
+pub(super) enum Rows<'a> {
+    /// In memory; worked on as a whole.
+    Memory(&'a [f32]),
+    /// An embedding or a head where it lies: the one matrix that can be larger than all else.
+    File(&'a Checkpoint, TensorId),
+}
+
+/// Elements of a matrix in a file that are worked on at once.
+const ELEMENTS: usize = 1 << 22;
+
+impl<'a> Rows<'a> {
+    pub(super) fn of(values: &'a [f32]) -> Self {
+        Self::Memory(values)
+    }
+
+    pub(super) fn of_file(checkpoint: &'a Checkpoint, id: TensorId) -> Self {
+        Self::File(checkpoint, id)
+    }
+
+    /// The rows that are worked on together.
+    pub(super) fn parts(self, columns: usize) -> impl Iterator<Item = Range<usize>> {
+        let (rows, at_once) = match self {
+            Self::Memory(values) => (values.len() / columns, usize::MAX),
+            Self::File(checkpoint, id) => (checkpoint.architecture().shape(id)[0], (ELEMENTS / columns).max(1)),
+        };
+        (0..rows).step_by(at_once.min(rows.max(1))).map(move |first| first..rows.min(first.saturating_add(at_once)))
+    }
+
+    pub(super) fn read(self, rows: Range<usize>, columns: usize) -> Result<Cow<'a, [f32]>, compressor_format::Error> {
+        match self {
+            Self::Memory(values) => Ok(Cow::Borrowed(&values[rows.start * columns..rows.end * columns])),
+            Self::File(checkpoint, id) => Ok(Cow::Owned(checkpoint.rows(id, rows)?)),
+        }
     }
 }
 

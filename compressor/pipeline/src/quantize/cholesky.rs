@@ -9,26 +9,19 @@ use super::product::{Strided, product};
 /// Columns that are worked on together.
 const BLOCK: usize = 64;
 
-/// The upper triangular `U` with `UᵀU = A⁻¹` for a symmetric `A` `[n, n]` whose lower triangle is read; `None` where `A` is not positive
-/// definite.
+/// The upper triangular `U` `[n, n]` with `UᵀU = A⁻¹` for a symmetric `A` whose lower triangle is `a(row, column)`; `None` where `A` is
+/// not positive definite.
 ///
 /// With rows and columns of `A` in reverse order, `A' = LLᵀ`. Its inverse is `L⁻ᵀL⁻¹`; in the first order again, `L⁻¹` is `U`.
-pub(super) fn inverse_factor(a: &[f64], n: usize) -> Option<Vec<f64>> {
+pub(super) fn inverse_factor(a: impl Fn(usize, usize) -> f64, n: usize) -> Option<Vec<f64>> {
     let mut reversed = vec![0.0; n * n];
     for row in 0..n {
         for column in 0..=row {
-            reversed[(n - 1 - column) * n + (n - 1 - row)] = a[row * n + column];
+            reversed[(n - 1 - column) * n + (n - 1 - row)] = a(row, column);
         }
     }
     factor(&mut reversed, n)?;
-    let inverse = invert(&reversed, n);
-    let mut upper = vec![0.0; n * n];
-    for row in 0..n {
-        for column in 0..=row {
-            upper[(n - 1 - row) * n + (n - 1 - column)] = inverse[row * n + column];
-        }
-    }
-    Some(upper)
+    Some(upper_inverse(&reversed, n))
 }
 
 /// Replaces the lower triangle of `a` with its Cholesky factor.
@@ -73,8 +66,8 @@ fn factor(a: &mut [f64], n: usize) -> Option<()> {
     Some(())
 }
 
-/// The inverse of a lower triangle.
-fn invert(lower: &[f64], n: usize) -> Vec<f64> {
+/// The inverse of a lower triangle, its rows and columns in reverse order.
+fn upper_inverse(lower: &[f64], n: usize) -> Vec<f64> {
     // Stripes of columns of the inverse are found one by one: `L X = I`, from the top.
     let stripes: Vec<(usize, Vec<f64>)> = (0..n)
         .step_by(BLOCK)
@@ -104,14 +97,15 @@ fn invert(lower: &[f64], n: usize) -> Vec<f64> {
             (first, x)
         })
         .collect();
-    let mut inverse = vec![0.0; n * n];
+    let mut upper = vec![0.0; n * n];
     for (first, x) in stripes {
         let width = BLOCK.min(n - first);
         for (row, x) in x.chunks_exact(width).enumerate() {
-            inverse[(first + row) * n + first..][..width].copy_from_slice(x);
+            let upper = &mut upper[(n - 1 - first - row) * n..][..n - first];
+            upper.iter_mut().rev().zip(x).for_each(|(upper, x)| *upper = *x);
         }
     }
-    inverse
+    upper
 }
 
 fn dot(left: &[f64], right: &[f64]) -> f64 {
@@ -135,7 +129,7 @@ mod tests {
     #[test]
     fn two_by_two_by_hand() {
         // A⁻¹ = 1/3 [[2, −1], [−1, 2]]: U = [[√(2/3), −1/√6], [0, 1/√2]].
-        let upper = inverse_factor(&[2.0, f64::NAN, 1.0, 2.0], 2).unwrap();
+        let upper = inverse_factor(|row, column| [[2.0, f64::NAN], [1.0, 2.0]][row][column], 2).unwrap();
         let expected = [(2f64 / 3.0).sqrt(), -1.0 / 6f64.sqrt(), 0.0, 0.5f64.sqrt()];
         upper.iter().zip(expected).for_each(|(found, expected)| assert!((found - expected).abs() < 1e-15, "{upper:?}"));
     }
@@ -152,7 +146,7 @@ mod tests {
                 }
                 a[row * n + row] += 0.1;
             }
-            let upper = inverse_factor(&a, n).unwrap();
+            let upper = inverse_factor(|row, column| a[row * n + column], n).unwrap();
             let at = |row: usize, column: usize| upper[row * n + column];
             for row in 0..n {
                 assert!((0..row).all(|column| at(row, column) == 0.0));
@@ -172,9 +166,9 @@ mod tests {
 
     #[test]
     fn what_is_not_positive_definite_has_no_factor() {
-        assert_eq!(inverse_factor(&[1.0, 0.0, 2.0, 1.0], 2), None);
-        assert_eq!(inverse_factor(&[0.0], 1), None);
-        assert_eq!(inverse_factor(&[f64::NAN], 1), None);
-        assert_eq!(inverse_factor(&[f64::INFINITY], 1), None);
+        assert_eq!(inverse_factor(|row, column| [[1.0, 0.0], [2.0, 1.0]][row][column], 2), None);
+        for alone in [0.0, f64::NAN, f64::INFINITY] {
+            assert_eq!(inverse_factor(|_, _| alone, 1), None);
+        }
     }
 }

@@ -124,16 +124,13 @@ impl Hessian {
             order.sort_by(|left, right| diagonal(*right).total_cmp(&diagonal(*left)).then(left.cmp(right)));
         }
         let mean = (0..columns).map(|column| f64::from(diagonal(column))).sum::<f64>() / columns as f64;
-        let mut damped = vec![0.0; columns * columns];
-        for (row, out) in damped.chunks_exact_mut(columns).enumerate() {
-            for (column, out) in out.iter_mut().enumerate().take(row + 1) {
-                let (high, low) = (order[row].max(order[column]), order[row].min(order[column]));
-                *out = f64::from(self.sums[high * columns + low]);
-            }
-            let dead = if out[row] == 0.0 { 1.0 } else { 0.0 };
-            out[row] += damping * mean + dead;
-        }
-        let factor = inverse_factor(&damped, columns).ok_or(NotPositiveDefinite)?;
+        let damped = |row: usize, column: usize| {
+            let (high, low) = (order[row].max(order[column]), order[row].min(order[column]));
+            let sum = f64::from(self.sums[high * columns + low]);
+            let dead = if row == column && sum == 0.0 { 1.0 } else { 0.0 };
+            sum + if row == column { damping * mean + dead } else { 0.0 }
+        };
+        let factor = inverse_factor(damped, columns).ok_or(NotPositiveDefinite)?;
         Ok(Inputs { columns, order, factor: factor.into_iter().map(|value| value as f32).collect() })
     }
 }

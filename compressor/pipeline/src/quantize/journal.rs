@@ -56,7 +56,8 @@ impl<'a> Journal<'a> {
         Self { folder, layout: layout.iter().fold(Fingerprint::new("layers").settings(&settings), text).hex() }
     }
 
-    fn path(&self, layer: usize) -> PathBuf {
+    /// The file of a layer.
+    pub(super) fn path(&self, layer: usize) -> PathBuf {
         self.folder.join(format!("layer-{layer}.safetensors"))
     }
 

@@ -23,6 +23,7 @@ mod scaling;
 mod sensitivity;
 mod sizes;
 mod smoothquant;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -30,13 +31,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use compressor_format::{
-    Activations, Checkpoint, Clipping, Codebooks, DenseTensor, Dtype, EmbeddingScheme, Levels, Method, NewArtifact,
-    NewArtifactTensor, OpensIn, Override, QuantizedMatrix, Scaling, Scheme, StoredTensor, Values, WeightBytes, pack,
+    Activations, ArtifactLayout, Checkpoint, Clipping, Codebooks, DenseTensor, Dtype, EmbeddingScheme, Levels, Method,
+    NewArtifactTensor, OpensIn, Override, QuantizedMatrix, Scaling, Scheme, StoredTensor, TensorId, Values, WeightBytes, pack,
 };
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use self::calibrated::{Calibrated, OutputError, Quantized};
+use self::calibrated::{Calibrated, OutputError, Quantized, Rows};
 use self::matrix::Matrix;
 use self::round_to_nearest::Grid;
 
@@ -306,6 +307,9 @@ pub enum Error {
         /// Sum of [`TensorReport::output_error_rounded_to_nearest`].
         nearest: f64,
     },
+    /// A finished layer that was taken away while the quantization was under way.
+    #[error("{}: was written a moment ago and can't be read; start the same command again", .0.display())]
+    KeptLayer(PathBuf),
     /// A layer that can't be computed.
     #[error(transparent)]
     Engine(#[from] compressor_engine::Error),
@@ -357,25 +361,34 @@ pub fn quantize(
         let layers = architecture.layers.len() as u64;
         let mut done = |layer: usize| progress(layer as u64, layers, "layers");
         calibrated = calibrated::quantize_layers(checkpoint, quantization, &layout, calibration, &mut done)?;
-        refuse_harm(&calibrated.tensors)?;
+        refuse_harm(&calibrated.output_errors)?;
     }
 
-    let dense_dtype = quantization.dense_dtype.unwrap_or(checkpoint.dtype());
+    let layout = ArtifactLayout {
+        architecture,
+        config: checkpoint.config(),
+        dense_dtype: quantization.dense_dtype.unwrap_or(checkpoint.dtype()),
+        scale_dtype: quantization.scale_dtype,
+        tensors: layout,
+        activation_bits: match quantization.activations {
+            Activations::None => None,
+            Activations::Int8 => Some(8),
+        },
+    };
     let total = architecture.parameters();
     let mut done = 0;
-    let mut tensors = Vec::new();
     let mut reports = Vec::new();
-    for (stored, storage) in layout {
+    let mut artifact = layout.begin(out)?;
+    for (stored, storage) in &layout.tensors {
         let weights = stored.shape(architecture).iter().product::<usize>() as u64;
         done += weights;
-        let name = stored.name.clone();
         let report = |distance: Distance, levels| {
-            distance.report(&stored, levels, storage.bytes(&stored, architecture, quantization.scale_dtype), weights)
+            distance.report(stored, levels, storage.bytes(stored, architecture, quantization.scale_dtype), weights)
         };
-        let tensor = match (storage.levels(), calibrated.tensors.remove(&name)) {
+        let tensor = match (storage.levels(), calibrated.take(stored)?) {
             (None, _) => {
-                let values = scaling::scaled(&calibrated.scaling, checkpoint, &stored)?;
-                refuse_dense_overflow(checkpoint, &stored, &values, dense_dtype)?;
+                let values = scaling::scaled(&calibrated.scaling, checkpoint, stored)?;
+                refuse_dense_overflow(checkpoint, stored, &values, layout.dense_dtype)?;
                 NewArtifactTensor::Dense(values)
             }
             (Some((levels, _)), Some(Quantized { matrix, distance, output_error })) => {
@@ -386,37 +399,20 @@ pub fn quantize(
                 });
                 matrix.into()
             }
-            (Some((levels, packed)), None) => {
-                let values = values(checkpoint, &stored)?;
-                let columns = architecture.shape(stored.parts[0])[1];
-                let (matrix, distance) =
-                    Matrix::nearest(&values, columns, (levels, packed), quantization, None).map_err(|row| {
-                        let values = &values[row * columns..][..columns];
-                        overflow(checkpoint, &stored, values, row, levels, quantization.scale_dtype)
-                    })?;
-                reports.push(report(distance, levels));
+            (Some(levels), None) => {
+                let (matrix, distance) = nearest(checkpoint, quantization, stored, levels)?;
+                reports.push(report(distance, levels.0));
                 matrix.into()
             }
         };
-        tensors.push((stored, tensor));
-        progress(done, total, &name);
+        artifact.put(stored, &tensor)?;
+        progress(done, total, &stored.name);
     }
     reports.sort_by(|left, right| right.relative_error.total_cmp(&left.relative_error).then_with(|| left.name.cmp(&right.name)));
 
     // The tokenizer first: a folder with a configuration is whole.
     checkpoint.copy_companions(out)?;
-    NewArtifact {
-        architecture,
-        config: checkpoint.config(),
-        dense_dtype,
-        scale_dtype: quantization.scale_dtype,
-        tensors,
-        activation_bits: match quantization.activations {
-            Activations::None => None,
-            Activations::Int8 => Some(8),
-        },
-    }
-    .write(out)?;
+    artifact.finish()?;
     if let Some(folder) = calibration.and_then(|calibration| calibration.kept_in.as_deref()) {
         journal::clear(folder)?;
     }
@@ -434,6 +430,35 @@ pub fn quantize(
 
 fn is_same_folder(checkpoint: &Path, out: &Path) -> bool {
     matches!((checkpoint.canonicalize(), out.canonicalize()), (Ok(from), Ok(to)) if from == to)
+}
+
+/// A stored matrix rounded to nearest, an embedding or a head some rows at a time.
+fn nearest(
+    checkpoint: &Checkpoint,
+    quantization: &Quantization,
+    stored: &StoredTensor,
+    levels: (Levels, bool),
+) -> Result<(Matrix, Distance), Error> {
+    let columns = checkpoint.architecture().shape(stored.parts[0])[1];
+    let whole;
+    let rows = match stored.parts[0] {
+        id @ (TensorId::Embedding | TensorId::Head) => Rows::of_file(checkpoint, id),
+        _ => {
+            whole = values(checkpoint, stored)?;
+            Rows::of(&whole)
+        }
+    };
+    let (mut parts, mut distance) = (Vec::new(), Distance::default());
+    for range in rows.parts(columns) {
+        let values = rows.read(range.clone(), columns)?;
+        let (matrix, of_part) = Matrix::nearest(&values, columns, levels, quantization, None).map_err(|row| {
+            let values = &values[row * columns..][..columns];
+            overflow(checkpoint, stored, values, range.start + row, levels.0, quantization.scale_dtype)
+        })?;
+        parts.push(matrix);
+        distance.add(of_part);
+    }
+    Ok((Matrix::stacked(parts), distance))
 }
 
 /// The values of a stored tensor, `[out, in]`, fused parts one below the other.
@@ -557,8 +582,8 @@ fn assemble(
 }
 
 /// GPTQ minimizes what rounding to nearest leaves; where it does not, its text was too short or unlike what comes.
-fn refuse_harm(calibrated: &BTreeMap<String, Quantized>) -> Result<(), Error> {
-    let sum = |error: fn(&OutputError) -> f64| calibrated.values().map(|tensor| error(&tensor.output_error)).sum::<f64>();
+fn refuse_harm(errors: &[OutputError]) -> Result<(), Error> {
+    let sum = |error: fn(&OutputError) -> f64| errors.iter().map(error).sum::<f64>();
     let (gptq, nearest) = (sum(|error| error.relative), sum(|error| error.rounded_to_nearest.unwrap_or(error.relative)));
     if gptq > nearest { Err(Error::WorseThanNearest { gptq, nearest }) } else { Ok(()) }
 }

@@ -168,23 +168,24 @@ pub(super) fn scaled(
 ///
 /// `x` is what comes into it, in parts of whole windows. Inside the layer weights are dense: what its own projections will err is not
 /// known before they are scaled.
-pub(super) fn find(
+pub(super) fn find<'x>(
     checkpoint: &Checkpoint,
     quantization: &Quantization,
     layout: &[(StoredTensor, Storage)],
     (block, layer): (&Block<'_>, usize),
-    x: std::slice::Chunks<'_, f32>,
+    x: impl Iterator<Item = Result<Cow<'x, [f32]>, Error>>,
     window: usize,
 ) -> Result<LayerScaling, Error> {
     let places = Input::ALL.map(|input| Place { checkpoint, quantization, layout, layer, input });
     let mut inputs = places.each_ref().map(Place::inputs);
     for x in x {
+        let x = x?;
         let mut gather = |input: Input, x: &[f32]| inputs[input as usize].iter_mut().for_each(|inputs| inputs.add(x));
-        let attention_input = block.attention_input(x);
+        let attention_input = block.attention_input(&x);
         gather(Input::Attention, &attention_input);
         let output_input = block.output_input(attention_input, window);
         gather(Input::Output, &output_input);
-        let mut x = x.to_vec();
+        let mut x = x.into_owned();
         block.add_output(&mut x, output_input);
         let mlp_input = block.mlp_input(&x);
         gather(Input::Mlp, &mlp_input);

@@ -15,7 +15,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::budget::Choice;
-use super::calibrated::{Calibration, Gathered, Input, head, head_hessian, place_of, put};
+use super::calibrated::{Calibration, Gathered, Input, WINDOWS, head, head_hessian, place_of, put};
 use super::gptq::Hessian;
 use super::matrix::Matrix;
 use super::{Error, Quantization, overflow, values};
@@ -125,7 +125,8 @@ pub fn measure_sensitivities(
     for (choice, schemes) in open.iter().filter(|(choice, _)| place_of(choice.stored.parts[0]).is_none()) {
         let stored = &choice.stored;
         let gather = |seen: &Vec<f32>| {
-            let hessian = head_hessian(&bench.blocks, head, seen, looked_at.tokens.len());
+            let parts = seen.chunks(WINDOWS * looked_at.window * width).map(|x| Ok(Cow::Borrowed(x)));
+            let hessian = head_hessian(&bench.blocks, checkpoint.architecture(), parts)?;
             Gathered::new(checkpoint, quantization, stored, hessian)
         };
         // Of a lone embedding's inputs there is nothing to know.

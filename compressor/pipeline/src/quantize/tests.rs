@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use compressor_format::{
     Architecture, Artifact, ArtifactTensor, Family, LayerTensor, Manifest, Part, Reference, TensorFiles, TensorId, Tool, Weights,
@@ -537,7 +538,12 @@ fn smollm2_quantizes_to_the_bytes_that_were_promised() {
 
 /// Text for a model with a vocabulary of 50.
 pub(super) fn calibration() -> Calibration {
-    Calibration { tokens: (0..9 * 16).map(|index| (index * index * 7 + index) % 50).collect(), window: 16, kept_in: None }
+    Calibration {
+        tokens: (0..9 * 16).map(|index| (index * index * 7 + index) % 50).collect(),
+        window: 16,
+        kept_in: None,
+        spilled_in: None,
+    }
 }
 
 fn gptq() -> Quantization {
@@ -638,6 +644,34 @@ fn a_quantization_that_was_stopped_goes_on_with_the_next_layer_and_gives_the_sam
 }
 
 #[test]
+fn activations_that_are_spilled_to_disk_give_the_same_bytes_and_leave_nothing() {
+    for scaling in [Scaling::None, Scaling::Awq] {
+        let (_folder, checkpoint) = checkpoint(&Weights::random(architecture(Family::Qwen2, true), 5), Dtype::Bf16);
+        let spilled = tempfile::tempdir().unwrap();
+        let folder = spilled.path().join("activations");
+        let run = |spilled_in: Option<PathBuf>, kept_in: Option<PathBuf>| {
+            let out = tempfile::tempdir().unwrap();
+            let is_spilled = spilled_in.is_some();
+            let calibration = Calibration { spilled_in, kept_in, ..calibration() };
+            let mut files = Vec::new();
+            let mut seen = |done, _: u64, what: &str| {
+                if what == "layers" && done == 1 && is_spilled {
+                    files = fs_err::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+                }
+            };
+            let quantization = Quantization { scaling, ..gptq() };
+            let report = quantize(&checkpoint, &quantization, Some(&calibration), out.path(), &mut seen).unwrap();
+            (report, fs_err::read(out.path().join("model.safetensors")).unwrap(), files)
+        };
+        let (report, bytes, _) = run(None, None);
+        let (spilled_report, spilled_bytes, files) = run(Some(folder.clone()), Some(spilled.path().join("layers")));
+        assert!(spilled_bytes == bytes && spilled_report == report);
+        assert_eq!(files, ["residual.f32"], "inputs are gone when their projection is done");
+        assert_eq!(fs_err::read_dir(&folder).unwrap().count(), 0);
+    }
+}
+
+#[test]
 fn every_width_is_written_and_read_as_it_was_rounded() {
     let (_folder, checkpoint) = checkpoint(&Weights::random(architecture(Family::Llama, false), 6), Dtype::F32);
     let mut bytes = Vec::new();
@@ -679,7 +713,7 @@ fn what_looks_at_text_is_refused_without_it_and_where_it_does_harm() {
     let error = quantize(&checkpoint, &gptq(), None, out.path(), &mut |_, _, _| {}).unwrap_err();
     assert_eq!(error.to_string(), "method \"gptq\", clipping \"activation\" and scaling look at text: a dataset is needed");
     // One token after the other the same: every input is one vector, and without damping its Hessian has no inverse.
-    let same = Calibration { tokens: vec![3], window: 1, kept_in: None };
+    let same = Calibration { tokens: vec![3], window: 1, kept_in: None, spilled_in: None };
     let undamped = Quantization { damping: 0.0, ..gptq() };
     let error = quantize(&checkpoint, &undamped, Some(&same), out.path(), &mut |_, _, _| {}).unwrap_err();
     assert_eq!(
