@@ -243,6 +243,24 @@ fn a_quantization_killed_while_it_measures_and_in_the_middle_of_its_layers_ends_
     fs_err::remove_file(weights).unwrap();
     killed.run(&["verify", "runs/tiny/2-quantize"]).expect(0);
 
+    // Activations that memory is not to hold lie on the disk meanwhile, and change no byte.
+    let quantize = |out: &str, most: &str| {
+        let mut arguments = vec!["quantize", "runs/tiny/1-train", out, "--bits", "4", "--group-size", "32", "--method", "gptq"];
+        arguments.extend(["--dataset", "datasets/home-commands.toml", "--calibration-tokens", "65536", "--max-memory", most]);
+        whole.run(&arguments)
+    };
+    let [held, spilled] = [("held", "2 GiB"), ("spilled", "150 MB")].map(|(out, most)| {
+        let ran = quantize(out, most).expect(0);
+        let check = ran.stdout().lines().find(|line| line.starts_with("peak memory, 1-quantize")).unwrap_or_default().to_owned();
+        assert!(check.ends_with("passed") && check.contains("≤ "), "{}", ran.stdout());
+        whole.path(out).join("model.safetensors")
+    });
+    assert!(same(&held, &spilled));
+    let refused = quantize("refused", "50 MB").expect(2).stderr();
+    assert!(refused.starts_with("error: 1-quantize takes up to "), "{refused}");
+    assert!(refused.contains(" of memory with its activations on the disk, and --max-memory allows 50.00 MB\nhint: allow "), "{refused}");
+    assert!(!whole.path("refused").exists());
+
     // What no choice can meet is refused before any work, at its line.
     let refused = killed.run(&["run", "tiny.toml", "--set", "stage.2.quantize.target_bytes=\"100 kB\""]).expect(2);
     assert!(refused.stderr().contains("target_bytes 100000 is too small: the smallest artifact that the candidates make has "));

@@ -74,6 +74,8 @@ pub(crate) struct Run {
     #[arg(long, default_value = "cpu")]
     pub(crate) device: String,
     #[command(flatten)]
+    pub(crate) memory: Memory,
+    #[command(flatten)]
     pub(crate) changes: Changes,
 }
 
@@ -82,7 +84,24 @@ pub(crate) struct Plan {
     /// The recipe, a TOML file.
     pub(crate) recipe: PathBuf,
     #[command(flatten)]
+    pub(crate) memory: Memory,
+    #[command(flatten)]
     pub(crate) changes: Changes,
+}
+
+/// What a run may take of the machine.
+#[derive(Clone, Copy, Debug, Args)]
+pub(crate) struct Memory {
+    /// Most memory that a step may take, "2GiB" for example: quantize then keeps activations on the disk, what can't be held is refused
+    /// before any work, and the measured peak is a check.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) max_memory: Option<ByteSize>,
+}
+
+impl Memory {
+    pub(crate) fn bytes(self) -> Option<u64> {
+        self.max_memory.map(|ByteSize(bytes)| bytes)
+    }
 }
 
 /// What is changed in a recipe without editing it.
@@ -458,4 +477,6 @@ pub(crate) struct Quantize {
     /// plain, or entropy: model.entropy beside model.safetensors, the same in fewer bytes.
     #[arg(long)]
     pub(crate) storage: Option<String>,
+    #[command(flatten)]
+    pub(crate) memory: Memory,
 }

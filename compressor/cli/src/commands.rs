@@ -19,17 +19,17 @@ use crate::show;
 use crate::trainer::Burn;
 
 /// Reads a recipe, makes the changes asked for, and checks it against the files.
-fn planned(path: &Path, changes: &arguments::Changes) -> Result<Plan, Failure> {
+fn planned(path: &Path, changes: &arguments::Changes, memory: arguments::Memory) -> Result<Plan, Failure> {
     let draft = Draft::load(path, &changes.set);
     let draft = match &changes.out {
         Some(out) => draft.with_output(out.clone()),
         None => draft,
     };
-    Plan::of(draft).map_err(|mistakes| Failure::Refused(Some(path.to_owned()), mistakes))
+    Plan::of_within(draft, memory.bytes()).map_err(|mistakes| Failure::Refused(Some(path.to_owned()), mistakes))
 }
 
 pub(crate) fn plan(arguments: &arguments::Plan, output: Output) -> Result<Ending, Failure> {
-    let plan = planned(&arguments.recipe, &arguments.changes)?;
+    let plan = planned(&arguments.recipe, &arguments.changes, arguments.memory)?;
     match output.json {
         true => print_json(&show::plan_json(&plan))?,
         false => show::plan(&plan),
@@ -38,7 +38,7 @@ pub(crate) fn plan(arguments: &arguments::Plan, output: Output) -> Result<Ending
 }
 
 pub(crate) fn run(arguments: &arguments::Run, output: Output) -> Result<Ending, Failure> {
-    let plan = planned(&arguments.recipe, &arguments.changes)?;
+    let plan = planned(&arguments.recipe, &arguments.changes, arguments.memory)?;
     let ending = carry_out(&plan, &arguments.device, output)?;
     eprintln!("report: {}", compressor_pipeline::page_path(&plan.run_folder).display());
     eprintln!("        {}", Report::path(&plan.run_folder).display());

@@ -56,7 +56,7 @@ pub(crate) fn plan(plan: &Plan) {
             count(step.output.architecture.parameters() as f64),
             step.output.stored_as.clone(),
             format!("{exact}{}", step.output.weight_bytes),
-            format!("~{}", bytes(step.peak_memory_bytes)),
+            format!("~{}{}", bytes(step.peak_memory_bytes), if step.spilled_bytes > 0 { " + disk" } else { "" }),
         ]);
     }
     align(&mut shown);
@@ -65,6 +65,9 @@ pub(crate) fn plan(plan: &Plan) {
     }
     print_table(&shown);
     println!("\nwritten to {}; ~ is an estimate, artifact bytes are exact", plan.run_folder.display());
+    for step in plan.steps().iter().filter(|step| step.spilled_bytes > 0) {
+        println!("{} keeps {} of activations on the disk while it works", step.name, bytes(step.spilled_bytes));
+    }
 }
 
 /// The report: what each step made, then the checks.
@@ -142,7 +145,7 @@ pub(crate) fn plan_json(plan: &Plan) -> Value {
         json!({
             "name": step.name, "parameters": step.output.architecture.parameters(), "stored_as": step.output.stored_as,
             "bytes": step.output.weight_bytes, "bytes_are_exact": step.output.is_artifact && !step.output.is_at_most,
-            "peak_memory_bytes": step.peak_memory_bytes, "folder": step.folder,
+            "peak_memory_bytes": step.peak_memory_bytes, "spilled_bytes": step.spilled_bytes, "folder": step.folder,
         })
     });
     json!({ "run_folder": plan.run_folder, "stages": steps.collect::<Vec<_>>() })

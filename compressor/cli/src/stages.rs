@@ -14,7 +14,7 @@ use crate::failure::{Ending, Failure};
 pub(crate) fn train(arguments: &arguments::Train, output: Output) -> Result<Ending, Failure> {
     let mut stage = Table::new();
     training(&mut stage, &arguments.training);
-    one_stage("train", [&arguments.model, &arguments.output], stage, Some(&arguments.training), None, output)
+    one_stage("train", [&arguments.model, &arguments.output], stage, Some(&arguments.training), None, None, output)
 }
 
 pub(crate) fn distill(arguments: &arguments::Distill, output: Output) -> Result<Ending, Failure> {
@@ -28,7 +28,7 @@ pub(crate) fn distill(arguments: &arguments::Distill, output: Output) -> Result<
     if !student.is_empty() {
         stage.insert("student".to_owned(), Value::Table(student));
     }
-    one_stage("distill", [&arguments.teacher, &arguments.output], stage, Some(&arguments.training), None, output)
+    one_stage("distill", [&arguments.teacher, &arguments.output], stage, Some(&arguments.training), None, None, output)
 }
 
 pub(crate) fn prune(arguments: &arguments::Prune, output: Output) -> Result<Ending, Failure> {
@@ -46,7 +46,7 @@ pub(crate) fn prune(arguments: &arguments::Prune, output: Output) -> Result<Endi
         let layers = arguments.layers.iter().map(|layer| Value::Integer(*layer as i64)).collect();
         stage.insert("layers".to_owned(), Value::Array(layers));
     }
-    one_stage("prune", [&arguments.model, &arguments.output], stage, None, arguments.dataset.as_deref(), output)
+    one_stage("prune", [&arguments.model, &arguments.output], stage, None, arguments.dataset.as_deref(), None, output)
 }
 
 pub(crate) fn quantize(arguments: &arguments::Quantize, output: Output) -> Result<Ending, Failure> {
@@ -65,7 +65,8 @@ pub(crate) fn quantize(arguments: &arguments::Quantize, output: Output) -> Resul
     set(&mut stage, "scale_dtype", arguments.scale_dtype.clone());
     set(&mut stage, "activations", arguments.activations.clone());
     set(&mut stage, "storage", arguments.storage.clone());
-    one_stage("quantize", [&arguments.model, &arguments.output], stage, None, arguments.dataset.as_deref(), output)
+    let paths = [arguments.model.as_path(), &arguments.output];
+    one_stage("quantize", paths, stage, None, arguments.dataset.as_deref(), arguments.memory.bytes(), output)
 }
 
 /// Sets a key that was given; the recipe's own defaults stand for the rest.
@@ -90,6 +91,7 @@ fn one_stage(
     stage: Table,
     training: Option<&arguments::Training>,
     dataset: Option<&Path>,
+    max_memory_bytes: Option<u64>,
     output: Output,
 ) -> Result<Ending, Failure> {
     let file_name = folder.file_name().map(|name| name.to_string_lossy().into_owned());
@@ -112,7 +114,7 @@ fn one_stage(
     recipe.insert("stage".to_owned(), Value::Array(vec![Value::Table(entry)]));
 
     let recipe = Recipe::from_toml(&recipe.to_string()).map_err(|mistakes| Failure::Refused(None, mistakes))?;
-    let plan = Plan::new(recipe, None).map_err(|mistakes| Failure::Refused(None, mistakes))?;
+    let plan = Plan::within(recipe, None, max_memory_bytes).map_err(|mistakes| Failure::Refused(None, mistakes))?;
     let plan = plan.into_folder(folder.to_owned());
     let device = training.map_or("cpu", |training| training.device.as_str());
     let ending = carry_out(&plan, device, output)?;

@@ -63,7 +63,7 @@ pub struct StageReport {
     pub score: Option<Measured>,
     /// How long it took.
     pub seconds: f64,
-    /// Peak memory of the whole program by the end of the stage, in bytes.
+    /// Peak memory of the program during the stage, in bytes; where the operating system keeps one peak alone, by the end of it.
     pub peak_memory_bytes: Option<u64>,
     /// What only this kind of stage has: losses, cuts, the errors of tensors.
     pub details: Value,

@@ -32,7 +32,12 @@ fn writes(step: &Step) -> Writes {
         Stage::Train(train) => saves(train.steps, train.save_every),
         Stage::Distill(distill) => saves(distill.steps, distill.save_every),
         Stage::LearnScales(learning) => saves(learning.steps, learning.save_every),
-        Stage::Prune(_) | Stage::Quantize(_) => 0,
+        Stage::Prune(_) => 0,
+        // Finished layers wait beside activations until the artifact is written.
+        Stage::Quantize(_) => {
+            let kept = step.output.weight_bytes;
+            return Writes { kept, state: kept + step.spilled_bytes, saves: 1 };
+        }
         Stage::Verify(_) => return Writes::default(),
     };
     let learnt = match step.stage {

@@ -1,10 +1,12 @@
 //! Estimates of peak memory, from what each stage keeps at once. They err on the large side; the report has what was measured.
 
-use compressor_format::{Architecture, TrainingKeys};
+use compressor_format::{Architecture, EmbeddingScheme, LayerShape, Scaling, TensorId, TrainingKeys};
+
+use crate::quantize::{self, Quantization};
 
 const F32: u64 = 4;
 /// The program, the tokenizer, the dataset, buffers.
-const OVERHEAD_BYTES: u64 = 150 << 20;
+const OVERHEAD_BYTES: u64 = 100 << 20;
 /// Weights, gradients and two moments of AdamW.
 const TRAINED_COPIES: u64 = 4;
 /// Rows of logits that the loss works on at once, student's, teacher's and the gradient.
@@ -49,23 +51,72 @@ pub(crate) fn pruning(model: &Architecture) -> u64 {
     OVERHEAD_BYTES + 3 * model.parameters() * F32
 }
 
-/// Quantizing: the artifact in memory and the largest matrix twice.
-pub(crate) fn quantizing(model: &Architecture, artifact_bytes: u64) -> u64 {
-    let largest = model.tensors().into_iter().map(|id| model.shape(id).iter().product::<usize>() as u64).max().unwrap_or(0);
-    OVERHEAD_BYTES + artifact_bytes + 3 * largest * F32
+/// What a quantization holds at its worst moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Quantizing {
+    /// With everything in memory.
+    pub(crate) in_memory: u64,
+    /// With the activations of the text on the disk; `None` where it looks at no text.
+    pub(crate) spilled: Option<u64>,
+    /// Bytes of those activations.
+    pub(crate) activations: u64,
 }
 
-/// Calibrating layer by layer: the residual stream, the inputs and the outputs of one projection, its Hessian and what is made of it.
-pub(crate) fn calibrating(model: &Architecture, tokens: usize) -> u64 {
-    let channels = model.layers.iter().map(|layer| layer.intermediate_size.max(layer.heads * model.head_dim)).max().unwrap_or(0);
-    let streams = tokens * (2 * model.hidden_size + channels);
-    ((streams + 10 * channels * channels) as u64) * F32
+/// Quantizing: the matrix that is worked on, and where text is looked at one layer, what is known of an input and some windows of
+/// activations; then the artifact in the engine, on one window of `measured_window` tokens, where it is not 0.
+pub(crate) fn quantizing(
+    model: &Architecture,
+    quantization: &Quantization,
+    (calibration_tokens, window): (usize, usize),
+    (artifact_bytes, measured_window): (u64, usize),
+) -> Quantizing {
+    let weights = |id: &TensorId| model.shape(*id).iter().product::<usize>() as u64;
+    let (ends, inside): (Vec<TensorId>, Vec<TensorId>) =
+        model.tensors().into_iter().partition(|id| matches!(id, TensorId::Embedding | TensorId::Head));
+    // Query, key and value are one matrix in some families.
+    let largest = 3 * inside.iter().map(weights).max().unwrap_or(0);
+    let end = ends.iter().map(weights).max().unwrap_or(0);
+    let worked_on = BYTES_WORKED_ON * largest.max(end.min(quantize::ELEMENTS as u64));
+    let dense_end = if quantization.embedding == EmbeddingScheme::Dense { 2 * F32 * end } else { 0 };
+    let measuring = match measured_window {
+        0 => 0,
+        window => artifact_bytes + artifact_bytes / 4 + 2 * (window * model.vocab_size) as u64 * F32,
+    };
+    let plain = OVERHEAD_BYTES + worked_on.max(dense_end).max(measuring);
+    if !quantization.calibrates() {
+        return Quantizing { in_memory: plain, spilled: None, activations: 0 };
+    }
+    let layer = inside.iter().map(weights).sum::<u64>() / model.layers.len().max(1) as u64;
+    let inputs = widths(model);
+    let widest = inputs.into_iter().max().unwrap_or(0) as u64;
+    // Sums in f32; the matrix and the factor in f64, with half of another between them.
+    let mut of_inputs = 28 * widest * widest;
+    if quantization.scaling != Scaling::None {
+        of_inputs += F32 * inputs.into_iter().map(|width| (width * width) as u64).sum::<u64>();
+    }
+    let some_windows = (quantize::WINDOWS * window * (10 * model.hidden_size + 5 * widest as usize)) as u64 * F32;
+    let activations = (calibration_tokens * (model.hidden_size + widest as usize)) as u64 * F32;
+    let spilled = (OVERHEAD_BYTES + worked_on.max(dense_end) + 3 * layer * F32 + of_inputs + some_windows).max(plain);
+    Quantizing { in_memory: (spilled + activations).max(plain), spilled: Some(spilled), activations }
 }
 
-/// Measuring what candidates do: residual stream, inputs and outputs of a layer for each, and logits of two.
+/// Bytes for each weight of a matrix that is worked on: the weights, twice, their integers, the reals that these stand for, errors.
+const BYTES_WORKED_ON: u64 = 24;
+
+/// Of what the projections of a layer multiply, the widest of all layers.
+fn widths(model: &Architecture) -> [usize; 4] {
+    let widest = |width: fn(&LayerShape) -> usize| model.layers.iter().map(width).max().unwrap_or(0);
+    let heads = widest(|layer| layer.heads) * model.head_dim;
+    [model.hidden_size, heads, model.hidden_size, widest(|layer| layer.intermediate_size)]
+}
+
+/// Measuring what candidates do: residual stream, inputs and outputs of a layer for each, logits of two, and an embedding in f32 beside
+/// the model's own, with what it is made of.
 pub(crate) fn sensing(model: &Architecture, tokens: usize) -> u64 {
-    let channels = model.layers.iter().map(|layer| layer.intermediate_size.max(layer.heads * model.head_dim)).max().unwrap_or(0);
-    (tokens * (2 * model.hidden_size + 3 * channels)) as u64 * F32 + 2 * crate::quantize::LOGIT_FLOATS as u64 * F32
+    let channels = widths(model).into_iter().max().unwrap_or(0);
+    let end = (model.vocab_size * model.hidden_size) as u64;
+    let streams = (tokens * (2 * model.hidden_size + 3 * channels)) as u64 * F32;
+    OVERHEAD_BYTES + streams + 4 * end * F32 + 2 * crate::quantize::LOGIT_FLOATS as u64 * F32
 }
 
 /// Verifying: reference and artifact in the engine and in the trainer, with one window's logits of each.

@@ -22,6 +22,8 @@ pub struct Plan {
     pub dataset: Option<Dataset>,
     /// Where the chain starts.
     pub start: Origin,
+    /// The most memory that a step may take, in bytes, where it is limited.
+    pub max_memory_bytes: Option<u64>,
     steps: Vec<Step>,
 }
 
@@ -48,6 +50,8 @@ pub struct Step {
     pub output: ModelSize,
     /// Estimated peak memory, in bytes.
     pub peak_memory_bytes: u64,
+    /// What a quantization keeps on the disk instead of in memory, in bytes: 0 unless memory is limited.
+    pub spilled_bytes: u64,
 }
 
 /// Where a model comes from.
@@ -92,14 +96,24 @@ impl Plan {
     /// # Errors
     /// Every refusal there is, in the order of the lines.
     pub fn new(recipe: Recipe, text: Option<&RecipeText>) -> Result<Self, Vec<Mistake>> {
+        Self::within(recipe, text, None)
+    }
+
+    /// As [`Self::new`], where no step may take more than `max_memory_bytes`: a quantization that would keeps its activations on the
+    /// disk, and what can't be held all the same is refused.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn within(recipe: Recipe, text: Option<&RecipeText>, max_memory_bytes: Option<u64>) -> Result<Self, Vec<Mistake>> {
         let mut planner = Planner::new(&recipe, text);
+        planner.max_memory_bytes = max_memory_bytes;
         let steps = planner.plan();
         let Planner { mistakes, dataset, .. } = planner;
         if !mistakes.is_empty() {
             return Err(by_line(mistakes));
         }
         let start = start_of(&recipe);
-        Ok(Self { run_folder: recipe.run_folder(), start, dataset, steps, recipe })
+        Ok(Self { run_folder: recipe.run_folder(), start, dataset, max_memory_bytes, steps, recipe })
     }
 
     /// Checks a recipe as far as it could be read.
@@ -107,6 +121,14 @@ impl Plan {
     /// # Errors
     /// Every mistake of its text, with what can be told of the files and of the stages' order all the same.
     pub fn of(draft: Draft) -> Result<Self, Vec<Mistake>> {
+        Self::of_within(draft, None)
+    }
+
+    /// As [`Self::of`], with memory limited as in [`Self::within`].
+    ///
+    /// # Errors
+    /// As [`Self::of`].
+    pub fn of_within(draft: Draft, max_memory_bytes: Option<u64>) -> Result<Self, Vec<Mistake>> {
         if let Some(recipe) = draft.recipe().filter(|_| !draft.mistakes().is_empty()) {
             let mut planner = Planner::new(recipe, Some(draft.text()));
             planner.check_sources(&draft);
@@ -114,7 +136,7 @@ impl Plan {
             return Err(by_line(of_text.chain(planner.mistakes).collect()));
         }
         let (recipe, text) = draft.finish()?;
-        Self::new(recipe, Some(&text))
+        Self::within(recipe, Some(&text), max_memory_bytes)
     }
 
     /// The steps, in the order they run.

@@ -24,6 +24,7 @@ pub(crate) struct Planner<'a> {
     text: Option<&'a RecipeText>,
     pub(crate) mistakes: Vec<Mistake>,
     pub(crate) dataset: Option<Dataset>,
+    pub(crate) max_memory_bytes: Option<u64>,
     rows: Rows,
     /// How every model is measured, and the key that says so.
     measured_by: Verify,
@@ -59,6 +60,7 @@ impl<'a> Planner<'a> {
             text,
             mistakes: Vec::new(),
             dataset: None,
+            max_memory_bytes: None,
             rows: Rows::default(),
             measured_by: measured_by(recipe, usize::MAX),
             measured_at,
@@ -117,6 +119,9 @@ impl<'a> Planner<'a> {
             }
             steps.push(step);
         }
+        for (step, (index, stage)) in steps.iter().zip(self.recipe.stages.iter().enumerate()) {
+            self.check_memory(step, &Place::stage(index, stage.name()));
+        }
         // What a refused stage would write is not known.
         if self.mistakes.is_empty()
             && let Some(mistake) = disk::refusal(&self.existing_folder(), disk::peak_bytes(&steps))
@@ -124,6 +129,23 @@ impl<'a> Planner<'a> {
             self.refuse(&Place::root("output"), mistake);
         }
         steps
+    }
+
+    /// Refuses a step that can't be held in the memory there may be.
+    fn check_memory(&mut self, step: &Step, place: &Place) {
+        let (needed, Some(most)) = (step.peak_memory_bytes, self.max_memory_bytes) else { return };
+        if needed <= most || !step.output.is_settled {
+            return;
+        }
+        let [needs, allowed] = [needed, most].map(crate::figures::bytes);
+        let (spilled, less) = match &step.stage {
+            Stage::Train(_) | Stage::Distill(_) | Stage::LearnScales(_) => ("", "lower batch_size or sequence_length, or "),
+            Stage::Quantize(_) if step.spilled_bytes > 0 => (" with its activations on the disk", ""),
+            Stage::Prune(_) | Stage::Quantize(_) | Stage::Verify(_) => ("", ""),
+        };
+        let message = format!("{} takes up to {needs} of memory{spilled}, and --max-memory allows {allowed}", step.name);
+        let hint = format!("{less}allow {} MB or more", needed.div_ceil(1_000_000));
+        self.refuse(place, Mistake::new(message).hint(hint));
     }
 
     /// The nearest folder above the run folder that exists, or itself.
@@ -306,6 +328,7 @@ impl<'a> Planner<'a> {
             student: None,
             output: input.clone(),
             peak_memory_bytes: 0,
+            spilled_bytes: 0,
         };
         if step.holds_foreign_files() {
             let mistake = Mistake::new(crate::Error::NotOurs(step.folder.clone()).to_string());
@@ -393,18 +416,44 @@ impl<'a> Planner<'a> {
             step.output.weight_bytes = most_bytes;
             step.output.is_at_most = true;
         }
-        step.peak_memory_bytes = memory::quantizing(&input.architecture, step.output.weight_bytes);
         if quantization.calibrates() {
             self.check_calibration(input, &place.then("calibration_tokens"), QUANTIZES_WITHOUT_TEXT);
-            step.peak_memory_bytes += memory::calibrating(&input.architecture, settings.calibration_tokens);
         } else if target.is_some() {
             self.check_calibration(input, &place.then("sensitivity_tokens"), "set bits instead of a target");
         }
-        if let Some(target) = &target {
-            let tokens = settings.sensitivity_tokens * (1 + target.candidates.len());
-            let sensing = memory::sensing(&input.architecture, tokens);
-            step.peak_memory_bytes = step.peak_memory_bytes.max(memory::quantizing(&input.architecture, 0) + sensing);
-        }
+        self.remember_quantizing(settings, &quantization, target.as_ref(), input, step);
+    }
+
+    /// What memory a quantization takes, its activations on the disk where that is more than there may be.
+    fn remember_quantizing(
+        &self,
+        settings: &Quantize,
+        quantization: &quantize::Quantization,
+        target: Option<&quantize::Target>,
+        input: &ModelSize,
+        step: &mut Step,
+    ) {
+        let window = crate::run::calibration_window(&input.architecture);
+        let window_measured = match self.dataset.as_ref().is_some_and(|dataset| dataset.has(Split::Test)) {
+            true => self.measured_by.window,
+            false => 0,
+        };
+        let measured = (step.output.weight_bytes + step.output.decoded_bytes, window_measured);
+        let text = (settings.calibration_tokens, window);
+        let needed = memory::quantizing(&input.architecture, quantization, text, measured);
+        let sensing = target.map_or(0, |target| {
+            let tokens = settings.sensitivity_tokens * (1 + target.candidates.len()) + settings.tokens_of_a_candidate();
+            memory::sensing(&input.architecture, tokens)
+        });
+        let is_too_much = |bytes: u64| self.max_memory_bytes.is_some_and(|most| bytes > most);
+        step.peak_memory_bytes = match needed.spilled {
+            Some(spilled) if is_too_much(needed.in_memory) => {
+                step.spilled_bytes = needed.activations;
+                spilled
+            }
+            _ => needed.in_memory,
+        };
+        step.peak_memory_bytes = step.peak_memory_bytes.max(sensing);
     }
 
     fn distill(

@@ -9,9 +9,9 @@ use std::time::Instant;
 
 use compressor_engine::{Engine, Logits, Place};
 use compressor_format::{
-    Architecture, Artifact, Batches, Checkpoint, Dataset, Distill, Dtype, Importance, LayerTensor, LearnScales, Measured,
+    Architecture, Artifact, Batches, Check, Checkpoint, Dataset, Distill, Dtype, Importance, LayerTensor, LearnScales, Measured,
     Metrics, Model, Prune, Quantize, REPORT_VERSION, Reference, Report, SampleOrder, Samples, Sizes, Split, Stage, StageReport,
-    StepLosses, Student, TensorId, Tokenizer, Train, TrainingKeys, Verify, WeightStorage, Weights, copy_companions, hash_file,
+    StepLosses, Student, TensorId, Threshold, Tokenizer, Train, TrainingKeys, Verify, WeightStorage, Weights, copy_companions, hash_file,
     write_beside, write_entropy,
 };
 use serde::{Deserialize, Serialize};
@@ -90,6 +90,7 @@ impl Run<'_> {
     /// Does one step and leaves its record.
     fn carry_out(&mut self, step: &Step, workers: &mut Workers<'_>) -> Result<Record, Error> {
         prepare_folder(step)?;
+        crate::machine::forget_peak_memory();
         let started = Instant::now();
         let mut checks = Vec::new();
         let mut made = match &step.stage {
@@ -107,6 +108,10 @@ impl Run<'_> {
         made.seconds = started.elapsed().as_secs_f64();
         if !matches!(step.stage, Stage::Verify(_)) {
             self.measure(step, &mut made)?;
+        }
+        made.peak_memory_bytes = crate::machine::peak_memory_bytes();
+        if let Some(most) = self.plan.max_memory_bytes {
+            checks.push(memory_check(step, made.peak_memory_bytes, most));
         }
         let record = Record { report: made, checks, files: hashes(step)? };
         record.write(step)?;
@@ -210,6 +215,7 @@ impl Run<'_> {
         let mut calibration = quantization.calibrates().then(text).transpose()?;
         if let Some(calibration) = &mut calibration {
             calibration.kept_in = Some(step.bookkeeping.join("layers"));
+            calibration.spilled_in = (step.spilled_bytes > 0).then(|| step.bookkeeping.join("activations"));
         }
         let mut report = quantize::quantize(&checkpoint, &quantization, calibration.as_ref(), &step.folder, &mut progress)?;
         if let Some((budget, measured)) = chosen {
@@ -495,7 +501,7 @@ impl Run<'_> {
             perplexity: None,
             score: None,
             seconds: 0.0,
-            peak_memory_bytes: crate::machine::peak_memory_bytes(),
+            peak_memory_bytes: None,
             details: Value::Null,
         })
     }
@@ -503,6 +509,16 @@ impl Run<'_> {
     fn manifest(&self, step: &Step, checkpoint: &Checkpoint, report: &quantize::QuantizationReport) -> Result<(), Error> {
         let recipe = serde_json::to_value(&self.plan.recipe).expect("a recipe is plain data");
         crate::artifact::write_manifest(&step.folder, checkpoint, report, recipe).map(drop)
+    }
+}
+
+/// Whether a step kept within the memory that there may be.
+fn memory_check(step: &Step, peak: Option<u64>, most: u64) -> Check {
+    let limit = Some(Threshold::AtMost(most as f64));
+    let check = Check::new(&format!("peak memory, {}", step.name), peak.map_or(f64::NAN, |bytes| bytes as f64), "bytes", limit, 1, None);
+    match peak {
+        Some(_) => check,
+        None => check.note("this operating system does not tell"),
     }
 }
 

@@ -110,7 +110,7 @@ impl Input {
 }
 
 /// Windows that go through a layer together.
-pub(super) const WINDOWS: usize = 4;
+pub(crate) const WINDOWS: usize = 4;
 
 /// Quantizes every projection inside the layers of `checkpoint`, and the head, where `layout` wants them as integers.
 ///
@@ -432,7 +432,7 @@ pub(super) enum Rows<'a> {
 }
 
 /// Elements of a matrix in a file that are worked on at once.
-const ELEMENTS: usize = 1 << 22;
+pub(crate) const ELEMENTS: usize = 1 << 21;
 
 impl<'a> Rows<'a> {
     pub(super) fn of(values: &'a [f32]) -> Self {

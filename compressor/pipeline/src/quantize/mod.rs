@@ -46,6 +46,7 @@ pub use self::budget::{Budget, Choice, Most, Target};
 pub use self::calibrated::Calibration;
 pub use self::opens_in::opens_in;
 pub use self::scaling::{InputScaling, ScalingOutcome};
+pub(crate) use self::calibrated::{ELEMENTS, WINDOWS};
 pub(crate) use self::sensitivity::LOGIT_FLOATS;
 pub use self::sensitivity::{Sensitivities, measure_sensitivities};
 pub use self::sizes::{QuantizedSize, QuantizedSizes, Refusal, Width, refusals, resolve};
