@@ -6,6 +6,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use compressor_format::{ArtifactTensor, Check, Manifest, Model, Outcome, Report, StageReport};
 use compressor_pipeline::Plan;
 use compressor_pipeline::figures::{self, bytes, count, figure, percent, perplexity, seconds};
+use compressor_pipeline::quantize::QuantizationReport;
 use serde_json::{Value, json};
 
 /// A table without colours that fits 80 columns.
@@ -37,6 +38,12 @@ pub(crate) fn step_line(step: &StageReport) -> String {
     parts.extend(step.score.map(|score| format!("score {}", percent(score.value))));
     parts.push(format!("{} s", seconds(step.seconds)));
     parts.join(", ")
+}
+
+/// What a step took instead of what was asked for, a line for each kind.
+pub(crate) fn taken_instead(step: &StageReport) -> Vec<String> {
+    // Only what quantizes has this; details of other steps are none of such a report.
+    serde_json::from_value::<QuantizationReport>(step.details.clone()).map(|report| report.taken_instead()).unwrap_or_default()
 }
 
 /// The plan's steps.
@@ -98,6 +105,11 @@ pub(crate) fn report(report: &Report) {
         let packed = reference.name.ends_with(".gguf");
         let stored_as = if packed { "as packed".to_owned() } else { format!("in {}", reference.dtype) };
         println!("ratio: {} {stored_as}, {} ÷ the step's bytes", reference.name, bytes(reference.bytes));
+    }
+    for step in &report.stages {
+        for line in taken_instead(step) {
+            println!("{}: {line}", step.name);
+        }
     }
     if !report.checks.is_empty() {
         println!();

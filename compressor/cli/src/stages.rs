@@ -65,6 +65,9 @@ pub(crate) fn quantize(arguments: &arguments::Quantize, output: Output) -> Resul
     set(&mut stage, "scale_dtype", arguments.scale_dtype.clone());
     set(&mut stage, "activations", arguments.activations.clone());
     set(&mut stage, "storage", arguments.storage.clone());
+    if !arguments.allow.is_empty() {
+        stage.insert("allow".to_owned(), arguments.allow.iter().cloned().map(Value::String).collect::<Vec<_>>().into());
+    }
     one_stage("quantize", [&arguments.model, &arguments.output], stage, None, arguments.dataset.as_deref(), output)
 }
 

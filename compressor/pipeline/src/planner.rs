@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use compressor_format::{
-    Checkpoint, Dataset, Distill, Draft, Dtype, Importance, LearnScales, Method, Mistake, Place, Prune, Quantize, Recipe,
-    RecipeText, Split, Stage, Student, Tokenizer, TrainingKeys, Verify,
+    Alternative, Checkpoint, Dataset, Distill, Draft, Dtype, Importance, LearnScales, Method, Mistake, Place, Prune, Quantize,
+    Recipe, RecipeText, Split, Stage, Student, Tokenizer, TrainingKeys, Verify,
 };
 
 use crate::fingerprint::Fingerprint;
@@ -385,7 +385,8 @@ impl<'a> Planner<'a> {
         for refusal in refusals {
             if input.is_settled || refusal.is_of_settings() {
                 let place = refusal.key().map_or_else(|| place.clone(), |key| place.then(key));
-                self.refuse(&place, Mistake::new(refusal.to_string()));
+                let hint = refusal.hint(quantization.allows(Alternative::Dense)).map(str::to_owned);
+                self.refuse(&place, Mistake { hint, ..Mistake::new(refusal.to_string()) });
             }
         }
         step.output.is_artifact = true;
@@ -394,13 +395,15 @@ impl<'a> Planner<'a> {
             step.output.is_at_most = true;
         }
         step.peak_memory_bytes = memory::quantizing(&input.architecture, step.output.weight_bytes);
+        let allows_less = quantization.allows(Alternative::LessText);
         if quantization.calibrates() {
-            self.check_calibration(input, &place.then("calibration_tokens"), QUANTIZES_WITHOUT_TEXT);
+            let tokens = ("calibration_tokens", settings.calibration_tokens);
+            self.check_quantization_text(input, place, tokens, allows_less, QUANTIZES_WITHOUT_TEXT);
             step.peak_memory_bytes += memory::calibrating(&input.architecture, settings.calibration_tokens);
-        } else if target.is_some() {
-            self.check_calibration(input, &place.then("sensitivity_tokens"), "set bits instead of a target");
         }
         if let Some(target) = &target {
+            let tokens = ("sensitivity_tokens", settings.sensitivity_tokens);
+            self.check_quantization_text(input, place, tokens, allows_less, "set bits instead of a target");
             let tokens = settings.sensitivity_tokens * (1 + target.candidates.len());
             let sensing = memory::sensing(&input.architecture, tokens);
             step.peak_memory_bytes = step.peak_memory_bytes.max(memory::quantizing(&input.architecture, 0) + sensing);

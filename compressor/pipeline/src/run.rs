@@ -9,16 +9,17 @@ use std::time::Instant;
 
 use compressor_engine::{Engine, Logits, Place};
 use compressor_format::{
-    Architecture, Artifact, Batches, Checkpoint, Dataset, Distill, Dtype, Importance, LayerTensor, LearnScales, Measured,
-    Metrics, Model, Prune, Quantize, REPORT_VERSION, Reference, Report, SampleOrder, Samples, Sizes, Split, Stage, StageReport,
-    StepLosses, Student, TensorId, Tokenizer, Train, TrainingKeys, Verify, WeightStorage, Weights, copy_companions, hash_file,
-    write_beside, write_entropy,
+    Alternative, Architecture, Artifact, Batches, Checkpoint, Dataset, Distill, Dtype, Importance, LayerTensor, LearnScales,
+    Measured, Metrics, Model, Prune, Quantize, REPORT_VERSION, Reference, Report, SampleOrder, Samples, Sizes, Split, Stage,
+    StageReport, StepLosses, Student, TensorId, Tokenizer, Train, TrainingKeys, Verify, WeightStorage, Weights, copy_companions,
+    hash_file, write_beside, write_entropy,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::measure::HeldOut;
 use crate::plan::{Origin, Plan, Step, architecture, evenly_spaced};
+use crate::quantize::{TextPurpose, TextUse};
 use crate::statistics::mean;
 use crate::trainer::{Distillation, Trainer, TrainingJob};
 use crate::verify::{Bench, Subject, verify};
@@ -187,37 +188,36 @@ impl Run<'_> {
         let checkpoint = Checkpoint::open(&path)?;
         let mut quantization = quantize::Quantization::from(settings);
         let mut progress = |done, of, name: &str| workers.observer.advances(name, done, of);
-        let mut chosen = None;
-        if let Some(target) = quantize::Target::of(settings) {
-            let scored = self.calibration(&checkpoint, "sensitivity_tokens", settings.sensitivity_tokens)?;
+        let mut text_use = Vec::new();
+        let mut text = |purpose, tokens| self.calibration(&checkpoint, (purpose, tokens), settings, &mut text_use);
+        let target = quantize::Target::of(settings);
+        let (mut budget, mut measured) = (None, None);
+        if target.is_some() {
+            let scored = text(TextPurpose::MeasuringKl, settings.sensitivity_tokens)?;
             let looked_at = match quantization.calibrates() {
-                true => self.calibration(&checkpoint, "calibration_tokens", settings.tokens_of_a_candidate())?,
+                true => text(TextPurpose::QuantizingToMeasure, settings.tokens_of_a_candidate())?,
                 false => scored.clone(),
             };
+            let texts = [&scored, &looked_at];
             let file = self.plan.run_folder.join(quantize::Sensitivities::FILE);
-            let choices = target.choices(&quantization, checkpoint.architecture());
-            let measured = quantize::measure_sensitivities(
-                &checkpoint,
-                &quantization,
-                &choices,
-                [&scored, &looked_at],
-                &file,
-                &mut progress,
-            )?;
-            let (settled, budget) = target
-                .choose(&quantization, checkpoint.architecture(), checkpoint.dtype(), &measured)
-                .map_err(quantize::Error::from)?;
-            quantization = settled;
-            chosen = Some((budget, measured));
+            if let Some(target) = target {
+                let choices = target.choices(&quantization, checkpoint.architecture());
+                let of_all = quantize::measure_sensitivities(&checkpoint, &quantization, &choices, texts, &file, &mut progress)?;
+                let (settled, found) = target
+                    .choose(&quantization, checkpoint.architecture(), checkpoint.dtype(), &of_all)
+                    .map_err(quantize::Error::from)?;
+                quantization = settled;
+                (budget, measured) = (Some(found), Some(of_all));
+            }
         }
-        let text = || self.calibration(&checkpoint, "calibration_tokens", settings.calibration_tokens);
+        let text = || text(TextPurpose::Quantizing, settings.calibration_tokens);
         let mut calibration = quantization.calibrates().then(text).transpose()?;
         if let Some(calibration) = &mut calibration {
             calibration.kept_in = Some(step.bookkeeping.join("layers"));
         }
         let mut report = quantize::quantize(&checkpoint, &quantization, calibration.as_ref(), &step.folder, &mut progress)?;
-        if let Some((budget, measured)) = chosen {
-            report.budget = Some(budget);
+        (report.budget, report.text) = (budget, text_use);
+        if let Some(measured) = measured {
             report.tensors.iter_mut().for_each(|tensor| tensor.kl = measured.kl(&tensor.name, tensor.scheme));
         }
         if settings.storage == WeightStorage::Entropy {
@@ -281,16 +281,24 @@ impl Run<'_> {
     }
 
     /// Whole windows of the train split, its examples one after the other.
-    fn calibration(&self, checkpoint: &Checkpoint, key: &'static str, tokens: usize) -> Result<quantize::Calibration, Error> {
+    fn calibration(
+        &self,
+        checkpoint: &Checkpoint,
+        (purpose, tokens): (TextPurpose, usize),
+        settings: &Quantize,
+        text_use: &mut Vec<TextUse>,
+    ) -> Result<quantize::Calibration, Error> {
         let window = calibration_window(checkpoint.architecture());
         let tokenizer = crate::open_tokenizer(checkpoint.path())?;
         let examples = self.dataset().split(Split::Train, self.plan.recipe.seed)?;
         let wanted = tokens.next_multiple_of(window);
         let mut tokens = examples.first_tokens(&tokenizer, wanted)?;
-        if tokens.len() < wanted {
-            return Err(Error::CalibrationTooShort { key, tokens: tokens.len(), wanted, window });
+        let used = wanted.min(tokens.len() / window * window);
+        if used == 0 || (used < wanted && !settings.allow.contains(&Alternative::LessText)) {
+            return Err(Error::CalibrationTooShort { key: purpose.key(), tokens: tokens.len(), wanted, window });
         }
-        tokens.truncate(wanted);
+        text_use.push(TextUse { purpose, asked: wanted as u64, used: used as u64 });
+        tokens.truncate(used);
         Ok(quantize::Calibration { tokens, window, kept_in: None })
     }
 

@@ -115,10 +115,46 @@ impl Planner<'_> {
         }
     }
 
+    /// Pruning looks at text in windows of one size, examples whole.
     ///
     /// The mistake stands at `place`; `otherwise` is the way out beside another text.
     pub(super) fn check_calibration(&mut self, model: &ModelSize, place: &Place, otherwise: &str) {
         let length = crate::run::calibration_window(&model.architecture);
+        self.check_examples_fit(model, length, place, otherwise);
+        if let Some(tokens) = self.too_few(Split::Train, model, length + 1) {
+            let message = format!("the train split has {tokens} tokens, calibration reads windows of {}", length + 1);
+            self.refuse(place, Mistake::new(message).hint(format!("give more text, or {otherwise}")));
+        }
+    }
+
+    /// Quantizing looks at so many tokens as a key of the stage at `place` says, in whole windows; at fewer only where that is allowed.
+    pub(super) fn check_quantization_text(
+        &mut self,
+        model: &ModelSize,
+        place: &Place,
+        (key, tokens): (&'static str, usize),
+        allows_less: bool,
+        otherwise: &str,
+    ) {
+        let window = crate::run::calibration_window(&model.architecture);
+        let place = place.then(key);
+        self.check_examples_fit(model, window, &place, otherwise);
+        let wanted = tokens.next_multiple_of(window);
+        let needed = if allows_less { window } else { wanted };
+        let Some(tokens) = self.too_few(Split::Train, model, needed).or_else(|| self.too_few_in_pairs(model, needed)) else {
+            return;
+        };
+        let message = format!("the train split has {tokens} tokens, {key} asks for {wanted} in windows of {window}");
+        let hint = match tokens / window * window {
+            0 => format!("give more text, or {otherwise}"),
+            whole => {
+                format!("set it to {whole}, give more text, or allow = [\"less_text\"], which takes the {whole} and lists it")
+            }
+        };
+        self.refuse(&place, Mistake::new(message).hint(hint));
+    }
+
+    fn check_examples_fit(&mut self, model: &ModelSize, length: usize, place: &Place, otherwise: &str) {
         if let Some(TooLong { count, of, longest, first }) = self.too_long(Split::Train, usize::MAX, model, length) {
             let message = format!(
                 "{count} of {of} examples have more than the {length} tokens that calibration reads at once, the longest {longest}; \
@@ -127,9 +163,18 @@ impl Planner<'_> {
             let hint = format!("shorten or leave out those examples, or {otherwise}");
             self.refuse(place, Mistake::new(message).hint(hint));
         }
-        if let Some(tokens) = self.too_few(Split::Train, model, length + 1) {
-            let message = format!("the train split has {tokens} tokens, calibration reads windows of {}", length + 1);
-            self.refuse(place, Mistake::new(message).hint(format!("give more text, or {otherwise}")));
+    }
+
+    /// The tokens of all examples of the train split one after the other, where those are fewer than `needed`.
+    fn too_few_in_pairs(&mut self, model: &ModelSize, needed: usize) -> Option<usize> {
+        self.rows.pairs(Split::Train)?;
+        let tokenizer = self.tokenizer(&model.tokenizer)?;
+        match self.rows.examples(Split::Train)?.first_tokens(&tokenizer, needed) {
+            Ok(tokens) => (tokens.len() < needed).then_some(tokens.len()),
+            Err(error) => {
+                self.refuse(&self.named_at(&model.tokenizer), Mistake::new(error.to_string()));
+                None
+            }
         }
     }
 

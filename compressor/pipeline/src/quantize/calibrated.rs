@@ -8,9 +8,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use compressor_engine::{Block, Blocks};
-use compressor_format::{Architecture, Checkpoint, LayerTensor, Levels, Method, Scaling, Storage, StoredTensor, TensorId};
+use compressor_format::{
+    Alternative, Architecture, Checkpoint, LayerTensor, Levels, Method, Scaling, Storage, StoredTensor, TensorId,
+};
 use serde::{Deserialize, Serialize};
 
+use super::alternatives::{Instead, NotGptq, Treatment, rounded_to_nearest};
 use super::gptq::{self, Hessian, NotPositiveDefinite};
 use super::journal::Journal;
 use super::matrix::Matrix;
@@ -52,6 +55,15 @@ pub(super) struct OutputError {
     pub(super) relative: f64,
     /// The same, had the weights been rounded to nearest; `None` for codebooks, which round to no grid.
     pub(super) rounded_to_nearest: Option<f64>,
+    /// Why it was rounded to nearest where GPTQ was asked for.
+    pub(super) not_gptq: Option<NotGptq>,
+}
+
+impl OutputError {
+    /// What is to be told where the tensor is not what was asked for.
+    pub(super) fn instead(&self, quantization: &Quantization, name: &str, asked: Treatment) -> Option<Instead> {
+        self.not_gptq.map(|why| rounded_to_nearest(quantization, name, asked, why, self.relative))
+    }
 }
 
 /// What a projection multiplies.
@@ -233,28 +245,39 @@ impl<'a> Gathered<'a> {
     /// `first` is one of the projections that multiply these inputs.
     ///
     /// # Errors
-    /// [`Error::NotPositiveDefinite`]
+    /// [`Error::NotPositiveDefinite`], unless rounding to nearest is allowed; [`Error::InfiniteInputs`]
     pub(super) fn new(
         checkpoint: &'a Checkpoint,
         quantization: &'a Quantization,
         first: &StoredTensor,
         hessian: Hessian,
     ) -> Result<Self, Error> {
+        let importance = hessian.mean_squares();
         let inputs = match quantization.method {
-            Method::Gptq => {
-                let inputs = hessian.inputs(quantization.damping, quantization.activation_order);
-                Some(inputs.map_err(|NotPositiveDefinite| Error::NotPositiveDefinite {
-                    name: first.name.clone(),
-                    damping: quantization.damping,
-                })?)
+            Method::Gptq if importance.iter().any(|square| !square.is_finite()) => {
+                return Err(Error::InfiniteInputs(first.name.clone()));
             }
+            Method::Gptq => match hessian.inputs(quantization.damping, quantization.activation_order) {
+                Ok(inputs) => Some(inputs),
+                Err(NotPositiveDefinite) if quantization.allows(Alternative::RoundToNearest) => None,
+                Err(NotPositiveDefinite) => {
+                    let (name, damping) = (first.name.clone(), quantization.damping);
+                    return Err(Error::NotPositiveDefinite { name, damping });
+                }
+            },
             Method::RoundToNearest | Method::Kmeans => None,
         };
-        Ok(Self { checkpoint, quantization, importance: hessian.mean_squares(), hessian, inputs })
+        Ok(Self { checkpoint, quantization, importance, hessian, inputs })
     }
 
-    /// What the weights become, and what that does to the outputs.
-    fn quantize(&self, stored: &StoredTensor, values: &[f32], (levels, packed): (Levels, bool)) -> Result<Quantized, Error> {
+    /// What the weights become, and what that does to the outputs. Where rounding to nearest is allowed, it is taken for GPTQ where it
+    /// errs less.
+    pub(super) fn quantize(
+        &self,
+        stored: &StoredTensor,
+        values: &[f32],
+        (levels, packed): (Levels, bool),
+    ) -> Result<Quantized, Error> {
         let columns = self.importance.len();
         let rows = values.len() / columns;
         let row = |at: usize| &values[at * columns..][..columns];
@@ -266,12 +289,23 @@ impl<'a> Gathered<'a> {
         };
         let (matrix, distance) = self.round(values, stored, (levels, packed))?;
         let found = relative(&matrix);
-        let rounded_to_nearest = match (levels, &self.inputs) {
-            (Levels::Codebooks(_), _) => None,
-            (Levels::Grid(_), None) => Some(found),
-            (Levels::Grid(_), Some(_)) => Some(relative(&self.nearest(values, stored, (levels, packed))?.0)),
+        let (rounded_to_nearest, not_gptq) = match (levels, &self.inputs) {
+            (Levels::Codebooks(_), _) => (None, None),
+            (Levels::Grid(_), None) => {
+                (Some(found), (self.quantization.method == Method::Gptq).then_some(NotGptq::NotPositiveDefinite))
+            }
+            (Levels::Grid(_), Some(_)) => {
+                let (matrix, distance) = self.nearest(values, stored, (levels, packed))?;
+                let nearest = relative(&matrix);
+                if nearest < found && self.quantization.allows(Alternative::RoundToNearest) {
+                    let not_gptq = Some(NotGptq::Worse { gptq: found });
+                    let output_error = OutputError { relative: nearest, rounded_to_nearest: Some(nearest), not_gptq };
+                    return Ok(Quantized { matrix, distance, output_error });
+                }
+                (Some(nearest), None)
+            }
         };
-        Ok(Quantized { matrix, distance, output_error: OutputError { relative: found, rounded_to_nearest } })
+        Ok(Quantized { matrix, distance, output_error: OutputError { relative: found, rounded_to_nearest, not_gptq } })
     }
 
     /// What the quantization's method makes of `values`, `[out, in]`.

@@ -6,6 +6,7 @@
 //! budget of bytes among tensors.
 
 mod allocate;
+mod alternatives;
 mod awq;
 mod budget;
 mod calibrated;
@@ -26,11 +27,11 @@ mod smoothquant;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use compressor_format::{
-    Activations, Checkpoint, Clipping, Codebooks, DenseTensor, Dtype, EmbeddingScheme, Levels, Method, NewArtifact,
+    Activations, Alternative, Checkpoint, Clipping, Codebooks, DenseTensor, Dtype, EmbeddingScheme, Levels, Method, NewArtifact,
     NewArtifactTensor, OpensIn, Override, QuantizedMatrix, Scaling, Scheme, StoredTensor, Values, WeightBytes, pack,
 };
 use rayon::prelude::*;
@@ -41,6 +42,7 @@ use self::matrix::Matrix;
 use self::round_to_nearest::Grid;
 
 pub use self::allocate::{Allocation, AllocationError, Candidate, allocate};
+pub use self::alternatives::{Instead, TextPurpose, TextUse, Treatment};
 pub use self::budget::{Budget, Choice, Most, Target};
 pub use self::calibrated::Calibration;
 pub use self::opens_in::opens_in;
@@ -84,6 +86,10 @@ pub struct Quantization {
     pub overrides: Vec<Override>,
     /// What a [`Target`] chose, by the tensor's name as stored.
     pub chosen: BTreeMap<String, Scheme>,
+    /// What none of a [`Target`]'s candidates fits, by the same names: it stays dense, where that is allowed.
+    pub no_candidate: BTreeSet<String>,
+    /// What may be taken instead of what can't be done.
+    pub allow: Vec<Alternative>,
     /// The type of what stays dense; `None` is the type most of the checkpoint is stored in.
     pub dense_dtype: Option<Dtype>,
 }
@@ -111,6 +117,8 @@ impl From<&compressor_format::Quantize> for Quantization {
             scale_dtype: stage.scale_dtype.into(),
             overrides: stage.overrides.clone(),
             chosen: BTreeMap::new(),
+            no_candidate: BTreeSet::new(),
+            allow: stage.allow.clone(),
             dense_dtype: None,
         }
     }
@@ -187,6 +195,8 @@ impl Default for Quantization {
             scale_dtype: Dtype::F16,
             overrides: Vec::new(),
             chosen: BTreeMap::new(),
+            no_candidate: BTreeSet::new(),
+            allow: Vec::new(),
             dense_dtype: None,
         }
     }
@@ -203,6 +213,12 @@ pub struct QuantizationReport {
     pub tensors: Vec<TensorReport>,
     /// The tensors left dense, with the reason.
     pub dense: Vec<DenseTensor>,
+    /// What did not become what was asked for, which the recipe allows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub instead: Vec<Instead>,
+    /// How much text was looked at; empty where none was.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub text: Vec<TextUse>,
     /// Which programs open the artifact.
     pub opens_in: Vec<OpensIn>,
     /// What became of the inputs of the projections, layer by layer, where they were to be scaled. Errors of tensors are those of scaled
@@ -224,6 +240,10 @@ pub struct TensorReport {
     pub name: String,
     /// How it was quantized.
     pub scheme: Levels,
+    /// What it was asked to become; under a target, what that chose.
+    pub asked: Treatment,
+    /// What it became: where it is not what was asked for, [`QuantizationReport::instead`] says why.
+    pub got: Treatment,
     /// Values it holds.
     pub weights: u64,
     /// Bytes it takes, scales included.
@@ -287,7 +307,7 @@ pub enum Error {
     /// Inputs that GPTQ can't work with.
     #[error(
         "tensor `{name}`: what it multiplies on the calibration text has no positive definite Hessian with damping {damping}; raise \
-         damping, or calibration_tokens"
+         damping, or calibration_tokens, or allow = [\"round_to_nearest\"]"
     )]
     NotPositiveDefinite {
         /// The first tensor that multiplies it, as stored.
@@ -295,10 +315,14 @@ pub enum Error {
         /// Part of the mean of the diagonal that was added to it.
         damping: f64,
     },
+    /// Inputs that are no numbers.
+    #[error("tensor `{0}`: what it multiplies on the calibration text is infinite, or its squares are")]
+    InfiniteInputs(String),
     /// GPTQ that does harm.
     #[error(
         "GPTQ adds {gptq:.4} to the outputs of the projections on the calibration text, rounding to nearest {nearest:.4} (sums of \
-         relative mean squares): method = \"round_to_nearest\" is better here, or more calibration_tokens"
+         relative mean squares): method = \"round_to_nearest\" is better here, or more calibration_tokens, or \
+         allow = [\"round_to_nearest\"], which takes the better of both for each matrix"
     )]
     WorseThanNearest {
         /// Sum of [`TensorReport::output_error`].
@@ -365,12 +389,14 @@ pub fn quantize(
     let mut done = 0;
     let mut tensors = Vec::new();
     let mut reports = Vec::new();
+    let mut instead = sizes.instead;
     for (stored, storage) in layout {
         let weights = stored.shape(architecture).iter().product::<usize>() as u64;
         done += weights;
         let name = stored.name.clone();
+        let asked = alternatives::asked(quantization, architecture, &stored);
         let report = |distance: Distance, levels| {
-            distance.report(&stored, levels, storage.bytes(&stored, architecture, quantization.scale_dtype), weights)
+            distance.report(&stored, (levels, asked), storage.bytes(&stored, architecture, quantization.scale_dtype), weights)
         };
         let tensor = match (storage.levels(), calibrated.tensors.remove(&name)) {
             (None, _) => {
@@ -379,11 +405,14 @@ pub fn quantize(
                 NewArtifactTensor::Dense(values)
             }
             (Some((levels, _)), Some(Quantized { matrix, distance, output_error })) => {
+                let other = output_error.instead(quantization, &name, asked);
                 reports.push(TensorReport {
+                    got: other.as_ref().map_or(asked, |other| other.got),
                     output_error: Some(output_error.relative),
                     output_error_rounded_to_nearest: output_error.rounded_to_nearest,
                     ..report(distance, levels)
                 });
+                instead.extend(other);
                 matrix.into()
             }
             (Some((levels, packed)), None) => {
@@ -425,6 +454,8 @@ pub fn quantize(
         bits_per_weight: sizes.bits_per_weight,
         tensors: reports,
         dense: sizes.dense,
+        instead,
+        text: Vec::new(),
         opens_in: opens_in(quantization, architecture),
         scaling: calibrated.scaling.into_iter().flat_map(|layer| layer.report).collect(),
         budget: None,
@@ -633,10 +664,12 @@ impl Distance {
         self.largest = self.largest.max(other.largest);
     }
 
-    fn report(self, stored: &StoredTensor, scheme: Levels, bytes: u64, weights: u64) -> TensorReport {
+    fn report(self, stored: &StoredTensor, (scheme, asked): (Levels, Treatment), bytes: u64, weights: u64) -> TensorReport {
         TensorReport {
             name: stored.name.clone(),
             scheme,
+            asked,
+            got: asked,
             weights,
             bytes,
             bits_per_weight: bytes as f64 * 8.0 / weights as f64,

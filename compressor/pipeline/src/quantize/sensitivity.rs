@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use compressor_engine::Blocks;
-use compressor_format::{Checkpoint, Levels, Scheme, StoredTensor, TensorId, write_beside};
+use compressor_format::{Alternative, Checkpoint, Levels, Method, Scheme, StoredTensor, TensorId, write_beside};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -142,7 +142,11 @@ fn fingerprint(checkpoint: &Checkpoint, quantization: &Quantization, texts: [&Ca
     }
     let Quantization { method, clipping, damping, activation_order, scale_dtype, .. } = quantization;
     let settings = (method, clipping, damping, activation_order, scale_dtype.to_string());
-    Ok(fingerprint.settings(&settings).settings(&texts.map(|text| (&text.tokens, text.window))).hex())
+    let mut fingerprint = fingerprint.settings(&settings);
+    if *method == Method::Gptq && quantization.allows(Alternative::RoundToNearest) {
+        fingerprint = fingerprint.settings(&Alternative::RoundToNearest);
+    }
+    Ok(fingerprint.settings(&texts.map(|text| (&text.tokens, text.window))).hex())
 }
 
 /// The dense model on the calibration text.
@@ -238,6 +242,9 @@ impl<'a> Bench<'a> {
     fn quantize(&self, stored: &StoredTensor, scheme: Scheme, gathered: Option<&Gathered<'_>>) -> Result<Matrix, Error> {
         let (values, levels) = (values(self.checkpoint, stored)?, Levels::Grid(scheme));
         if let Some(gathered) = gathered {
+            if self.quantization.allows(Alternative::RoundToNearest) {
+                return Ok(gathered.quantize(stored, &values, (levels, false))?.matrix);
+            }
             return Ok(gathered.round(&values, stored, (levels, false))?.0);
         }
         let columns = self.checkpoint.architecture().shape(stored.parts[0])[1];
