@@ -413,6 +413,8 @@ sequence_length = 32
 bits = 4
 group_size = 64
 method = "gptq"
+sensitivity_tokens = 64
+measure_kl = true
 allow = ["dense", "round_to_nearest", "less_text"]
 "#;
 
@@ -443,11 +445,16 @@ fn what_a_recipe_allows_is_taken_and_told_in_every_report() {
         .iter()
         .map(|text| (text["purpose"].as_str(), text["asked"].as_u64(), text["used"].as_u64()))
         .collect();
-    let expected = [(Some("quantizing"), Some(65_536), Some(576))];
+    let expected = [
+        (Some("measuring_kl"), Some(64), Some(64)),
+        (Some("quantizing_to_measure"), Some(512), Some(512)),
+        (Some("quantizing"), Some(65_536), Some(576)),
+    ];
     assert_eq!(used, expected);
     let tensors = details["tensors"].as_array().unwrap();
     assert_eq!(tensors.len(), 2 * 6 + 1);
     for tensor in tensors {
+        assert!(tensor["kl"].as_f64().is_some_and(|kl| kl.is_finite()), "{tensor}");
         let is_listed = listed.iter().any(|instead| instead["name"] == tensor["name"]);
         assert_eq!(is_listed, tensor["asked"] != tensor["got"], "{tensor}");
     }

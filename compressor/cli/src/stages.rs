@@ -68,6 +68,7 @@ pub(crate) fn quantize(arguments: &arguments::Quantize, output: Output) -> Resul
     if !arguments.allow.is_empty() {
         stage.insert("allow".to_owned(), arguments.allow.iter().cloned().map(Value::String).collect::<Vec<_>>().into());
     }
+    set(&mut stage, "measure_kl", arguments.measure_kl.then_some(true));
     one_stage("quantize", [&arguments.model, &arguments.output], stage, None, arguments.dataset.as_deref(), output)
 }
 

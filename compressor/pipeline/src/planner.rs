@@ -401,10 +401,13 @@ impl<'a> Planner<'a> {
             self.check_quantization_text(input, place, tokens, allows_less, QUANTIZES_WITHOUT_TEXT);
             step.peak_memory_bytes += memory::calibrating(&input.architecture, settings.calibration_tokens);
         }
-        if let Some(target) = &target {
+        if target.is_some() || settings.measure_kl {
+            let otherwise = if target.is_some() { "set bits instead of a target" } else { "leave measure_kl out" };
             let tokens = ("sensitivity_tokens", settings.sensitivity_tokens);
-            self.check_quantization_text(input, place, tokens, allows_less, "set bits instead of a target");
-            let tokens = settings.sensitivity_tokens * (1 + target.candidates.len());
+            self.check_quantization_text(input, place, tokens, allows_less, otherwise);
+            // Without a target each matrix is measured as the one thing that it becomes.
+            let candidates = target.as_ref().map_or(1, |target| target.candidates.len());
+            let tokens = settings.sensitivity_tokens * (1 + candidates);
             let sensing = memory::sensing(&input.architecture, tokens);
             step.peak_memory_bytes = step.peak_memory_bytes.max(memory::quantizing(&input.architecture, 0) + sensing);
         }
@@ -570,7 +573,7 @@ fn split_of(stage: &Stage) -> Option<Split> {
         Stage::Prune(prune) => (prune.importance == Importance::Activation && prune::ranks_units(prune)).then_some(Split::Train),
         Stage::Quantize(settings) => {
             let calibrates = quantize::Quantization::from(settings).calibrates();
-            (calibrates || quantize::Target::of(settings).is_some()).then_some(Split::Train)
+            (calibrates || settings.measure_kl || quantize::Target::of(settings).is_some()).then_some(Split::Train)
         }
         Stage::Verify(_) => Some(Split::Test),
     }

@@ -192,7 +192,7 @@ impl Run<'_> {
         let mut text = |purpose, tokens| self.calibration(&checkpoint, (purpose, tokens), settings, &mut text_use);
         let target = quantize::Target::of(settings);
         let (mut budget, mut measured) = (None, None);
-        if target.is_some() {
+        if target.is_some() || settings.measure_kl {
             let scored = text(TextPurpose::MeasuringKl, settings.sensitivity_tokens)?;
             let looked_at = match quantization.calibrates() {
                 true => text(TextPurpose::QuantizingToMeasure, settings.tokens_of_a_candidate())?,
@@ -208,6 +208,9 @@ impl Run<'_> {
                     .map_err(quantize::Error::from)?;
                 quantization = settled;
                 (budget, measured) = (Some(found), Some(of_all));
+            }
+            if settings.measure_kl {
+                measured = Some(quantize::measure_each(&checkpoint, &quantization, texts, &file, &mut progress)?);
             }
         }
         let text = || text(TextPurpose::Quantizing, settings.calibration_tokens);

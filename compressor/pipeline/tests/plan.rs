@@ -496,6 +496,14 @@ fn a_text_too_short_to_quantize_by_is_refused_with_its_whole_windows_unless_less
           at text: method \"gptq\", clipping \"activation\" and scaling"
         ]
     );
+    assert_eq!(
+        refused(&text, "bits = 4\nmeasure_kl = true\n"),
+        [
+            "18: the train split has 224 tokens, sensitivity_tokens asks for 512 in windows of 64 | set it to 192, give more text, or allow = \
+          [\"less_text\"], which takes the 192 and lists it"
+        ]
+    );
+    assert_eq!(refused(&text, "bits = 4\nmeasure_kl = true\nsensitivity_tokens = 100\n"), [""; 0]);
 }
 
 #[test]
@@ -508,6 +516,17 @@ fn examples_that_are_too_few_to_quantize_by_are_refused_too() {
     let expected = "the train split has 12 tokens, calibration_tokens asks for 65536 in windows of 512 | give more text, or leave out what \
                     looks at text: method \"gptq\", clipping \"activation\" and scaling";
     assert_eq!(bench.refused(&format!("{OLD}{quantize}")), [format!("7: {expected}")]);
+}
+
+#[test]
+fn measuring_needs_a_dataset() {
+    let bench = Bench::new();
+    bench.checkpoint("model", llama());
+    let recipe = format!("{OLD}[[stage]]\n[stage.quantize]\nbits = 8\nembedding_group_size = 16\nmeasure_kl = true\n");
+    assert_eq!(
+        bench.refused(&recipe.replace("dataset = \"~/set.toml\"\n", "")),
+        ["6: quantize needs a `dataset`, and the recipe names none | add `dataset = \"…\"` at the top of the recipe"]
+    );
 }
 
 #[test]

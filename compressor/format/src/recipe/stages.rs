@@ -289,6 +289,10 @@ pub struct Quantize {
     /// `"round_to_nearest"`, `"less_text"`. Whatever is not named here is refused.
     #[serde(default)]
     pub allow: Vec<Alternative>,
+    /// Measures for the report what each quantized tensor changes alone, on `sensitivity_tokens`; a target does so anyway for those that it
+    /// chooses for.
+    #[serde(default)]
+    pub measure_kl: bool,
 }
 
 /// What may be taken instead of what a recipe asks for.

@@ -48,7 +48,7 @@ pub use self::calibrated::Calibration;
 pub use self::opens_in::opens_in;
 pub use self::scaling::{InputScaling, ScalingOutcome};
 pub(crate) use self::sensitivity::LOGIT_FLOATS;
-pub use self::sensitivity::{Sensitivities, measure_sensitivities};
+pub use self::sensitivity::{Sensitivities, measure_each, measure_sensitivities};
 pub use self::sizes::{QuantizedSize, QuantizedSizes, Refusal, Width, refusals, resolve};
 
 /// What to make of a checkpoint.
@@ -263,7 +263,8 @@ pub struct TensorReport {
     /// The same, had the weights been rounded to nearest; not of codebooks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_error_rounded_to_nearest: Option<f64>,
-    /// Where a target chose: mean KL divergence, nats per token, while only this tensor is quantized, its inputs not scaled.
+    /// Where a target chose, or the recipe asks for it: mean KL divergence, nats per token, while only this tensor is quantized, its
+    /// inputs not scaled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kl: Option<f64>,
 }

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+use std::path::Path;
+
 use compressor_format::{
     Alternative, Artifact, ArtifactTensor, Checkpoint, Clipping, Dtype, Family, Levels, Method, Scheme, Weights,
 };
@@ -8,7 +10,9 @@ use super::*;
 use crate::quantize::calibrated::{Gathered, Quantized};
 use crate::quantize::gptq::Hessian;
 use crate::quantize::tests::{architecture, calibration, checkpoint, kmeans};
-use crate::quantize::{Calibration, Most, Sensitivities, Target, measure_sensitivities, quantize, refusals, resolve};
+use crate::quantize::{
+    Calibration, EmbeddingScheme, Most, Sensitivities, Target, measure_each, measure_sensitivities, quantize, refusals, resolve,
+};
 
 fn int4(group_size: usize) -> Quantization {
     Quantization { bits: 4, group_size: Some(group_size), ..Quantization::default() }
@@ -256,4 +260,58 @@ fn inputs_that_are_infinite_are_refused_whatever_is_allowed() {
     let expected =
         format!("tensor `{}`: what it multiplies on the calibration text is infinite, or its squares are", stored.name);
     assert_eq!(error.to_string(), expected);
+}
+
+fn measured(file: &Path, checkpoint: &Checkpoint, quantization: &Quantization) -> (Sensitivities, usize) {
+    let mut told = 0;
+    let found = measure_each(checkpoint, quantization, [&calibration(); 2], file, &mut |_, _, _| told += 1);
+    (found.unwrap(), told)
+}
+
+#[test]
+fn each_tensor_alone_is_measured_as_a_target_measures_it_and_both_share_one_file() {
+    let (_folder, checkpoint) = checkpoint(&Weights::random(architecture(Family::Llama, true), 5), Dtype::F32);
+    let folder = tempfile::tempdir().unwrap();
+    let [ours, theirs] = ["ours", "theirs"].map(|name| folder.path().join(name));
+    for quantization in [int4(32), gptq(), allowing(Alternative::RoundToNearest, gptq())] {
+        let quantization = Quantization { embedding: EmbeddingScheme::Int4, ..quantization };
+        let candidates = |bits: &[u8]| bits.iter().map(|bits| scheme(*bits, 32)).collect();
+        let by_target = |bits: &[u8], file: &Path| {
+            let target = Target { most: Most::Bytes(1 << 20), candidates: candidates(bits), chooses_embedding: true };
+            let choices = target.choices(&quantization, checkpoint.architecture());
+            measure_sensitivities(&checkpoint, &quantization, &choices, [&calibration(); 2], file, &mut |_, _, _| {}).unwrap()
+        };
+        let (found, told) = measured(&ours, &checkpoint, &quantization);
+        assert_eq!(told, 15);
+        let target = by_target(&[4], &theirs);
+        let (_out, report) = write(&checkpoint, &quantization, Some(&calibration()));
+        assert_eq!(report.tensors.len(), 15);
+        let mut changing = 0;
+        for tensor in &report.tensors {
+            let kl = found.kl(&tensor.name, tensor.scheme);
+            changing += usize::from(kl.unwrap() > 0.0);
+            assert_eq!(kl, target.kl(&tensor.name, tensor.scheme), "{}", tensor.name);
+        }
+        // One that changes less than rounding does can come out as 0.
+        assert!(changing >= 12, "{changing}");
+        // A target's other candidates come beside what is there, and what is there is not measured again.
+        let both = by_target(&[3, 4], &ours);
+        assert_eq!(both.kl("model.embed_tokens.weight", scheme(4, 32)), found.kl("model.embed_tokens.weight", scheme(4, 32)));
+        assert!(both.kl("model.embed_tokens.weight", scheme(3, 32)).is_some());
+        let (again, told) = measured(&ours, &checkpoint, &quantization);
+        assert_eq!((again, told), (both, 0));
+    }
+}
+
+#[test]
+fn what_is_a_codebook_or_dense_is_measured_or_left_out() {
+    let (_folder, checkpoint) = checkpoint(&Weights::random(architecture(Family::Llama, true), 5), Dtype::F32);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join(Sensitivities::FILE);
+    let quantization = allowing(Alternative::Dense, Quantization { codebook_rows: Some(48), ..kmeans() });
+    let (found, told) = measured(&file, &checkpoint, &quantization);
+    assert_eq!(told, 2 * 2 + 1, "gate and up, and the embedding");
+    let (_out, report) = write(&checkpoint, &quantization, None);
+    let kls: Vec<Option<f64>> = report.tensors.iter().map(|tensor| found.kl(&tensor.name, tensor.scheme)).collect();
+    assert!(kls.len() == 5 && kls.iter().all(|kl| kl.is_some_and(|kl| kl > 0.0)), "{kls:?}");
 }
