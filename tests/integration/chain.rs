@@ -425,6 +425,7 @@ fn what_a_recipe_allows_is_taken_and_told_in_every_report() {
     bench.write("datasets/short.toml", "[text]\ntrain = \"short.txt\"\n");
     // A byte a token: nine windows of 64 and a rest.
     bench.write("datasets/short.txt", &"The lamp by the door.\n".repeat(28));
+    let planned = bench.run(&["plan", "tiny.toml"]).expect(0).stdout();
     let ran = bench.run(&["run", "tiny.toml"]).expect(0);
     let dense = "dense instead of INT4 g64 GPTQ: `model.layers.0.mlp.down_proj.weight`, and 1 more: group_size 64 does not divide its 96 \
                  columns";
@@ -464,6 +465,9 @@ fn what_a_recipe_allows_is_taken_and_told_in_every_report() {
     {
         assert!(page.contains(shown), "{shown}");
     }
+    assert!(planned.contains(&format!("2-quantize: {dense}\n")), "{planned}");
+    let bytes = fs_err::metadata(bench.path("runs/tiny/2-quantize/model.safetensors")).unwrap().len();
+    assert!(planned.contains(&format!(" {bytes} ")), "the plan names the artifact's {bytes} bytes:\n{planned}");
     // Nothing of it goes without being allowed.
     let refused = bench.run(&["plan", "tiny.toml", "--set", "stage.2.quantize.allow=[]"]).expect(2).stderr();
     for hint in ["hint: or allow = [\"dense\"]", "or allow = [\"less_text\"], which takes the 576 and lists it"] {

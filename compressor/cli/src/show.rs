@@ -6,7 +6,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use compressor_format::{ArtifactTensor, Check, Manifest, Model, Outcome, Report, StageReport};
 use compressor_pipeline::Plan;
 use compressor_pipeline::figures::{self, bytes, count, figure, percent, perplexity, seconds};
-use compressor_pipeline::quantize::QuantizationReport;
+use compressor_pipeline::quantize::{QuantizationReport, instead_lines};
 use serde_json::{Value, json};
 
 /// A table without colours that fits 80 columns.
@@ -71,6 +71,11 @@ pub(crate) fn plan(plan: &Plan) {
         column.set_cell_alignment(CellAlignment::Left);
     }
     print_table(&shown);
+    for step in plan.steps() {
+        for line in instead_lines(&step.instead) {
+            println!("{}: {line}", step.name);
+        }
+    }
     println!("\nwritten to {}; ~ is an estimate, artifact bytes are exact", plan.run_folder.display());
 }
 
@@ -154,7 +159,7 @@ pub(crate) fn plan_json(plan: &Plan) -> Value {
         json!({
             "name": step.name, "parameters": step.output.architecture.parameters(), "stored_as": step.output.stored_as,
             "bytes": step.output.weight_bytes, "bytes_are_exact": step.output.is_artifact && !step.output.is_at_most,
-            "peak_memory_bytes": step.peak_memory_bytes, "folder": step.folder,
+            "instead": step.instead, "peak_memory_bytes": step.peak_memory_bytes, "folder": step.folder,
         })
     });
     json!({ "run_folder": plan.run_folder, "stages": steps.collect::<Vec<_>>() })

@@ -305,6 +305,7 @@ impl<'a> Planner<'a> {
             beside: None,
             student: None,
             output: input.clone(),
+            instead: Vec::new(),
             peak_memory_bytes: 0,
         };
         if step.holds_foreign_files() {
@@ -378,7 +379,10 @@ impl<'a> Planner<'a> {
         }
         refusals.extend(quantize::refusals(&quantization, &input.architecture, input.dtype));
         match quantize::resolve(&quantization, &input.architecture, input.dtype) {
-            Ok(sizes) => (step.output.weight_bytes, step.output.decoded_bytes) = (sizes.artifact_bytes, sizes.decoded_bytes),
+            Ok(sizes) => {
+                (step.output.weight_bytes, step.output.decoded_bytes) = (sizes.artifact_bytes, sizes.decoded_bytes);
+                step.instead = sizes.instead;
+            }
             Err(refusal) if refusals.is_empty() => refusals.push(refusal),
             Err(_) => {}
         }

@@ -195,25 +195,30 @@ pub(super) fn left_dense(quantization: &Quantization, architecture: &Architectur
     Some(Instead { name: stored.name.clone(), asked, got: Treatment::Dense, reason })
 }
 
+/// Tensors that do not become what was asked for, a line for each kind.
+pub fn lines(instead: &[Instead]) -> Vec<String> {
+    let mut kinds: Vec<(&Instead, usize)> = Vec::new();
+    for one in instead {
+        match kinds.iter_mut().find(|(first, _)| (first.asked, first.got) == (one.asked, one.got)) {
+            Some((_, count)) => *count += 1,
+            None => kinds.push((one, 1)),
+        }
+    }
+    let line = |(first, count): (&Instead, usize)| {
+        let Instead { name, asked, got, reason } = first;
+        let more = if count > 1 { format!(", and {} more", count - 1) } else { String::new() };
+        format!("{got} instead of {asked}: `{name}`{more}: {reason}")
+    };
+    kinds.into_iter().map(line).collect()
+}
+
 impl QuantizationReport {
     /// What was taken instead of what was asked for, a line for each kind; empty where everything is as it was asked for.
     pub fn taken_instead(&self) -> Vec<String> {
-        let mut kinds: Vec<(&Instead, usize)> = Vec::new();
-        for one in &self.instead {
-            match kinds.iter_mut().find(|(first, _)| (first.asked, first.got) == (one.asked, one.got)) {
-                Some((_, count)) => *count += 1,
-                None => kinds.push((one, 1)),
-            }
-        }
-        let tensors = |(first, count): (&Instead, usize)| {
-            let Instead { name, asked, got, reason } = first;
-            let more = if count > 1 { format!(", and {} more", count - 1) } else { String::new() };
-            format!("{got} instead of {asked}: `{name}`{more}: {reason}")
-        };
         let texts = self.text.iter().filter(|text| text.used < text.asked);
         let texts = texts.map(|TextUse { purpose, asked, used }| {
             format!("text for {purpose}: {used} tokens instead of {asked}: the train split has no more whole windows")
         });
-        kinds.into_iter().map(tensors).chain(texts).collect()
+        lines(&self.instead).into_iter().chain(texts).collect()
     }
 }

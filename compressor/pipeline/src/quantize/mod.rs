@@ -42,7 +42,7 @@ use self::matrix::Matrix;
 use self::round_to_nearest::Grid;
 
 pub use self::allocate::{Allocation, AllocationError, Candidate, allocate};
-pub use self::alternatives::{Instead, TextPurpose, TextUse, Treatment};
+pub use self::alternatives::{Instead, TextPurpose, TextUse, Treatment, lines as instead_lines};
 pub use self::budget::{Budget, Choice, Most, Target};
 pub use self::calibrated::Calibration;
 pub use self::opens_in::opens_in;
