@@ -170,12 +170,14 @@ fn artifact(family: Family, scheme: Scheme, packed: bool, activation_bits: Optio
             )),
         };
         let zero_points = (!scheme.symmetric).then(|| integers(rows * groups));
-        let matrix = QuantizedMatrix { rows, columns, scheme, values, scales: vec![0.01; rows * groups], zero_points };
+        let scales = vec![0.01; rows * groups].into();
+        let matrix = QuantizedMatrix { rows, columns, scheme, values, scales, zero_points };
         (stored, NewArtifactTensor::Quantized(matrix))
     });
     let tensors = tensors.collect();
     let config = json!({});
-    let new = NewArtifact { architecture, config: &config, dense_dtype: Dtype::F32, tensors, activation_bits };
+    let (dense_dtype, scale_dtype) = (Dtype::F32, Dtype::F16);
+    let new = NewArtifact { architecture, config: &config, dense_dtype, scale_dtype, tensors, activation_bits };
     written(|folder| new.write(folder).expect("an artifact can be written"))
 }
 

@@ -258,7 +258,10 @@ fn a_quantization_killed_while_it_measures_and_in_the_middle_of_its_layers_ends_
     assert!(same(&held, &spilled));
     let refused = quantize("refused", "50 MB").expect(2).stderr();
     assert!(refused.starts_with("error: 1-quantize takes up to "), "{refused}");
-    assert!(refused.contains(" of memory with its activations on the disk, and --max-memory allows 50.00 MB\nhint: allow "), "{refused}");
+    assert!(
+        refused.contains(" of memory with its activations on the disk, and --max-memory allows 50.00 MB\nhint: allow "),
+        "{refused}"
+    );
     assert!(!whole.path("refused").exists());
 
     // What no choice can meet is refused before any work, at its line.
@@ -404,4 +407,91 @@ fn stage_verbs_make_checkpoints_and_artifacts_from_flags() {
     // A folder in use is never written over.
     let refused = bench.run(&["quantize", "cut", "small", "--bits", "4"]).expect(2);
     assert!(refused.stderr().contains("small: is not empty"), "{}", refused.stderr());
+}
+
+/// A model whose down projections take no groups of 64, and less text than is asked for.
+const ALTERNATIVES: &str = r#"name = "tiny"
+seed = 3
+dataset = "datasets/short.toml"
+
+[model.new]
+vocab_size = 258
+hidden_size = 64
+layers = 2
+heads = 4
+kv_heads = 2
+intermediate_size = 96
+max_position_embeddings = 64
+
+[[stage]]
+[stage.train]
+steps = 4
+batch_size = 2
+sequence_length = 32
+
+[[stage]]
+[stage.quantize]
+bits = 4
+group_size = 64
+method = "gptq"
+sensitivity_tokens = 64
+measure_kl = true
+allow = ["dense", "round_to_nearest", "less_text"]
+"#;
+
+#[test]
+fn what_a_recipe_allows_is_taken_and_told_in_every_report() {
+    let bench = Bench::new();
+    bench.write("tiny.toml", ALTERNATIVES);
+    bench.write("datasets/short.toml", "[text]\ntrain = \"short.txt\"\n");
+    // A byte a token: nine windows of 64 and a rest.
+    bench.write("datasets/short.txt", &"The lamp by the door.\n".repeat(28));
+    let planned = bench.run(&["plan", "tiny.toml"]).expect(0).stdout();
+    let ran = bench.run(&["run", "tiny.toml"]).expect(0);
+    let dense = "dense instead of INT4 g64 GPTQ: `model.layers.0.mlp.down_proj.weight`, and 1 more: group_size 64 does not divide its 96 \
+                 columns";
+    let text = "text for quantizing: 576 tokens instead of 65536: the train split has no more whole windows";
+    for line in [dense, text] {
+        assert!(ran.stderr().contains(&format!("      {line}\n")), "{}", ran.stderr());
+        assert!(ran.stdout().contains(&format!("2-quantize: {line}\n")), "{}", ran.stdout());
+    }
+    let report = Report::read(&bench.path("runs/tiny")).unwrap();
+    let details = &report.stages[1].details;
+    let listed = details["instead"].as_array().unwrap();
+    let downs: Vec<_> = listed.iter().filter(|instead| instead["got"] == "dense").collect();
+    assert_eq!(downs.len(), 2, "{listed:?}");
+    assert_eq!(downs[0]["asked"]["quantized"]["method"], "gptq");
+    let used: Vec<_> = details["text"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|text| (text["purpose"].as_str(), text["asked"].as_u64(), text["used"].as_u64()))
+        .collect();
+    let expected = [
+        (Some("measuring_kl"), Some(64), Some(64)),
+        (Some("quantizing_to_measure"), Some(512), Some(512)),
+        (Some("quantizing"), Some(65_536), Some(576)),
+    ];
+    assert_eq!(used, expected);
+    let tensors = details["tensors"].as_array().unwrap();
+    assert_eq!(tensors.len(), 2 * 6 + 1);
+    for tensor in tensors {
+        assert!(tensor["kl"].as_f64().is_some_and(|kl| kl.is_finite()), "{tensor}");
+        let is_listed = listed.iter().any(|instead| instead["name"] == tensor["name"]);
+        assert_eq!(is_listed, tensor["asked"] != tensor["got"], "{tensor}");
+    }
+    let page = fs_err::read_to_string(bench.path("runs/tiny/report.html")).unwrap();
+    for shown in
+        ["Not as asked, which the recipe allows", "576 tokens <strong>(asked: 65,536)</strong> for quantizing", "INT4 g64 GPTQ"]
+    {
+        assert!(page.contains(shown), "{shown}");
+    }
+    assert!(planned.contains(&format!("2-quantize: {dense}\n")), "{planned}");
+    let bytes = fs_err::metadata(bench.path("runs/tiny/2-quantize/model.safetensors")).unwrap().len();
+    assert!(planned.contains(&format!(" {bytes} ")), "the plan names the artifact's {bytes} bytes:\n{planned}");
+    // Nothing of it goes without being allowed.
+    let refused = bench.run(&["plan", "tiny.toml", "--set", "stage.2.quantize.allow=[]"]).expect(2).stderr();
+    for hint in ["hint: or allow = [\"dense\"]", "or allow = [\"less_text\"], which takes the 576 and lists it"] {
+        assert!(refused.contains(hint), "{refused}");
+    }
 }

@@ -75,7 +75,8 @@ fn verify_without_an_artifact_is_refused() {
 fn a_group_size_that_does_not_divide_a_width_after_pruning_is_refused_with_the_divisors() {
     // 64 divides every width of the student, but one of its two groups of two heads of width 16 is cut.
     let expected = "error: group_size 64 does not divide heads · head_dim 32 (`model.layers.0.self_attn.o_proj.weight`); divisors of 32 \
-                    are 1, 2, 4, 8, 16, 32 (tiny.toml:44)\n";
+                    are 1, 2, 4, 8, 16, 32 (tiny.toml:44)\n\
+                    hint: or allow = [\"dense\"]: what can't take its scheme then stays dense, and the report lists it\n";
     assert_eq!(refused("group_size = 32", "group_size = 64"), expected);
 }
 

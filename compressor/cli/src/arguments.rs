@@ -474,6 +474,12 @@ pub(crate) struct Quantize {
     /// none or int8 (W8A8).
     #[arg(long)]
     pub(crate) activations: Option<String>,
+    /// What may be taken instead where something can't be done, each listed where it was: dense, `round_to_nearest`, `less_text`.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) allow: Vec<String>,
+    /// Measures what each quantized tensor changes alone; needs --dataset and minutes.
+    #[arg(long)]
+    pub(crate) measure_kl: bool,
     /// plain, or entropy: model.entropy beside model.safetensors, the same in fewer bytes.
     #[arg(long)]
     pub(crate) storage: Option<String>,

@@ -75,5 +75,8 @@ impl Observer for Progress {
     fn ends(&mut self, _: &Step, report: &StageReport) {
         self.clear();
         eprintln!("      {}", show::step_line(report));
+        for line in show::taken_instead(report) {
+            eprintln!("      {line}");
+        }
     }
 }

@@ -6,6 +6,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use compressor_format::{ArtifactTensor, Check, Manifest, Model, Outcome, Report, StageReport};
 use compressor_pipeline::Plan;
 use compressor_pipeline::figures::{self, bytes, count, figure, percent, perplexity, seconds};
+use compressor_pipeline::quantize::{QuantizationReport, instead_lines};
 use serde_json::{Value, json};
 
 /// A table without colours that fits 80 columns.
@@ -39,6 +40,12 @@ pub(crate) fn step_line(step: &StageReport) -> String {
     parts.join(", ")
 }
 
+/// What a step took instead of what was asked for, a line for each kind.
+pub(crate) fn taken_instead(step: &StageReport) -> Vec<String> {
+    // Only what quantizes has this; details of other steps are none of such a report.
+    serde_json::from_value::<QuantizationReport>(step.details.clone()).map(|report| report.taken_instead()).unwrap_or_default()
+}
+
 /// The plan's steps.
 pub(crate) fn plan(plan: &Plan) {
     let mut shown = table(&["step", "from", "parameters", "stored as", "bytes", "memory"]);
@@ -64,6 +71,11 @@ pub(crate) fn plan(plan: &Plan) {
         column.set_cell_alignment(CellAlignment::Left);
     }
     print_table(&shown);
+    for step in plan.steps() {
+        for line in instead_lines(&step.instead) {
+            println!("{}: {line}", step.name);
+        }
+    }
     println!("\nwritten to {}; ~ is an estimate, artifact bytes are exact", plan.run_folder.display());
     for step in plan.steps().iter().filter(|step| step.spilled_bytes > 0) {
         println!("{} keeps {} of activations on the disk while it works", step.name, bytes(step.spilled_bytes));
@@ -101,6 +113,11 @@ pub(crate) fn report(report: &Report) {
         let packed = reference.name.ends_with(".gguf");
         let stored_as = if packed { "as packed".to_owned() } else { format!("in {}", reference.dtype) };
         println!("ratio: {} {stored_as}, {} ÷ the step's bytes", reference.name, bytes(reference.bytes));
+    }
+    for step in &report.stages {
+        for line in taken_instead(step) {
+            println!("{}: {line}", step.name);
+        }
     }
     if !report.checks.is_empty() {
         println!();
@@ -145,7 +162,8 @@ pub(crate) fn plan_json(plan: &Plan) -> Value {
         json!({
             "name": step.name, "parameters": step.output.architecture.parameters(), "stored_as": step.output.stored_as,
             "bytes": step.output.weight_bytes, "bytes_are_exact": step.output.is_artifact && !step.output.is_at_most,
-            "peak_memory_bytes": step.peak_memory_bytes, "spilled_bytes": step.spilled_bytes, "folder": step.folder,
+            "instead": step.instead, "peak_memory_bytes": step.peak_memory_bytes, "spilled_bytes": step.spilled_bytes,
+            "folder": step.folder,
         })
     });
     json!({ "run_folder": plan.run_folder, "stages": steps.collect::<Vec<_>>() })

@@ -65,6 +65,10 @@ pub(crate) fn quantize(arguments: &arguments::Quantize, output: Output) -> Resul
     set(&mut stage, "scale_dtype", arguments.scale_dtype.clone());
     set(&mut stage, "activations", arguments.activations.clone());
     set(&mut stage, "storage", arguments.storage.clone());
+    if !arguments.allow.is_empty() {
+        stage.insert("allow".to_owned(), arguments.allow.iter().cloned().map(Value::String).collect::<Vec<_>>().into());
+    }
+    set(&mut stage, "measure_kl", arguments.measure_kl.then_some(true));
     let paths = [arguments.model.as_path(), &arguments.output];
     one_stage("quantize", paths, stage, None, arguments.dataset.as_deref(), arguments.memory.bytes(), output)
 }

@@ -48,7 +48,7 @@ pub enum Error {
     },
     /// Less text than the recipe asks for.
     #[error(
-        "the train split has {tokens} tokens, {key} asks for {wanted} in windows of {window}; set it lower or name a longer text"
+        "the train split has {tokens} tokens, {key} asks for {wanted} in windows of {window}; {}", way_out(*.tokens, *.window)
     )]
     CalibrationTooShort {
         /// The recipe's key.
@@ -87,4 +87,9 @@ pub enum Error {
         /// What it said.
         what: String,
     },
+}
+
+/// What helps where there is too little text: without one whole window nothing but more.
+fn way_out(tokens: usize, window: usize) -> &'static str {
+    if tokens < window { "name a longer text" } else { "set it lower, name a longer text, or allow = [\"less_text\"]" }
 }

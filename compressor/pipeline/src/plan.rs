@@ -9,6 +9,7 @@ use compressor_format::{
 };
 
 use crate::planner::Planner;
+use crate::quantize::Instead;
 use crate::rows::TokenizerOf;
 
 /// A recipe that can be run.
@@ -48,6 +49,8 @@ pub struct Step {
     pub student: Option<Origin>,
     /// The model that comes out.
     pub output: ModelSize,
+    /// Tensors that will not become what is asked for, as the recipe allows, as far as their sizes say so.
+    pub instead: Vec<Instead>,
     /// Estimated peak memory, in bytes.
     pub peak_memory_bytes: u64,
     /// What a quantization keeps on the disk instead of in memory, in bytes: 0 unless memory is limited.

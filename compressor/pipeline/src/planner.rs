@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use compressor_format::{
-    Checkpoint, Dataset, Distill, Draft, Dtype, Importance, LearnScales, Method, Mistake, Place, Prune, Quantize, Recipe,
-    RecipeText, Split, Stage, Student, Tokenizer, TrainingKeys, Verify,
+    Alternative, Checkpoint, Dataset, Distill, Draft, Dtype, Importance, LearnScales, Method, Mistake, Place, Prune, Quantize,
+    Recipe, RecipeText, Split, Stage, Student, Tokenizer, TrainingKeys, Verify,
 };
 
 use crate::fingerprint::Fingerprint;
@@ -327,6 +327,7 @@ impl<'a> Planner<'a> {
             beside: None,
             student: None,
             output: input.clone(),
+            instead: Vec::new(),
             peak_memory_bytes: 0,
             spilled_bytes: 0,
         };
@@ -401,14 +402,18 @@ impl<'a> Planner<'a> {
         }
         refusals.extend(quantize::refusals(&quantization, &input.architecture, input.dtype));
         match quantize::resolve(&quantization, &input.architecture, input.dtype) {
-            Ok(sizes) => (step.output.weight_bytes, step.output.decoded_bytes) = (sizes.artifact_bytes, sizes.decoded_bytes),
+            Ok(sizes) => {
+                (step.output.weight_bytes, step.output.decoded_bytes) = (sizes.artifact_bytes, sizes.decoded_bytes);
+                step.instead = sizes.instead;
+            }
             Err(refusal) if refusals.is_empty() => refusals.push(refusal),
             Err(_) => {}
         }
         for refusal in refusals {
             if input.is_settled || refusal.is_of_settings() {
                 let place = refusal.key().map_or_else(|| place.clone(), |key| place.then(key));
-                self.refuse(&place, Mistake::new(refusal.to_string()));
+                let hint = refusal.hint(quantization.allows(Alternative::Dense)).map(str::to_owned);
+                self.refuse(&place, Mistake { hint, ..Mistake::new(refusal.to_string()) });
             }
         }
         step.output.is_artifact = true;
@@ -416,10 +421,25 @@ impl<'a> Planner<'a> {
             step.output.weight_bytes = most_bytes;
             step.output.is_at_most = true;
         }
+        let window = crate::run::calibration_window(&input.architecture);
+        let allows_less = quantization.allows(Alternative::LessText);
         if quantization.calibrates() {
-            self.check_calibration(input, &place.then("calibration_tokens"), QUANTIZES_WITHOUT_TEXT);
-        } else if target.is_some() {
-            self.check_calibration(input, &place.then("sensitivity_tokens"), "set bits instead of a target");
+            let wanted = settings.calibration_tokens.next_multiple_of(window);
+            let asked =
+                reads::Asked { key: "calibration_tokens", fitted: 0, wanted, least: if allows_less { window } else { wanted } };
+            self.check_quantization_text(input, place, asked, QUANTIZES_WITHOUT_TEXT);
+        }
+        if target.is_some() || settings.measure_kl {
+            let otherwise = if target.is_some() { "set bits instead of a target" } else { "leave measure_kl out" };
+            let [scored, fitted] = quantize::tokens_of_candidates(settings, window);
+            let wanted = scored + fitted;
+            let least = match (allows_less, fitted) {
+                (false, _) => wanted,
+                (true, 0) => window,
+                (true, _) => 2 * window,
+            };
+            let asked = reads::Asked { key: "sensitivity_tokens", fitted, wanted, least };
+            self.check_quantization_text(input, place, asked, otherwise);
         }
         self.remember_quantizing(settings, &quantization, target.as_ref(), input, step);
     }
@@ -441,8 +461,10 @@ impl<'a> Planner<'a> {
         let measured = (step.output.weight_bytes + step.output.decoded_bytes, window_measured);
         let text = (settings.calibration_tokens, window);
         let needed = memory::quantizing(&input.architecture, quantization, text, measured);
-        let sensing = target.map_or(0, |target| {
-            let tokens = settings.sensitivity_tokens * (1 + target.candidates.len()) + settings.tokens_of_a_candidate();
+        // Without a target each matrix is measured as the one thing that it becomes.
+        let candidates = target.map(|target| target.candidates.len()).or(settings.measure_kl.then_some(1));
+        let sensing = candidates.map_or(0, |candidates| {
+            let tokens = settings.sensitivity_tokens * (1 + candidates) + settings.tokens_of_a_candidate();
             memory::sensing(&input.architecture, tokens)
         });
         let is_too_much = |bytes: u64| self.max_memory_bytes.is_some_and(|most| bytes > most);
@@ -616,7 +638,7 @@ fn split_of(stage: &Stage) -> Option<Split> {
         Stage::Prune(prune) => (prune.importance == Importance::Activation && prune::ranks_units(prune)).then_some(Split::Train),
         Stage::Quantize(settings) => {
             let calibrates = quantize::Quantization::from(settings).calibrates();
-            (calibrates || quantize::Target::of(settings).is_some()).then_some(Split::Train)
+            (calibrates || settings.measure_kl || quantize::Target::of(settings).is_some()).then_some(Split::Train)
         }
         Stage::Verify(_) => Some(Split::Test),
     }

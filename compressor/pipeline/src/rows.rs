@@ -64,7 +64,7 @@ impl Rows {
         }
     }
 
-    fn examples(&self, split: Split) -> Option<&Examples> {
+    pub(crate) fn examples(&self, split: Split) -> Option<&Examples> {
         match split {
             Split::Train => self.train.as_ref(),
             Split::Valid => self.valid.as_ref(),

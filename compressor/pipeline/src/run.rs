@@ -9,16 +9,17 @@ use std::time::Instant;
 
 use compressor_engine::{Engine, Logits, Place};
 use compressor_format::{
-    Architecture, Artifact, Batches, Check, Checkpoint, Dataset, Distill, Dtype, Importance, LayerTensor, LearnScales, Measured,
-    Metrics, Model, Prune, Quantize, REPORT_VERSION, Reference, Report, SampleOrder, Samples, Sizes, Split, Stage, StageReport,
-    StepLosses, Student, TensorId, Threshold, Tokenizer, Train, TrainingKeys, Verify, WeightStorage, Weights, copy_companions, hash_file,
-    write_beside, write_entropy,
+    Alternative, Architecture, Artifact, Batches, Check, Checkpoint, Dataset, Distill, Dtype, Importance, LayerTensor,
+    LearnScales, Measured, Metrics, Model, Prune, Quantize, REPORT_VERSION, Reference, Report, SampleOrder, Samples, Sizes,
+    Split, Stage, StageReport, StepLosses, Student, TensorId, Threshold, Tokenizer, Train, TrainingKeys, Verify, WeightStorage,
+    Weights, copy_companions, hash_file, write_beside, write_entropy,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::measure::HeldOut;
 use crate::plan::{Origin, Plan, Step, architecture, evenly_spaced};
+use crate::quantize::{TextPurpose, TextUse};
 use crate::statistics::mean;
 use crate::trainer::{Distillation, Trainer, TrainingJob};
 use crate::verify::{Bench, Subject, verify};
@@ -192,34 +193,35 @@ impl Run<'_> {
         let checkpoint = Checkpoint::open(&path)?;
         let mut quantization = quantize::Quantization::from(settings);
         let mut progress = |done, of, name: &str| workers.observer.advances(name, done, of);
-        let mut chosen = None;
-        if let Some(target) = quantize::Target::of(settings) {
-            let (scored, looked_at) = self.texts_of_candidates(&checkpoint, settings, quantization.calibrates())?;
+        let mut text_use = Vec::new();
+        let target = quantize::Target::of(settings);
+        let (mut budget, mut measured) = (None, None);
+        if target.is_some() || settings.measure_kl {
+            let (scored, fitted) = self.texts_of_candidates(&checkpoint, settings, &mut text_use)?;
+            let texts = [&scored, &fitted];
             let file = self.plan.run_folder.join(quantize::Sensitivities::FILE);
-            let choices = target.choices(&quantization, checkpoint.architecture());
-            let measured = quantize::measure_sensitivities(
-                &checkpoint,
-                &quantization,
-                &choices,
-                [&scored, &looked_at],
-                &file,
-                &mut progress,
-            )?;
-            let (settled, budget) = target
-                .choose(&quantization, checkpoint.architecture(), checkpoint.dtype(), &measured)
-                .map_err(quantize::Error::from)?;
-            quantization = settled;
-            chosen = Some((budget, measured));
+            if let Some(target) = target {
+                let choices = target.choices(&quantization, checkpoint.architecture());
+                let of_all = quantize::measure_sensitivities(&checkpoint, &quantization, &choices, texts, &file, &mut progress)?;
+                let (settled, found) = target
+                    .choose(&quantization, checkpoint.architecture(), checkpoint.dtype(), &of_all)
+                    .map_err(quantize::Error::from)?;
+                quantization = settled;
+                (budget, measured) = (Some(found), Some(of_all));
+            }
+            if settings.measure_kl {
+                measured = Some(quantize::measure_each(&checkpoint, &quantization, texts, &file, &mut progress)?);
+            }
         }
-        let text = || self.calibration(&checkpoint, "calibration_tokens", settings.calibration_tokens);
+        let text = || self.calibration(&checkpoint, settings, &mut text_use);
         let mut calibration = quantization.calibrates().then(text).transpose()?;
         if let Some(calibration) = &mut calibration {
             calibration.kept_in = Some(step.bookkeeping.join("layers"));
             calibration.spilled_in = (step.spilled_bytes > 0).then(|| step.bookkeeping.join("activations"));
         }
         let mut report = quantize::quantize(&checkpoint, &quantization, calibration.as_ref(), &step.folder, &mut progress)?;
-        if let Some((budget, measured)) = chosen {
-            report.budget = Some(budget);
+        (report.budget, report.text) = (budget, text_use);
+        if let Some(measured) = measured {
             report.tensors.iter_mut().for_each(|tensor| tensor.kl = measured.kl(&tensor.name, tensor.scheme));
         }
         if settings.storage == WeightStorage::Entropy {
@@ -282,34 +284,66 @@ impl Run<'_> {
         Ok([divergence(artifacts[0])?, divergence(artifacts[1])?])
     }
 
-    /// Whole windows of the train split, its examples one after the other.
-    fn calibration(&self, checkpoint: &Checkpoint, key: &'static str, tokens: usize) -> Result<quantize::Calibration, Error> {
+    /// What the artifact's weights are quantized by.
+    fn calibration(
+        &self,
+        checkpoint: &Checkpoint,
+        settings: &Quantize,
+        text_use: &mut Vec<TextUse>,
+    ) -> Result<quantize::Calibration, Error> {
         let window = calibration_window(checkpoint.architecture());
-        let tokenizer = crate::open_tokenizer(checkpoint.path())?;
-        let examples = self.dataset().split(Split::Train, self.plan.recipe.seed)?;
-        let wanted = tokens.next_multiple_of(window);
-        let mut tokens = examples.first_tokens(&tokenizer, wanted)?;
-        if tokens.len() < wanted {
-            return Err(Error::CalibrationTooShort { key, tokens: tokens.len(), wanted, window });
-        }
-        tokens.truncate(wanted);
+        let asked = settings.calibration_tokens.next_multiple_of(window);
+        let tokens = self.whole_windows(checkpoint, ("calibration_tokens", asked), 1, settings)?;
+        text_use.push(TextUse { purpose: TextPurpose::Quantizing, asked: asked as u64, used: tokens.len() as u64 });
         Ok(quantize::Calibration { tokens, window, kept_in: None, spilled_in: None })
     }
 
-    /// What candidates are scored on, and what they are rounded by where `calibrates`: the text before it, so that no integer has been
-    /// fitted to a token that it is scored on.
+    /// What candidates are scored on, and the text before it, which they are fitted to where the quantization looks at text: so no
+    /// integer is fitted to a token that it is scored on.
     fn texts_of_candidates(
         &self,
         checkpoint: &Checkpoint,
         settings: &Quantize,
-        calibrates: bool,
+        text_use: &mut Vec<TextUse>,
     ) -> Result<(quantize::Calibration, quantize::Calibration), Error> {
         let window = calibration_window(checkpoint.architecture());
-        let looked_at = if calibrates { settings.tokens_of_a_candidate().next_multiple_of(window) } else { 0 };
-        let scored = settings.sensitivity_tokens.next_multiple_of(window);
-        let mut looked_at_text = self.calibration(checkpoint, "sensitivity_tokens", looked_at + scored)?;
-        let scored_tokens = looked_at_text.tokens.split_off(looked_at);
-        Ok((quantize::Calibration { tokens: scored_tokens, window, kept_in: None, spilled_in: None }, looked_at_text))
+        let [scored, fitted] = quantize::tokens_of_candidates(settings, window);
+        let least = if fitted == 0 { 1 } else { 2 };
+        let mut tokens = self.whole_windows(checkpoint, ("sensitivity_tokens", scored + fitted), least, settings)?;
+        let used = match tokens.len() {
+            all if fitted == 0 || all == scored + fitted => scored.min(all),
+            // Of less text, no more than half is scored.
+            less => scored.min(less / window / 2 * window),
+        };
+        let scored_tokens = tokens.split_off(tokens.len() - used);
+        text_use.push(TextUse { purpose: TextPurpose::MeasuringKl, asked: scored as u64, used: used as u64 });
+        if fitted > 0 {
+            let (asked, used) = (fitted as u64, tokens.len() as u64);
+            text_use.push(TextUse { purpose: TextPurpose::QuantizingToMeasure, asked, used });
+        }
+        let text = |tokens| quantize::Calibration { tokens, window, kept_in: None, spilled_in: None };
+        Ok((text(scored_tokens), text(tokens)))
+    }
+
+    /// Whole windows of the train split, its examples one after the other; where less text is allowed, those that there are, from
+    /// `least` on.
+    fn whole_windows(
+        &self,
+        checkpoint: &Checkpoint,
+        (key, wanted): (&'static str, usize),
+        least: usize,
+        settings: &Quantize,
+    ) -> Result<Vec<u32>, Error> {
+        let window = calibration_window(checkpoint.architecture());
+        let tokenizer = crate::open_tokenizer(checkpoint.path())?;
+        let examples = self.dataset().split(Split::Train, self.plan.recipe.seed)?;
+        let mut tokens = examples.first_tokens(&tokenizer, wanted)?;
+        let used = wanted.min(tokens.len() / window * window);
+        if used < least * window || (used < wanted && !settings.allow.contains(&Alternative::LessText)) {
+            return Err(Error::CalibrationTooShort { key, tokens: tokens.len(), wanted, window });
+        }
+        tokens.truncate(used);
+        Ok(tokens)
     }
 
     fn verify(
@@ -515,7 +549,8 @@ impl Run<'_> {
 /// Whether a step kept within the memory that there may be.
 fn memory_check(step: &Step, peak: Option<u64>, most: u64) -> Check {
     let limit = Some(Threshold::AtMost(most as f64));
-    let check = Check::new(&format!("peak memory, {}", step.name), peak.map_or(f64::NAN, |bytes| bytes as f64), "bytes", limit, 1, None);
+    let check =
+        Check::new(&format!("peak memory, {}", step.name), peak.map_or(f64::NAN, |bytes| bytes as f64), "bytes", limit, 1, None);
     match peak {
         Some(_) => check,
         None => check.note("this operating system does not tell"),

@@ -467,3 +467,90 @@ fn the_plan_of_learnt_scales_says_the_bytes_and_the_teacher() {
     // The uncut model is the largest dense one, although the artifact comes later.
     assert_eq!(learn.beside.as_ref().map(|origin| plan.name_of(origin)), Some(bench.path("model").display().to_string()));
 }
+
+#[test]
+fn a_text_too_short_to_quantize_by_is_refused_with_its_whole_windows_unless_less_is_allowed() {
+    const SHORT: &str = "max_position_embeddings = 64\n";
+    let train = TRAIN.replace("sequence_length = 64", "sequence_length = 16");
+    let refused = |text: &str, keys: &str| {
+        let quantize = format!("[[stage]]\n[stage.quantize]\nembedding_group_size = 16\ngroup_size = 16\n{keys}");
+        Bench::with_text(text, &"word ".repeat(600)).refused(&format!("{NEW}{SHORT}{train}{quantize}"))
+    };
+    // A byte a token: three windows of 64 and a half.
+    let text = "x".repeat(3 * 64 + 32);
+    let gptq = "bits = 4\nmethod = \"gptq\"\n";
+    assert_eq!(
+        refused(&text, &format!("{gptq}calibration_tokens = 200\n")),
+        [
+            "23: the train split has 224 tokens, calibration_tokens asks for 256 in windows of 64 | set it to 192, give more text, or allow \
+          = [\"less_text\"], which takes the 192 and lists it"
+        ]
+    );
+    assert_eq!(refused(&text, &format!("{gptq}calibration_tokens = 192\n")), [""; 0]);
+    assert_eq!(refused(&text, &format!("{gptq}allow = [\"less_text\"]\n")), [""; 0]);
+    let none = refused(&"x".repeat(63), &format!("{gptq}allow = [\"less_text\"]\n"));
+    assert_eq!(
+        none,
+        [
+            "18: the train split has 63 tokens, calibration_tokens asks for 65536 in windows of 64 | give more text, or leave out what looks \
+          at text: method \"gptq\", clipping \"activation\" and scaling"
+        ]
+    );
+    assert_eq!(
+        refused(&text, "bits = 4\nmeasure_kl = true\n"),
+        [
+            "18: the train split has 224 tokens, sensitivity_tokens asks for 512 in windows of 64 | set it to 192, give more text, or allow = \
+          [\"less_text\"], which takes the 192 and lists it"
+        ]
+    );
+    assert_eq!(refused(&text, "bits = 4\nmeasure_kl = true\nsensitivity_tokens = 100\n"), [""; 0]);
+}
+
+#[test]
+fn examples_that_are_too_few_to_quantize_by_are_refused_too() {
+    let bench = Bench::new();
+    bench.checkpoint("model", llama());
+    bytes().save(bench.path("model/tokenizer.json")).unwrap();
+    let quantize = "[[stage]]\n[stage.quantize]\nbits = 4\nmethod = \"gptq\"\ngroup_size = 16\nembedding_group_size = 16\n";
+    // Three times two letters and two special tokens.
+    let expected = "the train split has 12 tokens, calibration_tokens asks for 65536 in windows of 512 | give more text, or leave out what \
+                    looks at text: method \"gptq\", clipping \"activation\" and scaling";
+    assert_eq!(bench.refused(&format!("{OLD}{quantize}")), [format!("7: {expected}")]);
+}
+
+#[test]
+fn measuring_needs_a_dataset() {
+    let bench = Bench::new();
+    bench.checkpoint("model", llama());
+    let recipe = format!("{OLD}[[stage]]\n[stage.quantize]\nbits = 8\nembedding_group_size = 16\nmeasure_kl = true\n");
+    assert_eq!(
+        bench.refused(&recipe.replace("dataset = \"~/set.toml\"\n", "")),
+        ["6: quantize needs a `dataset`, and the recipe names none | add `dataset = \"…\"` at the top of the recipe"]
+    );
+}
+
+#[test]
+fn what_may_stay_dense_is_planned_to_the_byte_and_is_refused_otherwise_with_the_key() {
+    let bench = Bench::new();
+    let mut config = llama();
+    config["intermediate_size"] = 48.into();
+    bench.checkpoint("model", config);
+    bytes().save(bench.path("model/tokenizer.json")).unwrap();
+    let recipe = |keys: &str| {
+        format!("{OLD}[[stage]]\n[stage.quantize]\nbits = 4\ngroup_size = 32\nembedding_group_size = 16\n{keys}")
+            .replace("group_size = 32", "group_size = 16\noverrides = [{ match = \"*.down_proj\", group_size = 32 }]")
+    };
+    let hint = "or allow = [\"dense\"]: what can't take its scheme then stays dense, and the report lists it";
+    assert_eq!(
+        bench.refused(&recipe("")),
+        [format!(
+            "10: group_size 32 does not divide intermediate_size 48 (`model.layers.0.mlp.down_proj.weight`); divisors of 48 are 1, 2, 3, \
+             4, 6, 8, 12, 16, 24, 48 | {hint}"
+        )]
+    );
+    assert_eq!(bench.refused(&recipe("allow = [\"dense\"]\n")), [""; 0]);
+    assert_eq!(
+        bench.refused(&recipe("allow = [\"dence\"]\n")),
+        ["12: entry 1 of allow is \"dence\"; did you mean \"dense\"? | known here: dense, round_to_nearest, less_text"]
+    );
+}

@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 pub use byte_size::ByteSize;
 pub use locate::{Mistake, Place};
 pub use stages::{
-    Activations, CandidateScheme, Clipping, Distill, EmbeddingScheme, HeadUnit, Importance, LearnScales, MagnitudeNorm, Method,
-    Override, Prune, Quantize, ScaleDtype, Scaling, Stage, Student, Train, TrainingKeys, Verify, WeightStorage,
+    Activations, Alternative, CandidateScheme, Clipping, Distill, EmbeddingScheme, HeadUnit, Importance, LearnScales,
+    MagnitudeNorm, Method, Override, Prune, Quantize, ScaleDtype, Scaling, Stage, Student, Train, TrainingKeys, Verify,
+    WeightStorage,
 };
 
 use crate::Family;

@@ -285,6 +285,26 @@ pub struct Quantize {
     /// What some matrices get instead; of several that match one, the last that says something decides.
     #[serde(default)]
     pub overrides: Vec<Override>,
+    /// What may be taken instead where something can't be done, and is listed in the report where it was: `"dense"`,
+    /// `"round_to_nearest"`, `"less_text"`. Whatever is not named here is refused.
+    #[serde(default)]
+    pub allow: Vec<Alternative>,
+    /// Measures for the report what each quantized tensor changes alone, on `sensitivity_tokens`; a target does so anyway for those that it
+    /// chooses for.
+    #[serde(default)]
+    pub measure_kl: bool,
+}
+
+/// What may be taken instead of what a recipe asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Alternative {
+    /// A matrix that can't take its scheme, because of its sizes, stays as it is.
+    Dense,
+    /// A matrix that GPTQ can't round, or rounds with more error, is rounded to nearest.
+    RoundToNearest,
+    /// Where there is less text than is asked for, all its whole windows do.
+    LessText,
 }
 
 /// A scheme that a target can choose.

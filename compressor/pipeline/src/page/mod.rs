@@ -22,7 +22,7 @@ use self::curves::{Bucket, Curves, Point};
 use crate::Error;
 use crate::figures::{self, bytes, count, figure, percent, perplexity, ratio, whole};
 use crate::prune::Cuts;
-use crate::quantize::{InputScaling, QuantizationReport, ScalingOutcome, TensorReport};
+use crate::quantize::{InputScaling, Instead, QuantizationReport, ScalingOutcome, TensorReport, TextUse};
 
 /// A step with what lies in its folder, as far as it has come.
 pub(crate) struct Folder {
@@ -137,16 +137,39 @@ struct Quantized<'a> {
     tensors: usize,
     has_output_error: bool,
     has_kl: bool,
+    instead: Vec<InsteadRow>,
+    texts: Vec<TextRow>,
     worst: Vec<TensorRow>,
     rest: Vec<TensorRow>,
     dense: Vec<DenseRow>,
     opens_in: Vec<compressor_format::OpensIn>,
 }
 
+/// A tensor that did not become what was asked for.
+#[derive(Serialize)]
+struct InsteadRow {
+    name: String,
+    asked: String,
+    got: String,
+    reason: String,
+}
+
+/// Text that was looked at.
+#[derive(Serialize)]
+struct TextRow {
+    purpose: String,
+    used: String,
+    /// Empty where as much was there.
+    asked: String,
+}
+
 #[derive(Serialize)]
 struct TensorRow {
     name: String,
-    scheme: String,
+    asked: String,
+    got: String,
+    /// Whether that is something else.
+    differs: bool,
     bits_per_weight: String,
     relative_error: String,
     /// Per cent of the worst tensor's.
@@ -399,6 +422,12 @@ fn note(step: &StageReport) -> Result<Option<Note<'_>>, Error> {
         let (quantized, dense) = (report.tensors.len(), report.dense.len());
         let mut text =
             format!("{:.2} bits per weight over all; {quantized} tensors quantized, {dense} left dense", report.bits_per_weight);
+        if !report.instead.is_empty() {
+            text += &format!("; {} not as asked, which the recipe allows", report.instead.len());
+        }
+        if let Some(short) = report.text.iter().find(|text| text.used < text.asked) {
+            text += &format!("; {} of {} tokens of text for {}", whole(short.used), whole(short.asked), short.purpose);
+        }
         if let Some(budget) = &report.budget {
             text +=
                 &format!("; {}: divergences of the matrices alone sum to {} nats/token", budget.most, figure(budget.kl_sum, ""));
@@ -584,7 +613,9 @@ fn quantized(step: &StageReport) -> Result<Option<Quantized<'_>>, Error> {
     let worst_error = report.tensors.iter().map(|tensor| tensor.relative_error).fold(0.0, f64::max);
     let row = |tensor: &TensorReport| TensorRow {
         name: tensor.name.clone(),
-        scheme: tensor.scheme.to_string(),
+        asked: tensor.asked.to_string(),
+        got: tensor.got.to_string(),
+        differs: tensor.got != tensor.asked,
         bits_per_weight: format!("{:.2}", tensor.bits_per_weight),
         relative_error: figure(tensor.relative_error, ""),
         part: format!("{:.1}", if worst_error > 0.0 { 100.0 * tensor.relative_error / worst_error } else { 0.0 }),
@@ -595,6 +626,17 @@ fn quantized(step: &StageReport) -> Result<Option<Quantized<'_>>, Error> {
     };
     let mut rows: Vec<TensorRow> = report.tensors.iter().map(row).collect();
     let rest = rows.split_off(rows.len().min(WORST));
+    let instead = report.instead.into_iter().map(|Instead { name, asked, got, reason }| InsteadRow {
+        name,
+        asked: asked.to_string(),
+        got: got.to_string(),
+        reason,
+    });
+    let text = |text: &TextUse| TextRow {
+        purpose: text.purpose.to_string(),
+        used: whole(text.used),
+        asked: if text.used < text.asked { whole(text.asked) } else { String::new() },
+    };
     let dense = report.dense.into_iter();
     Ok(Some(Quantized {
         step: &step.name,
@@ -602,6 +644,8 @@ fn quantized(step: &StageReport) -> Result<Option<Quantized<'_>>, Error> {
         tensors: report.tensors.len(),
         has_output_error: report.tensors.iter().any(|tensor| tensor.output_error.is_some()),
         has_kl: report.tensors.iter().any(|tensor| tensor.kl.is_some()),
+        instead: instead.collect(),
+        texts: report.text.iter().map(text).collect(),
         worst: rows,
         rest,
         dense: dense.map(|tensor| DenseRow { name: tensor.name, bytes: bytes(tensor.bytes), reason: tensor.reason }).collect(),

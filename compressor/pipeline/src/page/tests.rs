@@ -2,12 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
-use compressor_format::{DenseTensor, Dtype, HeadUnit, OpensIn, Recipe, Reference, Scheme, Threshold};
+use compressor_format::{DenseTensor, Dtype, HeadUnit, Method, OpensIn, Recipe, Reference, Scheme, Threshold};
 use roxmltree::{Document, Node, ParsingOptions};
 use serde_json::json;
 
 use super::*;
 use crate::prune::{LayerCuts, Measure};
+use crate::quantize::{TextPurpose, Treatment};
 
 /// Text that would change the page if it were not escaped.
 const HOSTILE: &str = "</pre><script>alert(\"1\")</script> & 'x'";
@@ -49,9 +50,13 @@ fn step(name: &str, bytes: u64, perplexity: f64, details: Value) -> StageReport 
 }
 
 fn quantization(tensors: usize) -> QuantizationReport {
+    let scheme = Scheme { bits: 4, group_size: Some(32), symmetric: true }.into();
+    let asked = Treatment::Quantized { scheme, method: Method::Gptq };
     let tensor = |index: usize| TensorReport {
         name: format!("layers.{index}.{HOSTILE}"),
-        scheme: Scheme { bits: 4, group_size: Some(32), symmetric: true }.into(),
+        scheme,
+        asked,
+        got: asked,
         weights: 100,
         bytes: 60,
         bits_per_weight: 4.8,
@@ -67,6 +72,8 @@ fn quantization(tensors: usize) -> QuantizationReport {
         bits_per_weight: 4.5,
         tensors: (0..tensors).map(tensor).collect(),
         dense: vec![DenseTensor { name: "norm".to_owned(), bytes: 20, reason: HOSTILE.to_owned() }],
+        instead: Vec::new(),
+        text: Vec::new(),
         opens_in: vec![OpensIn { program: "compressor".to_owned(), opens: true, reason: "made here".to_owned() }],
         scaling: Vec::new(),
         budget: None,
@@ -353,4 +360,41 @@ fn saving_replaces_the_page_and_leaves_nothing_beside_it() {
     save(&report(), &[], folder.path()).unwrap();
     let names: Vec<_> = fs_err::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["report.html"]);
+}
+
+#[test]
+fn what_was_taken_instead_is_shown_with_what_was_asked_and_why() {
+    let mut report = report();
+    let mut of = quantization(2);
+    let scheme = of.tensors[1].scheme;
+    let (asked, nearest) = (of.tensors[1].asked, Treatment::Quantized { scheme, method: Method::RoundToNearest });
+    (of.tensors[1].got, of.tensors[1].output_error, of.tensors[1].kl) = (nearest, Some(0.25), Some(0.5));
+    of.instead = vec![
+        Instead { name: "a".to_owned(), asked, got: Treatment::Dense, reason: HOSTILE.to_owned() },
+        Instead { name: of.tensors[1].name.clone(), asked, got: nearest, reason: "a reason".to_owned() },
+        Instead { name: "c".to_owned(), asked, got: Treatment::Dense, reason: "another".to_owned() },
+    ];
+    of.text = vec![
+        TextUse { purpose: TextPurpose::MeasuringKl, asked: 512, used: 512 },
+        TextUse { purpose: TextPurpose::Quantizing, asked: 65_536, used: 1536 },
+    ];
+    let lines = [
+        format!("dense instead of INT4 g32 GPTQ: `a`, and 1 more: {HOSTILE}"),
+        format!("INT4 g32 to nearest instead of INT4 g32 GPTQ: `{}`: a reason", of.tensors[1].name),
+        "text for quantizing: 1536 tokens instead of 65536: the train split has no more whole windows".to_owned(),
+    ];
+    assert_eq!(of.taken_instead(), lines);
+    report.stages[2].details = serde_json::to_value(of).unwrap();
+    let expected = "4.50 bits per weight over all; 2 tensors quantized, 1 left dense; 3 not as asked, which the recipe allows; 1,536 of \
+                    65,536 tokens of text for quantizing";
+    assert_eq!(note(&report.stages[2]).unwrap().unwrap().text, expected);
+    let html = html(&report, &[]).unwrap();
+    let document = parsed(&html);
+    assert_eq!(rows(&document, "instead")[0], ["a", "INT4 g32 GPTQ", "dense", HOSTILE]);
+    let second = format!("layers.1.{HOSTILE}");
+    let expected = [&second, "INT4 g32 GPTQ", "INT4 g32 to nearest", "4.80", "0.0050", "0.2500", "0.5000", "0.1000", "0.1 kB"];
+    assert_eq!(rows(&document, "tensors")[1], expected);
+    let shown = text(document.root_element());
+    let expected = "Calibration text: 512 tokens for measuring KL; 1,536 tokens (asked: 65,536) for quantizing.";
+    assert!(shown.contains(expected), "{shown}");
 }

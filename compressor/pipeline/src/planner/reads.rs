@@ -9,6 +9,18 @@ use super::Planner;
 use crate::plan::ModelSize;
 use crate::rows::{TokenizerOf, TooLong, beginning, has_tokens};
 
+/// Text that a quantization asks for.
+pub(super) struct Asked {
+    /// The key that says how much.
+    pub(super) key: &'static str,
+    /// Tokens among them that candidates are fitted to.
+    pub(super) fitted: usize,
+    /// Tokens of all windows.
+    pub(super) wanted: usize,
+    /// Tokens that will do.
+    pub(super) least: usize,
+}
+
 impl Planner<'_> {
     /// Whether student and teacher predict the same tokens; refuses those that do not.
     pub(super) fn have_one_vocabulary(
@@ -115,10 +127,44 @@ impl Planner<'_> {
         }
     }
 
+    /// Pruning looks at text in windows of one size, examples whole.
     ///
     /// The mistake stands at `place`; `otherwise` is the way out beside another text.
     pub(super) fn check_calibration(&mut self, model: &ModelSize, place: &Place, otherwise: &str) {
         let length = crate::run::calibration_window(&model.architecture);
+        self.check_examples_fit(model, length, place, otherwise);
+        if let Some(tokens) = self.too_few(Split::Train, model, length + 1) {
+            let message = format!("the train split has {tokens} tokens, calibration reads windows of {}", length + 1);
+            self.refuse(place, Mistake::new(message).hint(format!("give more text, or {otherwise}")));
+        }
+    }
+
+    /// Quantizing looks at so many tokens as a key of the stage at `place` says, in whole windows.
+    pub(super) fn check_quantization_text(&mut self, model: &ModelSize, place: &Place, asked: Asked, otherwise: &str) {
+        let Asked { key, fitted, wanted, least } = asked;
+        let window = crate::run::calibration_window(&model.architecture);
+        let place = place.then(key);
+        self.check_examples_fit(model, window, &place, otherwise);
+        let Some(tokens) = self.too_few(Split::Train, model, least).or_else(|| self.too_few_in_pairs(model, least)) else {
+            return;
+        };
+        let whole = tokens / window * window;
+        let (asks, lower, is_enough) = match fitted {
+            0 => (format!("{key} asks for {wanted}"), format!("set it to {whole}"), whole >= window),
+            _ => {
+                let asks = format!("{key} and the {fitted} that candidates are fitted to ask for {wanted}");
+                (asks, "set it lower".to_owned(), whole >= 2 * window)
+            }
+        };
+        let message = format!("the train split has {tokens} tokens, {asks} in windows of {window}");
+        let hint = match is_enough {
+            false => format!("give more text, or {otherwise}"),
+            true => format!("{lower}, give more text, or allow = [\"less_text\"], which takes the {whole} and lists it"),
+        };
+        self.refuse(&place, Mistake::new(message).hint(hint));
+    }
+
+    fn check_examples_fit(&mut self, model: &ModelSize, length: usize, place: &Place, otherwise: &str) {
         if let Some(TooLong { count, of, longest, first }) = self.too_long(Split::Train, usize::MAX, model, length) {
             let message = format!(
                 "{count} of {of} examples have more than the {length} tokens that calibration reads at once, the longest {longest}; \
@@ -127,9 +173,18 @@ impl Planner<'_> {
             let hint = format!("shorten or leave out those examples, or {otherwise}");
             self.refuse(place, Mistake::new(message).hint(hint));
         }
-        if let Some(tokens) = self.too_few(Split::Train, model, length + 1) {
-            let message = format!("the train split has {tokens} tokens, calibration reads windows of {}", length + 1);
-            self.refuse(place, Mistake::new(message).hint(format!("give more text, or {otherwise}")));
+    }
+
+    /// The tokens of all examples of the train split one after the other, where those are fewer than `needed`.
+    fn too_few_in_pairs(&mut self, model: &ModelSize, needed: usize) -> Option<usize> {
+        self.rows.pairs(Split::Train)?;
+        let tokenizer = self.tokenizer(&model.tokenizer)?;
+        match self.rows.examples(Split::Train)?.first_tokens(&tokenizer, needed) {
+            Ok(tokens) => (tokens.len() < needed).then_some(tokens.len()),
+            Err(error) => {
+                self.refuse(&self.named_at(&model.tokenizer), Mistake::new(error.to_string()));
+                None
+            }
         }
     }
 

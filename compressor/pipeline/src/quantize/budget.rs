@@ -6,13 +6,13 @@ mod tests;
 use std::cmp::Reverse;
 use std::fmt;
 
-use compressor_format::{Architecture, Dtype, Family, Scheme, Storage, StoredTensor, TensorId};
+use compressor_format::{Alternative, Architecture, Dtype, Family, Scheme, Storage, StoredTensor, TensorId};
 use serde::{Deserialize, Serialize};
 
 use super::allocate::{Allocation, Candidate, allocate};
 use super::sensitivity::Sensitivities;
-use super::sizes::{Refusal, quantized};
-use super::{Activations, Method, Quantization, QuantizedSizes, overrides, resolve};
+use super::sizes::{Refusal, asked};
+use super::{Activations, Method, Quantization, QuantizedSizes, alternatives, overrides, resolve};
 
 /// What the artifact may take, and what each matrix may become.
 #[derive(Clone, Debug, PartialEq)]
@@ -84,8 +84,21 @@ impl Target {
         format!("INT{}–INT{}{}", bits(u8::min), bits(u8::max), quantization.methods())
     }
 
-    /// The tensors that are chosen for; what an override names is settled.
+    /// The tensors that are chosen for; what an override names is settled, and so is what no candidate fits, where it may stay dense.
     pub fn choices(&self, quantization: &Quantization, architecture: &Architecture) -> Vec<Choice> {
+        let mut choices = self.all_choices(quantization, architecture);
+        choices.retain(|choice| !choice.candidates.is_empty() || !may_stay_dense(quantization, &choice.stored));
+        choices
+    }
+
+    /// `quantization`, in which what no candidate fits stays dense, where that is allowed.
+    fn leaving_dense(&self, quantization: &Quantization, architecture: &Architecture) -> Quantization {
+        let left = self.all_choices(quantization, architecture).into_iter();
+        let left = left.filter(|choice| choice.candidates.is_empty() && may_stay_dense(quantization, &choice.stored));
+        Quantization { no_candidate: left.map(|choice| choice.stored.name).collect(), ..quantization.clone() }
+    }
+
+    fn all_choices(&self, quantization: &Quantization, architecture: &Architecture) -> Vec<Choice> {
         let stored = Family::stored(architecture).into_iter().filter(|stored| self.chooses_for(quantization, stored));
         let choice = |stored: StoredTensor| {
             let columns = architecture.shape(stored.parts[0])[1];
@@ -100,7 +113,7 @@ impl Target {
             TensorId::Embedding | TensorId::Head => self.chooses_embedding,
             id => id.is_projection(),
         };
-        is_chosen_for && quantized(quantization, stored).is_some() && !overrides::name_it(quantization, stored)
+        is_chosen_for && asked(quantization, stored).is_some() && !overrides::name_it(quantization, stored)
     }
 
     /// Everything that is wrong with the target for this architecture.
@@ -122,7 +135,8 @@ impl Target {
         let choices = self.choices(quantization, architecture);
         if let Some(Choice { stored, .. }) = choices.iter().find(|choice| choice.candidates.is_empty()) {
             let columns = architecture.shape(stored.parts[0])[1];
-            refusals.push(Refusal::NoCandidate { tensor: stored.name.clone(), columns });
+            let can_be_dense = alternatives::can_be_dense(stored);
+            refusals.push(Refusal::NoCandidate { can_be_dense, tensor: stored.name.clone(), columns });
         }
         if refusals.is_empty()
             && let Ok(least) = self.least(quantization, architecture, stored_dtype)
@@ -166,6 +180,7 @@ impl Target {
 
     /// Every tensor by the candidate that ranks first.
     fn every<R: Ord>(&self, quantization: &Quantization, architecture: &Architecture, rank: fn(u64) -> R) -> Quantization {
+        let quantization = &self.leaving_dense(quantization, architecture);
         let choices = self.choices(quantization, architecture);
         let first = choices.iter().filter_map(|choice| {
             let rank = |scheme: &Scheme| rank(bytes(choice, *scheme, quantization, architecture));
@@ -213,6 +228,7 @@ impl Target {
         if let Some(refusal) = self.refusals(quantization, architecture, stored_dtype).into_iter().next() {
             return Err(refusal);
         }
+        let quantization = &self.leaving_dense(quantization, architecture);
         let choices = self.choices(quantization, architecture);
         let candidate = |choice: &Choice, scheme: Scheme| Candidate {
             bytes: bytes(choice, scheme, quantization, architecture),
@@ -261,6 +277,10 @@ const ROUNDS: usize = 8;
 /// Bytes of a tensor in the file, scales included.
 fn bytes(choice: &Choice, scheme: Scheme, quantization: &Quantization, architecture: &Architecture) -> u64 {
     Storage::Packed(scheme).bytes(&choice.stored, architecture, quantization.scale_dtype)
+}
+
+fn may_stay_dense(quantization: &Quantization, stored: &StoredTensor) -> bool {
+    quantization.allows(Alternative::Dense) && alternatives::can_be_dense(stored)
 }
 
 /// `quantization` with a scheme for each of some tensors.

@@ -10,9 +10,12 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use compressor_engine::{Block, Blocks};
-use compressor_format::{Architecture, Checkpoint, LayerTensor, Levels, Method, Scaling, Storage, StoredTensor, TensorId};
+use compressor_format::{
+    Alternative, Architecture, Checkpoint, LayerTensor, Levels, Method, Scaling, Storage, StoredTensor, TensorId,
+};
 use serde::{Deserialize, Serialize};
 
+use super::alternatives::{Instead, NotGptq, Treatment, rounded_to_nearest};
 use super::gptq::{self, Hessian, NotPositiveDefinite};
 use super::journal::Journal;
 use super::matrix::Matrix;
@@ -77,6 +80,15 @@ pub(super) struct OutputError {
     pub(super) relative: f64,
     /// The same, had the weights been rounded to nearest; `None` for codebooks, which round to no grid.
     pub(super) rounded_to_nearest: Option<f64>,
+    /// Why it was rounded to nearest where GPTQ was asked for.
+    pub(super) not_gptq: Option<NotGptq>,
+}
+
+impl OutputError {
+    /// What is to be told where the tensor is not what was asked for.
+    pub(super) fn instead(&self, quantization: &Quantization, name: &str, asked: Treatment) -> Option<Instead> {
+        self.not_gptq.map(|why| rounded_to_nearest(quantization, name, asked, why, self.relative))
+    }
 }
 
 /// What a projection multiplies.
@@ -327,31 +339,37 @@ impl<'a> Gathered<'a> {
     /// `first` is one of the projections that multiply these inputs.
     ///
     /// # Errors
-    /// [`Error::NotPositiveDefinite`]
+    /// [`Error::NotPositiveDefinite`], unless rounding to nearest is allowed; [`Error::InfiniteInputs`]
     pub(super) fn new(
         checkpoint: &'a Checkpoint,
         quantization: &'a Quantization,
         first: &StoredTensor,
         hessian: Hessian,
     ) -> Result<Self, Error> {
+        let importance = hessian.mean_squares();
         let inputs = match quantization.method {
-            Method::Gptq => {
-                let inputs = hessian.inputs(quantization.damping, quantization.activation_order);
-                Some(inputs.map_err(|NotPositiveDefinite| Error::NotPositiveDefinite {
-                    name: first.name.clone(),
-                    damping: quantization.damping,
-                })?)
+            Method::Gptq if importance.iter().any(|square| !square.is_finite()) => {
+                return Err(Error::InfiniteInputs(first.name.clone()));
             }
+            Method::Gptq => match hessian.inputs(quantization.damping, quantization.activation_order) {
+                Ok(inputs) => Some(inputs),
+                Err(NotPositiveDefinite) if quantization.allows(Alternative::RoundToNearest) => None,
+                Err(NotPositiveDefinite) => {
+                    let (name, damping) = (first.name.clone(), quantization.damping);
+                    return Err(Error::NotPositiveDefinite { name, damping });
+                }
+            },
             Method::RoundToNearest | Method::Kmeans => None,
         };
-        Ok(Self { checkpoint, quantization, importance: hessian.mean_squares(), hessian, inputs })
+        Ok(Self { checkpoint, quantization, importance, hessian, inputs })
     }
 
-    /// What the weights become, and what that does to the outputs.
-    fn quantize(&self, stored: &StoredTensor, rows: Rows<'_>, levels: (Levels, bool)) -> Result<Quantized, Error> {
+    /// What the weights become, and what that does to the outputs. Where rounding to nearest is allowed, it is taken for GPTQ where it
+    /// errs less.
+    pub(super) fn quantize(&self, stored: &StoredTensor, rows: Rows<'_>, levels: (Levels, bool)) -> Result<Quantized, Error> {
         let columns = self.importance.len();
-        let (mut parts, mut distance) = (Vec::new(), Distance::default());
-        let (mut energy, mut found, mut nearest) = (0.0, 0.0, 0.0);
+        let (mut found, mut nearest) = (Made::default(), Made::default());
+        let mut energy = 0.0;
         for range in rows.parts(columns) {
             let values = rows.read(range.clone(), columns)?;
             energy += self.hessian.output_error(&values);
@@ -361,22 +379,26 @@ impl<'a> Gathered<'a> {
                 self.hessian.output_error_by_rows(range.len(), |range| range.flat_map(errors).collect())
             };
             let in_whole = |error| in_whole_matrix(error, range.start);
-            let (matrix, of_part) = self.round(&values, stored, levels).map_err(in_whole)?;
-            found += error(&matrix);
+            found.add(self.round(&values, stored, levels).map_err(in_whole)?, error);
             if let (Levels::Grid(_), Some(_)) = (levels.0, &self.inputs) {
-                nearest += error(&self.nearest(&values, stored, levels).map_err(in_whole)?.0);
+                nearest.add(self.nearest(&values, stored, levels).map_err(in_whole)?, error);
             }
-            distance.add(of_part);
-            parts.push(matrix);
         }
-        let relative = |error: f64| if energy > 0.0 { error / energy } else { 0.0 };
-        let rounded_to_nearest = match (levels.0, &self.inputs) {
-            (Levels::Codebooks(_), _) => None,
-            (Levels::Grid(_), None) => Some(relative(found)),
-            (Levels::Grid(_), Some(_)) => Some(relative(nearest)),
-        };
-        let output_error = OutputError { relative: relative(found), rounded_to_nearest };
-        Ok(Quantized { matrix: Matrix::stacked(parts), distance, output_error })
+        let relative = |made: &Made| if energy > 0.0 { made.error / energy } else { 0.0 };
+        let (relative, of_nearest) = (relative(&found), relative(&nearest));
+        let output_error = |rounded_to_nearest, not_gptq| OutputError { relative, rounded_to_nearest, not_gptq };
+        Ok(match (levels.0, &self.inputs) {
+            (Levels::Codebooks(_), _) => found.quantized(output_error(None, None)),
+            (Levels::Grid(_), None) => {
+                let not_gptq = (self.quantization.method == Method::Gptq).then_some(NotGptq::NotPositiveDefinite);
+                found.quantized(output_error(Some(relative), not_gptq))
+            }
+            (Levels::Grid(_), Some(_)) if of_nearest < relative && self.quantization.allows(Alternative::RoundToNearest) => {
+                let not_gptq = Some(NotGptq::Worse { gptq: relative });
+                nearest.quantized(OutputError { relative: of_nearest, rounded_to_nearest: Some(of_nearest), not_gptq })
+            }
+            (Levels::Grid(_), Some(_)) => found.quantized(output_error(Some(of_nearest), None)),
+        })
     }
 
     /// What the quantization's method makes of `values`, `[out, in]`.
@@ -409,6 +431,27 @@ impl<'a> Gathered<'a> {
         let columns = self.importance.len();
         let values = &values[row * columns..][..columns];
         overflow(self.checkpoint, stored, values, row, levels, self.quantization.scale_dtype)
+    }
+}
+
+/// What one way of rounding makes of a matrix, part after part.
+#[derive(Default)]
+struct Made {
+    parts: Vec<Matrix>,
+    distance: Distance,
+    /// What it adds to the output's mean square.
+    error: f64,
+}
+
+impl Made {
+    fn add(&mut self, (matrix, distance): (Matrix, Distance), error: impl Fn(&Matrix) -> f64) {
+        self.error += error(&matrix);
+        self.distance.add(distance);
+        self.parts.push(matrix);
+    }
+
+    fn quantized(self, output_error: OutputError) -> Quantized {
+        Quantized { matrix: Matrix::stacked(self.parts), distance: self.distance, output_error }
     }
 }
 

@@ -6,6 +6,7 @@
 //! budget of bytes among tensors.
 
 mod allocate;
+mod alternatives;
 mod awq;
 mod budget;
 mod calibrated;
@@ -27,12 +28,13 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use compressor_format::{
-    Activations, ArtifactLayout, Checkpoint, Clipping, Codebooks, DenseTensor, Dtype, EmbeddingScheme, Levels, Method,
-    NewArtifactTensor, OpensIn, Override, QuantizedMatrix, Scaling, Scheme, StoredTensor, TensorId, Values, WeightBytes, pack,
+    Activations, Alternative, ArtifactLayout, Checkpoint, Clipping, Codebooks, DenseTensor, Dtype, EmbeddingScheme, Levels,
+    Method, NewArtifactTensor, OpensIn, Override, QuantizedMatrix, Scaling, Scheme, StoredTensor, TensorId, Values, WeightBytes,
+    pack,
 };
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -42,13 +44,14 @@ use self::matrix::Matrix;
 use self::round_to_nearest::Grid;
 
 pub use self::allocate::{Allocation, AllocationError, Candidate, allocate};
+pub use self::alternatives::{Instead, TextPurpose, TextUse, Treatment, lines as instead_lines};
 pub use self::budget::{Budget, Choice, Most, Target};
 pub use self::calibrated::Calibration;
+pub(crate) use self::calibrated::{ELEMENTS, WINDOWS};
 pub use self::opens_in::opens_in;
 pub use self::scaling::{InputScaling, ScalingOutcome};
-pub(crate) use self::calibrated::{ELEMENTS, WINDOWS};
 pub(crate) use self::sensitivity::LOGIT_FLOATS;
-pub use self::sensitivity::{Sensitivities, measure_sensitivities};
+pub use self::sensitivity::{Sensitivities, measure_each, measure_sensitivities};
 pub use self::sizes::{QuantizedSize, QuantizedSizes, Refusal, Width, refusals, resolve};
 
 /// What to make of a checkpoint.
@@ -86,6 +89,10 @@ pub struct Quantization {
     pub overrides: Vec<Override>,
     /// What a [`Target`] chose, by the tensor's name as stored.
     pub chosen: BTreeMap<String, Scheme>,
+    /// What none of a [`Target`]'s candidates fits, by the same names: it stays dense, where that is allowed.
+    pub no_candidate: BTreeSet<String>,
+    /// What may be taken instead of what can't be done.
+    pub allow: Vec<Alternative>,
     /// The type of what stays dense; `None` is the type most of the checkpoint is stored in.
     pub dense_dtype: Option<Dtype>,
 }
@@ -113,9 +120,18 @@ impl From<&compressor_format::Quantize> for Quantization {
             scale_dtype: stage.scale_dtype.into(),
             overrides: stage.overrides.clone(),
             chosen: BTreeMap::new(),
+            no_candidate: BTreeSet::new(),
+            allow: stage.allow.clone(),
             dense_dtype: None,
         }
     }
+}
+
+/// Tokens that candidates are scored on, and those before that they are fitted to, both in whole windows; none where the quantization
+/// looks at no text.
+pub(crate) fn tokens_of_candidates(stage: &compressor_format::Quantize, window: usize) -> [usize; 2] {
+    let fitted = if Quantization::from(stage).calibrates() { stage.tokens_of_a_candidate() } else { 0 };
+    [stage.sensitivity_tokens, fitted].map(|tokens| tokens.next_multiple_of(window))
 }
 
 /// Of projections with fewer than 8 bits, where the recipe does not say.
@@ -189,6 +205,8 @@ impl Default for Quantization {
             scale_dtype: Dtype::F16,
             overrides: Vec::new(),
             chosen: BTreeMap::new(),
+            no_candidate: BTreeSet::new(),
+            allow: Vec::new(),
             dense_dtype: None,
         }
     }
@@ -205,6 +223,12 @@ pub struct QuantizationReport {
     pub tensors: Vec<TensorReport>,
     /// The tensors left dense, with the reason.
     pub dense: Vec<DenseTensor>,
+    /// What did not become what was asked for, which the recipe allows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub instead: Vec<Instead>,
+    /// How much text was looked at; empty where none was.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub text: Vec<TextUse>,
     /// Which programs open the artifact.
     pub opens_in: Vec<OpensIn>,
     /// What became of the inputs of the projections, layer by layer, where they were to be scaled. Errors of tensors are those of scaled
@@ -226,6 +250,10 @@ pub struct TensorReport {
     pub name: String,
     /// How it was quantized.
     pub scheme: Levels,
+    /// What it was asked to become; under a target, what that chose.
+    pub asked: Treatment,
+    /// What it became: where it is not what was asked for, [`QuantizationReport::instead`] says why.
+    pub got: Treatment,
     /// Values it holds.
     pub weights: u64,
     /// Bytes it takes, scales included.
@@ -245,7 +273,8 @@ pub struct TensorReport {
     /// The same, had the weights been rounded to nearest; not of codebooks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_error_rounded_to_nearest: Option<f64>,
-    /// Where a target chose: mean KL divergence, nats per token, while only this tensor is quantized, its inputs not scaled.
+    /// Where a target chose, or the recipe asks for it: mean KL divergence, nats per token, while only this tensor is quantized, its
+    /// inputs not scaled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kl: Option<f64>,
 }
@@ -289,7 +318,7 @@ pub enum Error {
     /// Inputs that GPTQ can't work with.
     #[error(
         "tensor `{name}`: what it multiplies on the calibration text has no positive definite Hessian with damping {damping}; raise \
-         damping, or calibration_tokens"
+         damping, or calibration_tokens, or allow = [\"round_to_nearest\"]"
     )]
     NotPositiveDefinite {
         /// The first tensor that multiplies it, as stored.
@@ -297,10 +326,14 @@ pub enum Error {
         /// Part of the mean of the diagonal that was added to it.
         damping: f64,
     },
+    /// Inputs that are no numbers.
+    #[error("tensor `{0}`: what it multiplies on the calibration text is infinite, or its squares are")]
+    InfiniteInputs(String),
     /// GPTQ that does harm.
     #[error(
         "GPTQ adds {gptq:.4} to the outputs of the projections on the calibration text, rounding to nearest {nearest:.4} (sums of \
-         relative mean squares): method = \"round_to_nearest\" is better here, or more calibration_tokens"
+         relative mean squares): method = \"round_to_nearest\" is better here, or more calibration_tokens, or \
+         allow = [\"round_to_nearest\"], which takes the better of both for each matrix"
     )]
     WorseThanNearest {
         /// Sum of [`TensorReport::output_error`].
@@ -379,12 +412,14 @@ pub fn quantize(
     let total = architecture.parameters();
     let mut done = 0;
     let mut reports = Vec::new();
+    let mut instead = sizes.instead;
     let mut artifact = layout.begin(out)?;
     for (stored, storage) in &layout.tensors {
         let weights = stored.shape(architecture).iter().product::<usize>() as u64;
         done += weights;
+        let asked = alternatives::asked(quantization, architecture, stored);
         let report = |distance: Distance, levels| {
-            distance.report(stored, levels, storage.bytes(stored, architecture, quantization.scale_dtype), weights)
+            distance.report(stored, (levels, asked), storage.bytes(stored, architecture, quantization.scale_dtype), weights)
         };
         let tensor = match (storage.levels(), calibrated.take(stored)?) {
             (None, _) => {
@@ -393,11 +428,14 @@ pub fn quantize(
                 NewArtifactTensor::Dense(values)
             }
             (Some((levels, _)), Some(Quantized { matrix, distance, output_error })) => {
+                let other = output_error.instead(quantization, &stored.name, asked);
                 reports.push(TensorReport {
+                    got: other.as_ref().map_or(asked, |other| other.got),
                     output_error: Some(output_error.relative),
                     output_error_rounded_to_nearest: output_error.rounded_to_nearest,
                     ..report(distance, levels)
                 });
+                instead.extend(other);
                 matrix.into()
             }
             (Some(levels), None) => {
@@ -422,6 +460,8 @@ pub fn quantize(
         bits_per_weight: sizes.bits_per_weight,
         tensors: reports,
         dense: sizes.dense,
+        instead,
+        text: Vec::new(),
         opens_in: opens_in(quantization, architecture),
         scaling: calibrated.scaling.into_iter().flat_map(|layer| layer.report).collect(),
         budget: None,
@@ -659,10 +699,12 @@ impl Distance {
         self.largest = self.largest.max(other.largest);
     }
 
-    fn report(self, stored: &StoredTensor, scheme: Levels, bytes: u64, weights: u64) -> TensorReport {
+    fn report(self, stored: &StoredTensor, (scheme, asked): (Levels, Treatment), bytes: u64, weights: u64) -> TensorReport {
         TensorReport {
             name: stored.name.clone(),
             scheme,
+            asked,
+            got: asked,
             weights,
             bytes,
             bits_per_weight: bytes as f64 * 8.0 / weights as f64,

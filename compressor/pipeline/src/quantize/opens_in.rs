@@ -36,7 +36,7 @@ fn vllm_obstacle(quantization: &Quantization, architecture: &Architecture) -> Op
     // It puts these into one matrix each, with one scheme: what the first of each has.
     let mut fused: BTreeMap<(usize, bool), (String, Option<Levels>)> = BTreeMap::new();
     for stored in Family::stored(architecture) {
-        let levels = quantized(quantization, &stored).map(|(_, levels)| levels);
+        let levels = quantized(quantization, architecture, &stored).map(|(_, levels)| levels);
         if let Some(Levels::Grid(scheme)) = levels {
             if let Some(size) = scheme.group_size.filter(|size| !VLLM_GROUPS.contains(size)) {
                 return Some(format!("its kernels know groups of 32, 64 and 128, not of {size}"));
@@ -69,7 +69,7 @@ fn obstacle(quantization: &Quantization, architecture: &Architecture) -> Option<
             "GPT-2's projections are Conv1D modules, and compressed-tensors reads Linear modules only: they would be random";
         return Some(reason.to_owned());
     }
-    let levels = |stored: StoredTensor| quantized(quantization, &stored).map(|(_, levels)| levels);
+    let levels = |stored: StoredTensor| quantized(quantization, architecture, &stored).map(|(_, levels)| levels);
     if Family::stored(architecture).into_iter().filter_map(levels).any(|levels| matches!(levels, Levels::Codebooks(_))) {
         return Some("codebooks are no layout of compressed-tensors, which refuses them".to_owned());
     }

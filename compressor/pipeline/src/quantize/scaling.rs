@@ -283,7 +283,8 @@ impl Place<'_> {
     /// # Errors
     /// Why the input stays as it is.
     pub(super) fn inputs(&self) -> Result<Inputs, &'static str> {
-        let stays_dense = |stored: &StoredTensor| sizes::quantized(self.quantization, stored).is_none();
+        let stays_dense =
+            |stored: &StoredTensor| sizes::quantized(self.quantization, self.checkpoint.architecture(), stored).is_none();
         let comes_from_a_norm = matches!(self.input, Input::Attention | Input::Mlp);
         let columns = self.columns();
         if self.tensors().all(|(stored, _)| stays_dense(stored)) {

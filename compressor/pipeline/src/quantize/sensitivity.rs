@@ -1,4 +1,4 @@
-//! What each candidate of each matrix does to the model alone: the mean KL divergence of the next token from the dense model's, on
+//! What each candidate of each matrix, or what each becomes without a target, does to the model alone: the mean KL divergence of the next token from the dense model's, on
 //! calibration text, while only that matrix is quantized.
 //!
 //! The divergence itself is measured, not estimated from gradients or a Hessian, with the integers that the recipe's method finds: for
@@ -10,14 +10,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use compressor_engine::Blocks;
-use compressor_format::{Checkpoint, Levels, Scheme, StoredTensor, TensorId, write_beside};
+use compressor_format::{Alternative, Checkpoint, Levels, Method, Scheme, StoredTensor, TensorId, write_beside};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::budget::Choice;
-use super::calibrated::{Calibration, Gathered, Input, WINDOWS, head, head_hessian, place_of, put};
+use super::calibrated::{Calibration, Gathered, Input, Rows, WINDOWS, head, head_hessian, place_of, put};
 use super::gptq::Hessian;
 use super::matrix::Matrix;
+use super::sizes::layout;
 use super::{Error, Quantization, overflow, values};
 use crate::fingerprint::Fingerprint;
 use crate::measure::kl_divergence;
@@ -58,9 +59,17 @@ impl Sensitivities {
         Self { fingerprint: String::new(), tensors }
     }
 
-    fn unknown(&self, choice: &Choice) -> Vec<Scheme> {
-        choice.candidates.iter().copied().filter(|scheme| self.kl(&choice.stored.name, *scheme).is_none()).collect()
+    /// Without what is known already.
+    fn open_of(&self, Asked { stored, levels }: Asked) -> Asked {
+        let levels = levels.into_iter().filter(|levels| self.kl(&stored.name, *levels).is_none()).collect();
+        Asked { stored, levels }
     }
+}
+
+/// A tensor, and what it is measured as.
+struct Asked {
+    stored: StoredTensor,
+    levels: Vec<Levels>,
 }
 
 /// Measures every candidate of `choices` that `file` does not have yet on the text `scored`, and saves it after each tensor.
@@ -74,24 +83,53 @@ pub fn measure_sensitivities(
     checkpoint: &Checkpoint,
     quantization: &Quantization,
     choices: &[Choice],
+    texts: [&Calibration; 2],
+    file: &Path,
+    progress: &mut dyn FnMut(u64, u64, &str),
+) -> Result<Sensitivities, Error> {
+    let levels = |candidates: &[Scheme]| candidates.iter().copied().map(Levels::from).collect();
+    let asked = choices.iter().map(|choice| Asked { stored: choice.stored.clone(), levels: levels(&choice.candidates) });
+    measure(checkpoint, quantization, asked.collect(), texts, file, progress)
+}
+
+/// Measures every tensor that `quantization` quantizes as what it becomes. What `file` has of a target is as good: both measure the same.
+///
+/// # Errors
+/// As [`super::quantize`].
+pub fn measure_each(
+    checkpoint: &Checkpoint,
+    quantization: &Quantization,
+    texts: [&Calibration; 2],
+    file: &Path,
+    progress: &mut dyn FnMut(u64, u64, &str),
+) -> Result<Sensitivities, Error> {
+    let layout = layout(quantization, checkpoint.architecture(), checkpoint.dtype())?;
+    let asked = layout.into_iter().filter_map(|(stored, storage)| Some(Asked { stored, levels: vec![storage.levels()?.0] }));
+    measure(checkpoint, quantization, asked.collect(), texts, file, progress)
+}
+
+fn measure(
+    checkpoint: &Checkpoint,
+    quantization: &Quantization,
+    asked: Vec<Asked>,
     [scored, looked_at]: [&Calibration; 2],
     file: &Path,
     progress: &mut dyn FnMut(u64, u64, &str),
 ) -> Result<Sensitivities, Error> {
     let mut known = Sensitivities::open(file, fingerprint(checkpoint, quantization, [scored, looked_at])?);
-    let open: Vec<(&Choice, Vec<Scheme>)> =
-        choices.iter().map(|choice| (choice, known.unknown(choice))).filter(|(_, schemes)| !schemes.is_empty()).collect();
+    let of = asked.len();
+    let open: Vec<Asked> = asked.into_iter().map(|asked| known.open_of(asked)).filter(|open| !open.levels.is_empty()).collect();
     if open.is_empty() {
         return Ok(known);
     }
     let bench = Bench::new(checkpoint, quantization, scored)?;
-    let mut done = (choices.len() - open.len()) as u64;
-    let mut keep = |stored: &StoredTensor, schemes: &[Scheme], kl: Vec<f64>| -> Result<(), Error> {
+    let mut done = (of - open.len()) as u64;
+    let mut keep = |stored: &StoredTensor, levels: &[Levels], kl: Vec<f64>| -> Result<(), Error> {
         let entry = known.tensors.entry(stored.name.clone()).or_default();
-        entry.extend(schemes.iter().map(Scheme::to_string).zip(kl));
+        entry.extend(levels.iter().map(Levels::to_string).zip(kl));
         known.save(file)?;
         done += 1;
-        progress(done, choices.len() as u64, &stored.name);
+        progress(done, of as u64, &stored.name);
         Ok(())
     };
     let width = checkpoint.architecture().hidden_size;
@@ -103,17 +141,16 @@ pub fn measure_sensitivities(
     for index in 0..bench.layers() {
         let block = bench.blocks.block(index)?;
         for input in Input::ALL {
-            let here: Vec<_> =
-                open.iter().filter(|(choice, _)| place_of(choice.stored.parts[0]) == Some((index, input))).collect();
-            let Some((Choice { stored: first, .. }, _)) = here.first() else { continue };
+            let here: Vec<_> = open.iter().filter(|asked| place_of(asked.stored.parts[0]) == Some((index, input))).collect();
+            let Some(Asked { stored: first, .. }) = here.first() else { continue };
             let gather = |seen: &Vec<f32>| {
                 let windows = seen.chunks(looked_at.window * width).map(|x| input.of(&block, x, looked_at.window));
                 let hessian = Hessian::of(checkpoint.architecture().shape(first.parts[0])[1], windows);
                 Gathered::new(checkpoint, quantization, first, hessian)
             };
             let gathered = seen.as_ref().map(gather).transpose()?;
-            for (Choice { stored, .. }, schemes) in here {
-                keep(stored, schemes, bench.in_layer(index, &x, stored, schemes, gathered.as_ref())?)?;
+            for Asked { stored, levels } in here {
+                keep(stored, levels, bench.in_layer(index, &x, stored, levels, gathered.as_ref())?)?;
             }
         }
         block.forward(&mut x, scored.window);
@@ -122,8 +159,7 @@ pub fn measure_sensitivities(
         }
     }
     let head = head(checkpoint.architecture());
-    for (choice, schemes) in open.iter().filter(|(choice, _)| place_of(choice.stored.parts[0]).is_none()) {
-        let stored = &choice.stored;
+    for Asked { stored, levels } in open.iter().filter(|asked| place_of(asked.stored.parts[0]).is_none()) {
         let gather = |seen: &Vec<f32>| {
             let parts = seen.chunks(WINDOWS * looked_at.window * width).map(|x| Ok(Cow::Borrowed(x)));
             let hessian = head_hessian(&bench.blocks, checkpoint.architecture(), parts)?;
@@ -131,7 +167,7 @@ pub fn measure_sensitivities(
         };
         // Of a lone embedding's inputs there is nothing to know.
         let gathered = seen.as_ref().filter(|_| stored.parts[0] == head).map(gather).transpose()?;
-        keep(stored, schemes, bench.at_an_end(&x, stored, schemes, gathered.as_ref())?)?;
+        keep(stored, levels, bench.at_an_end(&x, stored, levels, gathered.as_ref())?)?;
     }
     Ok(known)
 }
@@ -143,7 +179,11 @@ fn fingerprint(checkpoint: &Checkpoint, quantization: &Quantization, texts: [&Ca
     }
     let Quantization { method, clipping, damping, activation_order, scale_dtype, .. } = quantization;
     let settings = (method, clipping, damping, activation_order, scale_dtype.to_string());
-    Ok(fingerprint.settings(&settings).settings(&texts.map(|text| (&text.tokens, text.window))).hex())
+    let mut fingerprint = fingerprint.settings(&settings);
+    if *method == Method::Gptq && quantization.allows(Alternative::RoundToNearest) {
+        fingerprint = fingerprint.settings(&Alternative::RoundToNearest);
+    }
+    Ok(fingerprint.settings(&texts.map(|text| (&text.tokens, text.window))).hex())
 }
 
 /// The dense model on the calibration text.
@@ -198,12 +238,12 @@ impl<'a> Bench<'a> {
         index: usize,
         x: &[f32],
         stored: &StoredTensor,
-        schemes: &[Scheme],
+        levels: &[Levels],
         gathered: Option<&Gathered<'_>>,
     ) -> Result<Vec<f64>, Error> {
-        let mut all = Vec::with_capacity(schemes.len() * x.len());
-        for scheme in schemes {
-            let matrix = self.quantize(stored, *scheme, gathered)?;
+        let mut all = Vec::with_capacity(levels.len() * x.len());
+        for levels in levels {
+            let matrix = self.quantize(stored, *levels, gathered)?;
             let mut changed = self.blocks.block(index)?;
             put(&mut changed, self.checkpoint, stored, matrix.to_f32());
             let first = all.len();
@@ -219,13 +259,13 @@ impl<'a> Bench<'a> {
         &self,
         x: &[f32],
         stored: &StoredTensor,
-        schemes: &[Scheme],
+        levels: &[Levels],
         gathered: Option<&Gathered<'_>>,
     ) -> Result<Vec<f64>, Error> {
         let mut found = Vec::new();
-        for scheme in schemes {
+        for levels in levels {
             let mut changed = Blocks::new(self.checkpoint, crate::engine_options())?;
-            changed.replace(stored.parts[0], self.quantize(stored, *scheme, gathered)?.to_f32());
+            changed.replace(stored.parts[0], self.quantize(stored, *levels, gathered)?.to_f32());
             let mut x = Cow::Borrowed(x);
             if stored.parts[0] == TensorId::Embedding {
                 x = Cow::Owned(self.embed(&changed)?);
@@ -236,9 +276,12 @@ impl<'a> Bench<'a> {
         Ok(found)
     }
 
-    fn quantize(&self, stored: &StoredTensor, scheme: Scheme, gathered: Option<&Gathered<'_>>) -> Result<Matrix, Error> {
-        let (values, levels) = (values(self.checkpoint, stored)?, Levels::Grid(scheme));
+    fn quantize(&self, stored: &StoredTensor, levels: Levels, gathered: Option<&Gathered<'_>>) -> Result<Matrix, Error> {
+        let values = values(self.checkpoint, stored)?;
         if let Some(gathered) = gathered {
+            if self.quantization.allows(Alternative::RoundToNearest) {
+                return Ok(gathered.quantize(stored, Rows::of(&values), (levels, false))?.matrix);
+            }
             return Ok(gathered.round(&values, stored, (levels, false))?.0);
         }
         let columns = self.checkpoint.architecture().shape(stored.parts[0])[1];

@@ -8,6 +8,7 @@ use compressor_format::{
 };
 use serde::Serialize;
 
+use super::alternatives::{self, Instead};
 use super::overrides;
 use super::{Activations, Quantization};
 
@@ -24,6 +25,8 @@ pub struct QuantizedSizes {
     pub tensors: Vec<QuantizedSize>,
     /// The tensors left dense, with the reason.
     pub dense: Vec<DenseTensor>,
+    /// Those of them that were asked to become something else.
+    pub instead: Vec<Instead>,
 }
 
 /// A tensor that will be quantized.
@@ -65,6 +68,8 @@ pub enum Refusal {
         divisors(*.columns)
     )]
     Divides {
+        /// Whether the tensor could stay dense instead.
+        can_be_dense: bool,
         /// The key.
         key: &'static str,
         /// Its value.
@@ -104,6 +109,8 @@ pub enum Refusal {
         "codebook_rows {shared} does not divide the {rows} output rows of `{tensor}`; divisors of {rows} are {}", divisors(*.rows)
     )]
     CodebookRows {
+        /// Whether the matrix could stay dense instead.
+        can_be_dense: bool,
         /// Rows that share a codebook.
         shared: usize,
         /// Rows of the matrix.
@@ -149,6 +156,8 @@ pub enum Refusal {
         divisors(*.columns)
     )]
     NoCandidate {
+        /// Whether it could stay dense instead.
+        can_be_dense: bool,
         /// The first such tensor, as stored.
         tensor: String,
         /// Its input elements.
@@ -196,6 +205,40 @@ impl Refusal {
             Self::NoMatch { .. } | Self::Pattern { .. } | Self::Transposed(_) => Some("overrides"),
             Self::DenseDtype(_) => Some("dense_dtype"),
             Self::UnevenLayers | Self::TooLarge => None,
+        }
+    }
+
+    /// What is to be said of staying dense, where the sizes of one tensor are at fault; `allows_dense` is whether the recipe would have it.
+    pub fn hint(&self, allows_dense: bool) -> Option<&'static str> {
+        match self {
+            Self::Divides { can_be_dense, .. }
+            | Self::CodebookRows { can_be_dense, .. }
+            | Self::NoCandidate { can_be_dense, .. } => match (can_be_dense, allows_dense) {
+                (true, _) => Some("or allow = [\"dense\"]: what can't take its scheme then stays dense, and the report lists it"),
+                (false, true) => {
+                    Some("it can't stay dense: its family stores matrices [in, out], and an artifact has them [out, in]")
+                }
+                (false, false) => None,
+            },
+            Self::Bits { .. }
+            | Self::PerChannel(_)
+            | Self::EmptyGroup { .. }
+            | Self::Activations(_)
+            | Self::CodebookBits { .. }
+            | Self::CodebookGroups
+            | Self::CodebookGrid(_)
+            | Self::EmptyCodebooks
+            | Self::NoCodebooks
+            | Self::CodebooksWithActivations
+            | Self::CodebooksWithTarget
+            | Self::NoMatch { .. }
+            | Self::Pattern { .. }
+            | Self::Transposed(_)
+            | Self::CandidatePerChannel(_)
+            | Self::TooSmall { .. }
+            | Self::DenseDtype(_)
+            | Self::UnevenLayers
+            | Self::TooLarge => None,
         }
     }
 
@@ -261,7 +304,7 @@ impl fmt::Display for Width {
 }
 
 /// The key that says a group size, inside an override too.
-fn size_key(key: &'static str) -> &'static str {
+pub(super) fn size_key(key: &'static str) -> &'static str {
     if key == "overrides" { "group_size" } else { key }
 }
 
@@ -282,6 +325,7 @@ pub fn resolve(quantization: &Quantization, architecture: &Architecture, stored_
     let layout = layout(quantization, architecture, stored_dtype)?;
     let mut tensors = Vec::new();
     let mut dense = Vec::new();
+    let mut instead = Vec::new();
     let (mut stored_bytes, mut decoded_bytes) = (0, 0);
     for (stored, storage) in &layout {
         let bytes = storage.bytes(stored, architecture, quantization.scale_dtype);
@@ -295,11 +339,13 @@ pub fn resolve(quantization: &Quantization, architecture: &Architecture, stored_
                 tensors.push(QuantizedSize { name: stored.name.clone(), scheme, weights, bytes });
             }
             None => {
-                let reason = match overrides::asks(quantization, stored) {
-                    true => "an override of the recipe asks for it",
-                    false => reason_to_stay_dense(stored.parts[0], architecture),
+                let left = alternatives::left_dense(quantization, architecture, stored);
+                let reason = match &left {
+                    Some(left) => format!("{}, and the recipe allows dense", left.reason),
+                    None if overrides::asks(quantization, stored) => "an override of the recipe asks for it".to_owned(),
+                    None => reason_to_stay_dense(stored.parts[0], architecture).to_owned(),
                 };
-                let reason = reason.to_owned();
+                instead.extend(left);
                 dense.push(DenseTensor { name: stored.name.clone(), bytes, reason });
             }
         }
@@ -308,7 +354,7 @@ pub fn resolve(quantization: &Quantization, architecture: &Architecture, stored_
         layout.iter().flat_map(|(stored, storage)| storage.layout(stored, architecture, quantization.scale_dtype)).collect();
     let artifact_bytes = safetensors_file_bytes(parts).ok_or(Refusal::TooLarge)?;
     let bits_per_weight = stored_bytes as f64 * 8.0 / architecture.parameters() as f64;
-    Ok(QuantizedSizes { artifact_bytes, decoded_bytes, bits_per_weight, tensors, dense })
+    Ok(QuantizedSizes { artifact_bytes, decoded_bytes, bits_per_weight, tensors, dense, instead })
 }
 
 /// Everything that is wrong with `quantization` for this architecture; empty exactly where [`resolve`] succeeds, but for an artifact
@@ -335,7 +381,7 @@ pub fn refusals(quantization: &Quantization, architecture: &Architecture, stored
         refusals.push(Refusal::UnevenLayers);
     }
     for stored in Family::stored(architecture) {
-        let refusal = match quantized(quantization, &stored) {
+        let refusal = match quantized(quantization, architecture, &stored) {
             Some((key, Levels::Grid(Scheme { group_size: Some(group_size), .. }))) => {
                 wrong_group(key, group_size, &stored, architecture)
             }
@@ -398,7 +444,8 @@ fn codebook_refusals(quantization: &Quantization, architecture: &Architecture) -
 /// What the quantized projections become.
 fn projection_levels(quantization: &Quantization, architecture: &Architecture) -> impl Iterator<Item = (StoredTensor, Levels)> {
     let projections = Family::stored(architecture).into_iter().filter(|stored| stored.parts[0].is_projection());
-    projections.filter_map(|stored| Some((quantized(quantization, &stored)?.1, stored))).map(|(levels, stored)| (stored, levels))
+    let levels = |stored: StoredTensor| Some((quantized(quantization, architecture, &stored)?.1, stored));
+    projections.filter_map(levels).map(|(levels, stored)| (stored, levels))
 }
 
 /// How every stored tensor will lie in the artifact.
@@ -411,7 +458,7 @@ pub(super) fn layout(
         return Err(refusal);
     }
     let one = |stored: StoredTensor| {
-        let storage = match (quantized(quantization, &stored), quantization.activations) {
+        let storage = match (quantized(quantization, architecture, &stored), quantization.activations) {
             (None, _) => Storage::Dense(quantization.dense_dtype.unwrap_or(stored_dtype)),
             (Some((_, Levels::Codebooks(codebooks))), _) => Storage::Codebooks(codebooks),
             (Some((_, Levels::Grid(scheme))), Activations::Int8) if stored.parts[0].is_projection() => Storage::Signed(scheme),
@@ -427,7 +474,17 @@ pub(super) fn projections(quantization: &Quantization) -> Scheme {
 }
 
 /// What a tensor becomes, with the key that says its group size or its codebooks' rows; `None` for one that stays dense.
-pub(super) fn quantized(quantization: &Quantization, stored: &StoredTensor) -> Option<(&'static str, Levels)> {
+pub(super) fn quantized(
+    quantization: &Quantization,
+    architecture: &Architecture,
+    stored: &StoredTensor,
+) -> Option<(&'static str, Levels)> {
+    let asked = asked(quantization, stored)?;
+    alternatives::left_dense(quantization, architecture, stored).is_none().then_some(asked)
+}
+
+/// What a tensor is asked to become, whether its sizes allow that or not.
+pub(super) fn asked(quantization: &Quantization, stored: &StoredTensor) -> Option<(&'static str, Levels)> {
     if let Some(chosen) = quantization.chosen.get(&stored.name) {
         return Some(("candidates", (*chosen).into()));
     }
@@ -464,7 +521,8 @@ fn wrong_group(key: &'static str, group_size: usize, stored: &StoredTensor, arch
         TensorId::Layer(_, LayerTensor::Down(_)) => Width::IntermediateSize,
         _ => Width::HiddenSize,
     };
-    Some(Refusal::Divides { key, group_size, width, columns, tensor: stored.name.clone() })
+    let can_be_dense = alternatives::can_be_dense(stored);
+    Some(Refusal::Divides { can_be_dense, key, group_size, width, columns, tensor: stored.name.clone() })
 }
 
 /// Every matrix must be whole codebooks, those that are stored as one too: the engine takes them apart.
@@ -473,9 +531,14 @@ fn wrong_rows(codebooks: Codebooks, stored: &StoredTensor, architecture: &Archit
     if shared == 0 {
         return Some(Refusal::EmptyCodebooks);
     }
-    let mut rows = stored.parts.iter().map(|part| architecture.shape(*part)[0]);
-    let rows = rows.find(|rows| !rows.is_multiple_of(shared))?;
-    Some(Refusal::CodebookRows { shared, rows, tensor: stored.name.clone() })
+    let rows = rows_not_divided(shared, stored, architecture)?;
+    let can_be_dense = alternatives::can_be_dense(stored);
+    Some(Refusal::CodebookRows { can_be_dense, shared, rows, tensor: stored.name.clone() })
+}
+
+/// The rows of the first part of a tensor that are not whole codebooks of `shared` rows.
+pub(super) fn rows_not_divided(shared: usize, stored: &StoredTensor, architecture: &Architecture) -> Option<usize> {
+    stored.parts.iter().map(|part| architecture.shape(*part)[0]).find(|rows| !rows.is_multiple_of(shared))
 }
 
 fn reason_to_stay_dense(id: TensorId, architecture: &Architecture) -> &'static str {

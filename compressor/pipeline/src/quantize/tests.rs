@@ -719,13 +719,14 @@ fn what_looks_at_text_is_refused_without_it_and_where_it_does_harm() {
     assert_eq!(
         error.to_string(),
         "tensor `model.layers.0.self_attn.q_proj.weight`: what it multiplies on the calibration text has no positive definite Hessian \
-         with damping 0; raise damping, or calibration_tokens"
+         with damping 0; raise damping, or calibration_tokens, or allow = [\"round_to_nearest\"]"
     );
     let harm = Error::WorseThanNearest { gptq: 0.5, nearest: 0.25 };
     assert_eq!(
         harm.to_string(),
         "GPTQ adds 0.5000 to the outputs of the projections on the calibration text, rounding to nearest 0.2500 (sums of relative mean \
-         squares): method = \"round_to_nearest\" is better here, or more calibration_tokens"
+         squares): method = \"round_to_nearest\" is better here, or more calibration_tokens, or allow = [\"round_to_nearest\"], which \
+         takes the better of both for each matrix"
     );
 }
 
