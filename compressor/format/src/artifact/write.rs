@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Artifact, ArtifactTensor, shape_of_rows};
+use super::{Artifact, ArtifactTensor, InputRounding, input_scale_name, shape_of_rows};
 use crate::model::WEIGHTS;
 use crate::{
     Architecture, CodebookMatrix, Codebooks, Dtype, Family, Levels, NewTensor, QuantizedMatrix, Result, Scheme, StoredTensor,
@@ -25,8 +25,8 @@ pub struct NewArtifact<'a> {
     pub scale_dtype: Dtype,
     /// Every stored tensor of the architecture, quantized or left dense.
     pub tensors: Vec<(StoredTensor, NewArtifactTensor)>,
-    /// `Some(8)`: projections quantize their input to INT8, per token, as they run.
-    pub activation_bits: Option<u8>,
+    /// What quantized projections do with what they multiply; a static scale is one of the values of `scale_dtype`.
+    pub input_rounding: InputRounding,
 }
 
 /// A tensor to be written.
@@ -48,6 +48,8 @@ pub enum Storage {
     Packed(Scheme),
     /// Signed bytes, one scale per output channel: the layout of W8A8.
     Signed(Scheme),
+    /// The same, with one scale for what the matrix multiplies: W8A8 with static scales of activations.
+    SignedStatic(Scheme),
     /// Indices packed into 32-bit words, centroids beside them.
     Codebooks(Codebooks),
 }
@@ -58,7 +60,7 @@ impl Storage {
         match self {
             Self::Dense(_) => None,
             Self::Packed(scheme) => Some((scheme.into(), true)),
-            Self::Signed(scheme) => Some((scheme.into(), false)),
+            Self::Signed(scheme) | Self::SignedStatic(scheme) => Some((scheme.into(), false)),
             Self::Codebooks(codebooks) => Some((codebooks.into(), true)),
         }
     }
@@ -78,6 +80,11 @@ impl Storage {
             Self::Dense(dtype) => vec![(stored.name.clone(), dtype, shape)],
             Self::Packed(scheme) | Self::Signed(scheme) => {
                 quantized_layout(&stored.name, [shape[0], shape[1]], scheme, matches!(self, Self::Packed(_)), scale_dtype)
+            }
+            Self::SignedStatic(scheme) => {
+                let mut layout = quantized_layout(&stored.name, [shape[0], shape[1]], scheme, false, scale_dtype);
+                layout.push((input_scale_name(&stored.name), scale_dtype, vec![1]));
+                layout
             }
             Self::Codebooks(codebooks) => codebook_layout(&stored.name, [shape[0], shape[1]], codebooks, scale_dtype),
         }
@@ -131,6 +138,9 @@ impl NewArtifact<'_> {
     ///
     /// # Errors
     /// [`crate::Error::Io`] where the folder can't be written, [`crate::Error::Unsupported`] where layers differ in size.
+    ///
+    /// # Panics
+    /// Where inputs are rounded with static scales and a quantized projection has none: a mistake of the caller, never of a file.
     pub fn write(&self, folder: &Path) -> Result<()> {
         let mut config = Family::write(self.architecture, self.config, folder)?;
         config["quantization_config"] = self.quantization_config();
@@ -159,11 +169,22 @@ impl NewArtifact<'_> {
                     let bytes = Box::new(move || Cow::Owned(dtype.from_f32(values).expect("dense tensors have a float type")));
                     tensors.push((name.clone(), NewTensor { dtype, shape, bytes }));
                 }
-                NewArtifactTensor::Quantized(matrix) => tensors.extend(quantized_tensors(name, matrix, self.scale_dtype)),
+                NewArtifactTensor::Quantized(matrix) => {
+                    tensors.extend(quantized_tensors(name, matrix, self.scale_dtype));
+                    if let (InputRounding::Static(scales), true) = (&self.input_rounding, stored.parts[0].is_projection()) {
+                        tensors.push((input_scale_name(name), self.input_scale(scales[name])));
+                    }
+                }
                 NewArtifactTensor::Codebooks(matrix) => tensors.extend(codebook_tensors(name, matrix)),
             }
         }
         tensors
+    }
+
+    fn input_scale(&self, scale: f32) -> NewTensor<'_> {
+        let dtype = self.scale_dtype;
+        let bytes = Box::new(move || Cow::Owned(dtype.from_f32(&[scale]).expect("scales have a float type")));
+        NewTensor { dtype, shape: vec![1], bytes }
     }
 
     fn quantization_config(&self) -> Value {
@@ -201,7 +222,7 @@ impl NewArtifact<'_> {
         let groups: serde_json::Map<String, Value> = groups
             .iter()
             .enumerate()
-            .map(|(index, group)| (format!("group_{index}"), group.json(self.activation_bits, common == Some(index))))
+            .map(|(index, group)| (format!("group_{index}"), group.json(&self.input_rounding, common == Some(index))))
             .collect();
         json!({
             "quant_method": "compressed-tensors", "format": format, "quantization_status": "compressed",
@@ -275,16 +296,20 @@ impl Group<'_> {
     }
 
     /// One of `config_groups`; `by_class` names classes for targets instead of modules.
-    fn json(&self, activation_bits: Option<u8>, by_class: bool) -> Value {
+    fn json(&self, input_rounding: &InputRounding, by_class: bool) -> Value {
         let mut targets: Vec<&str> =
             self.modules.iter().map(|(module, class)| if by_class { class } else { module }).copied().collect();
         targets.dedup();
-        let activations = match activation_bits {
-            Some(bits) if self.is_projection => json!({
-                "num_bits": bits, "type": "int", "symmetric": true, "strategy": "token", "dynamic": true, "group_size": null,
+        let activations = match input_rounding {
+            InputRounding::PerToken if self.is_projection => json!({
+                "num_bits": 8, "type": "int", "symmetric": true, "strategy": "token", "dynamic": true, "group_size": null,
                 "observer": null,
             }),
-            _ => Value::Null,
+            InputRounding::Static(_) if self.is_projection => json!({
+                "num_bits": 8, "type": "int", "symmetric": true, "strategy": "tensor", "dynamic": false, "group_size": null,
+                "observer": "static_minmax",
+            }),
+            InputRounding::None | InputRounding::PerToken | InputRounding::Static(_) => Value::Null,
         };
         let weights = match self.levels {
             Levels::Grid(Scheme { bits, group_size, symmetric }) => json!({

@@ -8,14 +8,14 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use compressor_engine::{Block, Blocks};
-use compressor_format::{Architecture, Checkpoint, LayerTensor, Levels, Method, Scaling, Storage, StoredTensor, TensorId};
+use compressor_format::{Architecture, Checkpoint, Dtype, LayerTensor, Levels, Method, Scaling, Storage, StoredTensor, TensorId};
 use serde::{Deserialize, Serialize};
 
 use super::gptq::{self, Hessian, NotPositiveDefinite};
 use super::journal::Journal;
 use super::matrix::Matrix;
 use super::scaling::{self, LayerScaling};
-use super::{Distance, Error, Quantization, assemble, clipping, overflow, values};
+use super::{Distance, Error, Quantization, assemble, clipping, overflow, round_to_nearest, values};
 
 /// Text that the quantizer looks at.
 #[derive(Clone, Debug)]
@@ -34,6 +34,8 @@ pub(super) struct Quantized {
     pub(super) matrix: Matrix,
     pub(super) distance: Distance,
     pub(super) output_error: OutputError,
+    /// Of what it multiplies, where that is rounded with one scale for all tokens.
+    pub(super) input_scale: Option<f32>,
 }
 
 /// Everything that was made layer by layer.
@@ -129,16 +131,20 @@ pub(super) fn quantize_layers(
         scaling.put_dense(&mut block, checkpoint, layout, index)?;
         let mut quantize = |block: &mut Block<'_>, input, x: &[f32]| -> Result<(), Error> {
             let places = layout.iter().filter(|(stored, _)| place_of(stored.parts[0]) == Some((index, input)));
-            let tensors: Vec<_> = places.filter_map(|(stored, storage)| Some((stored, storage.levels()?))).collect();
-            if let Some((first, _)) = tensors.first().filter(|_| !is_kept) {
+            let tensors: Vec<_> = places.filter_map(|(stored, storage)| Some((stored, storage, storage.levels()?))).collect();
+            if let Some((first, ..)) = tensors.first().filter(|_| !is_kept) {
                 let hessian = Hessian::of(x.len() / tokens, x.chunks(part(x)));
                 let gathered = Gathered::new(checkpoint, quantization, first, hessian)?;
-                for (stored, levels) in &tensors {
+                for (stored, storage, levels) in &tensors {
                     let values = scaling.apply(checkpoint.architecture(), stored, values(checkpoint, stored)?);
-                    here.insert(stored.name.clone(), gathered.quantize(stored, &values, *levels)?);
+                    let mut quantized = gathered.quantize(stored, &values, *levels)?;
+                    if let Storage::SignedStatic(_) = storage {
+                        quantized.input_scale = Some(static_scale(x, stored, quantization.scale_dtype)?);
+                    }
+                    here.insert(stored.name.clone(), quantized);
                 }
             }
-            for (stored, _) in tensors {
+            for (stored, ..) in tensors {
                 put(block, checkpoint, stored, here[&stored.name].matrix.to_f32());
             }
             Ok(())
@@ -177,6 +183,21 @@ pub(super) fn quantize_layers(
         finished.tensors.insert(stored.name.clone(), gathered.quantize(stored, &values(checkpoint, stored)?, levels)?);
     }
     Ok(finished)
+}
+
+/// The scale with which the largest of the inputs of `stored` becomes 127.5, as it is stored.
+///
+/// # Errors
+/// [`Error::InputOverflow`]
+fn static_scale(x: &[f32], stored: &StoredTensor, scale_dtype: Dtype) -> Result<f32, Error> {
+    // NaN stays: a model that makes it has no scales.
+    let larger = |largest: f32, x: &f32| if x.abs() > largest || x.is_nan() { x.abs() } else { largest };
+    let largest = x.iter().fold(0.0, larger);
+    let scale = round_to_nearest::stored(largest / 127.5, scale_dtype);
+    match scale.is_finite() {
+        true => Ok(scale),
+        false => Err(Error::InputOverflow { name: stored.name.clone(), largest, scale_dtype }),
+    }
 }
 
 /// What the logits are made with.
@@ -271,7 +292,8 @@ impl<'a> Gathered<'a> {
             (Levels::Grid(_), None) => Some(found),
             (Levels::Grid(_), Some(_)) => Some(relative(&self.nearest(values, stored, (levels, packed))?.0)),
         };
-        Ok(Quantized { matrix, distance, output_error: OutputError { relative: found, rounded_to_nearest } })
+        let output_error = OutputError { relative: found, rounded_to_nearest };
+        Ok(Quantized { matrix, distance, output_error, input_scale: None })
     }
 
     /// What the quantization's method makes of `values`, `[out, in]`.

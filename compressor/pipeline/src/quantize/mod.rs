@@ -30,8 +30,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use compressor_format::{
-    Activations, Checkpoint, Clipping, Codebooks, DenseTensor, Dtype, EmbeddingScheme, Levels, Method, NewArtifact,
-    NewArtifactTensor, OpensIn, Override, QuantizedMatrix, Scaling, Scheme, StoredTensor, Values, WeightBytes, pack,
+    Activations, Checkpoint, Clipping, Codebooks, DenseTensor, Dtype, EmbeddingScheme, InputRounding, Levels, Method,
+    NewArtifact, NewArtifactTensor, OpensIn, Override, QuantizedMatrix, Scaling, Scheme, StoredTensor, Values, WeightBytes, pack,
 };
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -125,7 +125,10 @@ const MIGRATION_STRENGTH: f64 = 0.5;
 impl Quantization {
     /// Whether anything is asked for that looks at text.
     pub fn calibrates(&self) -> bool {
-        self.method == Method::Gptq || self.clipping == Clipping::Activation || self.scaling != Scaling::None
+        self.method == Method::Gptq
+            || self.clipping == Clipping::Activation
+            || self.scaling != Scaling::None
+            || self.activations == Activations::Int8Static
     }
 
     /// The grid of one group; `importance` is the mean square of each of its inputs, where text was looked at.
@@ -148,7 +151,11 @@ impl Quantization {
         }
         let group = self.group_size.map(|size| format!(" g{size}")).unwrap_or_default();
         let zero_points = if self.symmetric { "" } else { " zp" };
-        let activations = if self.activations == Activations::Int8 { " W8A8" } else { "" };
+        let activations = match self.activations {
+            Activations::None => "",
+            Activations::Int8 => " W8A8",
+            Activations::Int8Static => " W8A8 static",
+        };
         format!("INT{}{group}{zero_points}{activations}{}{mixed}", self.bits, self.methods())
     }
 
@@ -243,6 +250,9 @@ pub struct TensorReport {
     /// The same, had the weights been rounded to nearest; not of codebooks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_error_rounded_to_nearest: Option<f64>,
+    /// With static scales of activations: the scale of what this multiplies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_scale: Option<f32>,
     /// Where a target chose: mean KL divergence, nats per token, while only this tensor is quantized, its inputs not scaled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kl: Option<f64>,
@@ -282,8 +292,23 @@ pub enum Error {
         scale_dtype: Dtype,
     },
     /// Something that looks at text, without any.
-    #[error("method \"gptq\", clipping \"activation\" and scaling look at text: a dataset is needed")]
+    #[error(
+        "method \"gptq\", clipping \"activation\", scaling and activations \"int8_static\" look at text: a dataset is needed"
+    )]
     NoCalibration,
+    /// Inputs that no static scale covers.
+    #[error(
+        "tensor `{name}`: what it multiplies reaches {largest:e} on the calibration text, which no scale in {scale_dtype} \
+         covers{}", if .largest.is_finite() { hint(.scale_dtype) } else { "" }
+    )]
+    InputOverflow {
+        /// The first tensor that multiplies them, as stored.
+        name: String,
+        /// The largest magnitude.
+        largest: f32,
+        /// The float type of the scales.
+        scale_dtype: Dtype,
+    },
     /// Inputs that GPTQ can't work with.
     #[error(
         "tensor `{name}`: what it multiplies on the calibration text has no positive definite Hessian with damping {damping}; raise \
@@ -365,6 +390,7 @@ pub fn quantize(
     let mut done = 0;
     let mut tensors = Vec::new();
     let mut reports = Vec::new();
+    let mut input_scales = BTreeMap::new();
     for (stored, storage) in layout {
         let weights = stored.shape(architecture).iter().product::<usize>() as u64;
         done += weights;
@@ -378,10 +404,12 @@ pub fn quantize(
                 refuse_dense_overflow(checkpoint, &stored, &values, dense_dtype)?;
                 NewArtifactTensor::Dense(values)
             }
-            (Some((levels, _)), Some(Quantized { matrix, distance, output_error })) => {
+            (Some((levels, _)), Some(Quantized { matrix, distance, output_error, input_scale })) => {
+                input_scales.extend(input_scale.map(|scale| (name.clone(), scale)));
                 reports.push(TensorReport {
                     output_error: Some(output_error.relative),
                     output_error_rounded_to_nearest: output_error.rounded_to_nearest,
+                    input_scale,
                     ..report(distance, levels)
                 });
                 matrix.into()
@@ -411,9 +439,10 @@ pub fn quantize(
         dense_dtype,
         scale_dtype: quantization.scale_dtype,
         tensors,
-        activation_bits: match quantization.activations {
-            Activations::None => None,
-            Activations::Int8 => Some(8),
+        input_rounding: match quantization.activations {
+            Activations::None => InputRounding::None,
+            Activations::Int8 => InputRounding::PerToken,
+            Activations::Int8Static => InputRounding::Static(input_scales),
         },
     }
     .write(out)?;
@@ -645,6 +674,7 @@ impl Distance {
             max_absolute_error: self.largest,
             output_error: None,
             output_error_rounded_to_nearest: None,
+            input_scale: None,
             kl: None,
         }
     }
