@@ -44,8 +44,6 @@ if [[ $# -gt 0 ]]; then
   "$compressor" quantize "$1" "$work/int8" --bits 8 --embedding dense
   check "dense" "$1" 40
   check "INT8 per channel" "$work/int8" 40
-  "$compressor" quantize "$1" "$work/static" "${static[@]}"
-  check "W8A8, static scales" "$work/static" 40
 else
   prompt="5 17 3 60 44 9"
   for family in llama mistral qwen2 qwen3 gpt2; do

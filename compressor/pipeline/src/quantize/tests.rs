@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use compressor_engine::{Engine, Logits, Observer, Options, Place};
+use compressor_engine::{Blocks, Engine, Logits, Observer, Options, Place};
 use compressor_format::{
     Architecture, Artifact, ArtifactTensor, Family, LayerTensor, Manifest, Part, Reference, TensorFiles, TensorId, Tool, Weights,
 };
@@ -750,19 +750,21 @@ fn static_scales_are_stored_in_the_type_of_scales_and_inputs_of_zeros_have_the_s
 
 #[test]
 fn inputs_that_no_static_scale_covers_are_refused_with_the_way_out() {
-    let (_folder, checkpoint) = filled(TensorId::Layer(1, LayerTensor::AttentionNorm(Part::Weight)), 1e9);
+    let (_folder, checkpoint) = filled(TensorId::Layer(0, LayerTensor::AttentionNorm(Part::Weight)), 1e9);
     let out = tempfile::tempdir().unwrap();
-    let run = |quantization: &Quantization| {
-        let report = quantize(&checkpoint, quantization, Some(&calibration()), out.path(), &mut |_, _, _| {});
-        report.map(|report| said_scales(&report)["model.layers.1.self_attn.q_proj.weight"])
-    };
-    let largest = run(&in_f32(int8_static())).unwrap() * 127.5;
+    let text = calibration();
+    let run = |quantization: &Quantization| quantize(&checkpoint, quantization, Some(&text), out.path(), &mut |_, _, _| {});
+    let blocks = Blocks::new(&checkpoint, Options::default()).unwrap();
+    let inputs = blocks.block(0).unwrap().attention_input(&blocks.embed(&text.tokens, text.window).unwrap());
+    let largest = inputs.iter().fold(0f32, |largest, x| largest.max(x.abs()));
     let refused = run(&int8_static()).unwrap_err().to_string();
     let expected = format!(
-        "tensor `model.layers.1.self_attn.q_proj.weight`: what it multiplies reaches {largest:e} on the calibration text, which no scale \
+        "tensor `model.layers.0.self_attn.q_proj.weight`: what it multiplies reaches {largest:e} on the calibration text, which no scale \
          in f16 covers; scale_dtype = \"f32\" may hold them"
     );
     assert_eq!(refused, expected);
+    let scales = said_scales(&run(&in_f32(int8_static())).unwrap());
+    assert_eq!(scales["model.layers.0.self_attn.q_proj.weight"], largest / 127.5);
 }
 
 #[test]
