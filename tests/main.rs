@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "integration/activations.rs"]
+mod activations;
 #[path = "integration/chain.rs"]
 mod chain;
 #[path = "integration/command.rs"]

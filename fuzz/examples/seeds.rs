@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use compressor_format::{
-    Check, Checkpoint, Dtype, Family, FileHash, Limit, Machine, Manifest, Measured, NewArtifact, NewArtifactTensor, OpensIn,
+    Check, Checkpoint, Dtype, Family, FileHash, InputRounding, Limit, Machine, Manifest, Measured, NewArtifact, NewArtifactTensor, OpensIn,
     QuantizedMatrix, REPORT_VERSION, Reference, Report, Scheme, StageReport, Threshold, Tokenizer, Tool, Values, WeightBytes,
     Weights, pack,
 };
@@ -136,17 +136,18 @@ fn checkpoints() -> Vec<(Vec<u8>, Vec<u8>)> {
 fn artifacts() -> Vec<(Vec<u8>, Vec<u8>)> {
     let scheme = |bits, group_size, symmetric| Scheme { bits, group_size, symmetric };
     let schemes = [
-        (Family::Llama, scheme(4, Some(2), true), true, None),
-        (Family::Llama, scheme(4, Some(2), false), true, None),
-        (Family::Qwen2, scheme(8, None, true), false, Some(8)),
-        (Family::Qwen3, scheme(8, Some(2), false), true, None),
-        (Family::Gpt2, scheme(8, None, true), true, None),
+        (Family::Llama, scheme(4, Some(2), true), true, false),
+        (Family::Llama, scheme(4, Some(2), false), true, false),
+        (Family::Qwen2, scheme(8, None, true), false, false),
+        (Family::Qwen2, scheme(8, None, true), false, true),
+        (Family::Qwen3, scheme(8, Some(2), false), true, false),
+        (Family::Gpt2, scheme(8, None, true), true, false),
     ];
-    schemes.into_iter().map(|(family, scheme, packed, activations)| artifact(family, scheme, packed, activations)).collect()
+    schemes.into_iter().map(|(family, scheme, packed, is_static)| artifact(family, scheme, packed, is_static)).collect()
 }
 
 /// A model whose matrices hold integers that count upwards, and everything else zeros.
-fn artifact(family: Family, scheme: Scheme, packed: bool, activation_bits: Option<u8>) -> (Vec<u8>, Vec<u8>) {
+fn artifact(family: Family, scheme: Scheme, packed: bool, inputs_are_static: bool) -> (Vec<u8>, Vec<u8>) {
     let weights = weights(family);
     let architecture = weights.architecture();
     let (least, most) = scheme.range();
@@ -177,7 +178,13 @@ fn artifact(family: Family, scheme: Scheme, packed: bool, activation_bits: Optio
     let tensors = tensors.collect();
     let config = json!({});
     let (dense_dtype, scale_dtype) = (Dtype::F32, Dtype::F16);
-    let new = NewArtifact { architecture, config: &config, dense_dtype, scale_dtype, tensors, activation_bits };
+    let projections = Family::stored(architecture).into_iter().filter(|stored| stored.parts[0].is_projection());
+    let input_rounding = match (packed, inputs_are_static) {
+        (true, _) => InputRounding::None,
+        (false, false) => InputRounding::PerToken,
+        (false, true) => InputRounding::Static(projections.map(|stored| (stored.name, 0.25)).collect()),
+    };
+    let new = NewArtifact { architecture, config: &config, dense_dtype, scale_dtype, tensors, input_rounding };
     written(|folder| new.write(folder).expect("an artifact can be written"))
 }
 

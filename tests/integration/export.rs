@@ -6,6 +6,13 @@ use crate::command::{Bench, root};
 
 /// The golden Llama of 96 tokens in INT8, with a tokenizer of single letters.
 fn quantized(bench: &Bench, scale_dtype: &str) {
+    dense(bench);
+    let int8 = ["--bits", "8", "--group-size", "32", "--scale-dtype", scale_dtype];
+    bench.run(&[["quantize", "dense", "artifact"].as_slice(), &int8].concat()).expect(0);
+}
+
+/// The same as it is.
+pub(crate) fn dense(bench: &Bench) {
     let golden = root().join("tests/golden/models/llama");
     fs_err::create_dir(bench.path("dense")).unwrap();
     for name in ["config.json", "model.safetensors"] {
@@ -19,8 +26,6 @@ fn quantized(bench: &Bench, scale_dtype: &str) {
         "model": { "type": "BPE", "vocab": vocab, "merges": [] }
     });
     bench.write("dense/tokenizer.json", &tokenizer.to_string());
-    let int8 = ["--bits", "8", "--group-size", "32", "--scale-dtype", scale_dtype];
-    bench.run(&[["quantize", "dense", "artifact"].as_slice(), &int8].concat()).expect(0);
 }
 
 #[test]

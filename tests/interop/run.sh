@@ -25,6 +25,20 @@ check() {
   fi
 }
 
+# Letters to calibrate on, and a tokenizer that reads them: the golden models have none.
+tr -cd a-z <README.md | head -c 4096 >"$work/train.txt"
+printf '[text]\ntrain = "train.txt"\n' >"$work/letters.toml"
+"$python" - >"$work/tokenizer.json" <<'END'
+import json, string
+print(json.dumps({
+    "version": "1.0", "added_tokens": [], "normalizer": None, "post_processor": None,
+    "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True},
+    "decoder": {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True},
+    "model": {"type": "BPE", "vocab": {letter: index for index, letter in enumerate(string.ascii_lowercase)}, "merges": []},
+}))
+END
+static=(--bits 8 --activations int8_static --embedding dense --dataset "$work/letters.toml" --calibration-tokens 1024)
+
 if [[ $# -gt 0 ]]; then
   prompt="504 3575 282 4649 314"
   "$compressor" quantize "$1" "$work/int8" --bits 8 --embedding dense
@@ -48,6 +62,10 @@ else
     check "$family, INT4" "$work/$family-int4" 16
     "$compressor" quantize "$model" "$work/$family-int4-zp" --bits 4 --group-size 16 --asymmetric --embedding dense
     check "$family, INT4 with zero points" "$work/$family-int4-zp" 16
+    mkdir "$work/$family"
+    cp "$model"/{config.json,model.safetensors} "$work/tokenizer.json" "$work/$family"
+    "$compressor" quantize "$work/$family" "$work/$family-static" "${static[@]}"
+    check "$family, W8A8, static scales" "$work/$family-static" 16
   done
 fi
 printf '\n%s the same, %s different\n' "$same" "$different"

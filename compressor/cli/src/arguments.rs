@@ -459,7 +459,7 @@ pub(crate) struct Quantize {
     /// `SmoothQuant`'s α, 0 to 1.
     #[arg(long)]
     pub(crate) migration_strength: Option<f64>,
-    /// The dataset's description, for gptq, for clipping by activation, for scaling and for a target.
+    /// The dataset's description, for gptq, for clipping by activation, for scaling, for static activations and for a target.
     #[arg(long)]
     pub(crate) dataset: Option<PathBuf>,
     /// Tokens of the dataset's train split to look at.
@@ -471,7 +471,7 @@ pub(crate) struct Quantize {
     /// The float type of scales: f16, bf16 or f32.
     #[arg(long)]
     pub(crate) scale_dtype: Option<String>,
-    /// none or int8 (W8A8).
+    /// none, int8 (W8A8, one scale for a token) or `int8_static` (one for all tokens, from text).
     #[arg(long)]
     pub(crate) activations: Option<String>,
     /// What may be taken instead where something can't be done, each listed where it was: dense, `round_to_nearest`, `less_text`.

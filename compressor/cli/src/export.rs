@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use compressor_format::{GgufReport, Model, write_gguf};
+use compressor_format::{GgufReport, InputRounding, Model, write_gguf};
 use serde_json::json;
 
 use crate::Output;
@@ -33,7 +33,7 @@ pub(crate) fn export(arguments: &arguments::Export, output: Output) -> Result<En
             writeln!(out, "minima   {minima} for zero points, {rounded_minima} of them rounded to f16")?;
         }
     }
-    if artifact.activation_bits().is_some() {
+    if *artifact.input_rounding() != InputRounding::None {
         eprintln!(
             "note: INT8 activations are not carried over: GGUF has no word for them, llama.cpp rounds activations as it does"
         );

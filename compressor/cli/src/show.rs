@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use compressor_format::{ArtifactTensor, Check, Manifest, Model, Outcome, Report, StageReport};
+use compressor_format::{ArtifactTensor, Check, InputRounding, Manifest, Model, Outcome, Report, StageReport};
 use compressor_pipeline::Plan;
 use compressor_pipeline::figures::{self, bytes, count, figure, percent, perplexity, seconds};
 use compressor_pipeline::quantize::{QuantizationReport, instead_lines};
@@ -232,8 +232,10 @@ pub(crate) fn model(model: &Model, tensors: bool) -> anyhow::Result<()> {
         }
         Model::Checkpoint(_) => {}
         Model::Artifact(artifact) => {
-            if let Some(bits) = artifact.activation_bits() {
-                writeln!(out, "activations   INT{bits}, per token, as it runs")?;
+            match artifact.input_rounding() {
+                InputRounding::None => {}
+                InputRounding::PerToken => writeln!(out, "activations   INT8, per token, as it runs")?,
+                InputRounding::Static(_) => writeln!(out, "activations   INT8, one stored scale for each projection")?,
             }
             match Manifest::read(artifact.path()) {
                 Ok(manifest) => {

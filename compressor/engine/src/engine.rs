@@ -9,12 +9,14 @@ use std::path::Path;
 #[cfg(feature = "std")]
 use compressor_format::Weights;
 use compressor_format::{
-    Architecture, ArtifactTensor, LayerTensor, MappedBytes, Model, NormKind, Part, Positions, TensorId, TensorSlice,
+    Architecture, ArtifactTensor, InputRounding, LayerTensor, MappedBytes, Model, NormKind, Part, Positions, TensorId,
+    TensorSlice,
 };
 
 use crate::cache::{Cache, KvType};
 use crate::kernels::Kernels;
 use crate::kernels::lines::Arena;
+use crate::kernels::vector::InputScales;
 use crate::linear::{Linear, Matrix, Rounding};
 use crate::norm::NormWeights;
 use crate::packed::Packed;
@@ -303,27 +305,31 @@ impl Loader<'_> {
     /// Embedding or head, which have no bias.
     fn end(&self, id: TensorId) -> Result<Linear> {
         let matrix = self.matrix(id)?;
-        let rounding = self.rounding(&matrix, false);
+        let rounding = self.rounding(&matrix, None);
         Ok(Linear { matrix, bias: None, rounding })
     }
 
     fn linear(&self, weight: TensorId, bias: Option<TensorId>) -> Result<Linear> {
         let matrix = self.matrix(weight)?;
         let asked_for = match self.source {
-            Source::Model(Model::Artifact(artifact)) => artifact.activation_bits().is_some(),
-            Source::Model(Model::Checkpoint(_)) => false,
+            Source::Model(Model::Artifact(artifact)) => match artifact.input_rounding() {
+                InputRounding::None => None,
+                InputRounding::PerToken => Some(InputScales::PerToken),
+                InputRounding::Static(_) => artifact.input_scale(weight).map(InputScales::Static),
+            },
+            Source::Model(Model::Checkpoint(_)) => None,
             #[cfg(feature = "std")]
-            Source::Weights(_) => false,
+            Source::Weights(_) => None,
         };
         let rounding = self.rounding(&matrix, asked_for);
         Ok(Linear { matrix, bias: bias.map(|bias| self.vector(bias)).transpose()?, rounding })
     }
 
     /// How the input of a matrix is rounded; `asked_for` is what a W8A8 artifact does.
-    fn rounding(&self, matrix: &Matrix, asked_for: bool) -> Option<Rounding> {
+    fn rounding(&self, matrix: &Matrix, asked_for: Option<InputScales>) -> Option<Rounding> {
         let blocks = matrix.blocks()?;
-        let rounds = asked_for || self.activations == ActivationType::Int8;
-        rounds.then_some(Rounding { blocks, one_scale: asked_for })
+        let unless_asked = (self.activations == ActivationType::Int8).then_some(InputScales::PerBlock);
+        Some(Rounding { blocks, scales: asked_for.or(unless_asked)? })
     }
 
     fn norm(&self, tensor: impl Fn(Part) -> TensorId) -> Result<NormWeights> {

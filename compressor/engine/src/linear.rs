@@ -15,7 +15,7 @@ use crate::kernels::integer::Dequantize;
 use crate::kernels::integer::{MultiplyReal, MultiplyRounded, Rest, Rounded, Vectors};
 #[cfg(feature = "std")]
 use crate::kernels::matmul::multiply;
-use crate::kernels::vector::{Add, Round};
+use crate::kernels::vector::{Add, InputScales, Round};
 #[cfg(feature = "std")]
 use crate::kernels::view::View;
 use crate::kernels::view::ViewMut;
@@ -33,12 +33,11 @@ pub(crate) struct Linear {
 }
 
 /// How activations become integers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Rounding {
     /// As the matrix is split.
     pub(crate) blocks: Blocks,
-    /// One scale for a token (W8A8) instead of one for each block.
-    pub(crate) one_scale: bool,
+    pub(crate) scales: InputScales,
 }
 
 /// A matrix `[rows, columns]`.
@@ -114,12 +113,19 @@ impl Input {
         fill: &(dyn Fn(usize, &mut [f32]) + Sync),
     ) {
         self.real.resize(tokens * width, 0.0);
-        self.rounded.retain(|known| linears.iter().any(|linear| linear.rounding == Some(known.rounding)));
+        // Whatever was rounded before is overwritten: static scales differ from one input to the next, the room is used again.
+        let mut wanted = 0;
         for rounding in linears.iter().filter_map(|linear| linear.rounding) {
-            if !self.rounded.iter().any(|known| known.rounding == rounding) {
-                self.rounded.push(RoundedInput { rounding, blocks: Vec::new(), rests: Vec::new() });
+            if self.rounded[..wanted].iter().any(|known| known.rounding == rounding) {
+                continue;
             }
+            match self.rounded.get_mut(wanted) {
+                Some(known) => known.rounding = rounding,
+                None => self.rounded.push(RoundedInput { rounding, blocks: Vec::new(), rests: Vec::new() }),
+            }
+            wanted += 1;
         }
+        self.rounded.truncate(wanted);
         let mut parts: Vec<_> = self
             .rounded
             .iter_mut()
@@ -139,9 +145,9 @@ impl Input {
             for (at, x) in real.chunks_exact_mut(width).enumerate() {
                 fill(first + at, x);
                 for (rounding, (out, rests)) in &mut rounded {
-                    let Rounding { blocks, one_scale } = *rounding;
+                    let Rounding { blocks, scales } = *rounding;
                     let out = &mut out[at * blocks.count()..][..blocks.count()];
-                    kernels.run(Round { x, group: blocks.group, one_scale, out, rests: &mut rests[at] });
+                    kernels.run(Round { x, group: blocks.group, scales, out, rests: &mut rests[at] });
                 }
             }
         });

@@ -6,6 +6,7 @@ use compressor_format::{QuantizedMatrix, Scheme, Values, WeightBytes};
 
 use crate::kernels::Kernels;
 use crate::kernels::lines::Arena;
+use crate::kernels::vector::InputScales;
 use crate::linear::{Input, Linear, Matrix, Rounding, project};
 use crate::packed::Packed;
 use crate::pool::Pool;
@@ -46,7 +47,7 @@ impl Product {
             zero_points: (!scheme.symmetric).then(|| vec![1; rows * groups]),
         };
         let packed = Packed::new(&matrix, &pool, &Arena::default());
-        let rounding = Rounding { blocks: packed.blocks(), one_scale: false };
+        let rounding = Rounding { blocks: packed.blocks(), scales: InputScales::PerBlock };
         let rounding = (activations == ActivationType::Int8).then_some(rounding);
         let linear = Linear { matrix: Matrix::packed(packed), bias: None, rounding };
         let mut input = Input::default();

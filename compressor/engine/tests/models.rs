@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
@@ -10,9 +11,9 @@ use compressor_engine::{
     generate_batch, generate_on, greedy,
 };
 use compressor_format::{
-    Architecture, Checkpoint, CodebookMatrix, Codebooks, Dtype, Family, LayerShape, LayerTensor, Model, NewArtifact,
-    NewArtifactTensor, Part, PromptCache, QuantizedMatrix, Scheme, StoredTensor, TensorFiles, TensorId, TensorSlice, Values,
-    WeightBytes, Weights, pack,
+    Architecture, Checkpoint, CodebookMatrix, Codebooks, Dtype, Family, InputRounding, LayerShape, LayerTensor, Model,
+    NewArtifact, NewArtifactTensor, Part, Positions, PromptCache, QuantizedMatrix, Scheme, StoredTensor, TensorFiles, TensorId,
+    TensorSlice, Values, WeightBytes, Weights, pack,
 };
 
 /// Logits of the golden models are of size 1 to 10; both sides compute in f32 and differ in the order of their sums.
@@ -210,8 +211,20 @@ fn weight_only(kernels: Kernels) -> Options {
     Options { threads: Some(2), kernels: Some(kernels), activations, ..Options::default() }
 }
 
+/// What an artifact's projections do with their inputs.
+type Rounds = fn(&Architecture) -> InputRounding;
+
+const REAL: Rounds = |_| InputRounding::None;
+const PER_TOKEN: Rounds = |_| InputRounding::PerToken;
+
+/// Static scales, of each projection another. Inputs that a norm made reach 1.3 to 3.3 with them, and more is cut.
+const STATIC: Rounds = |architecture| {
+    let projections = Family::stored(architecture).into_iter().filter(|stored| stored.parts[0].is_projection());
+    InputRounding::Static(projections.zip(10u8..).map(|(stored, at)| (stored.name, f32::from(at) / 1000.0)).collect())
+};
+
 /// The larger model with every matrix in integers.
-fn larger_artifact(scheme: Scheme, activation_bits: Option<u8>) -> tempfile::TempDir {
+fn larger_artifact(scheme: Scheme, rounds: Rounds) -> tempfile::TempDir {
     // A width that groups of 32 divide.
     let layers = vec![LayerShape { intermediate_size: 224, ..larger().layers[0] }; 2];
     let weights = Weights::random(Architecture { layers, ..larger() }, 3);
@@ -228,8 +241,8 @@ fn larger_artifact(scheme: Scheme, activation_bits: Option<u8>) -> tempfile::Tem
     };
     let folder = tempfile::tempdir().unwrap();
     let tensors = Family::stored(architecture).into_iter().map(quantized).collect();
-    let config = weights.config();
-    NewArtifact { architecture, config, dense_dtype: Dtype::F32, scale_dtype: Dtype::F32, tensors, activation_bits }
+    let (config, input_rounding) = (weights.config(), rounds(architecture));
+    NewArtifact { architecture, config, dense_dtype: Dtype::F32, scale_dtype: Dtype::F32, tensors, input_rounding }
         .write(folder.path())
         .unwrap();
     folder
@@ -238,13 +251,14 @@ fn larger_artifact(scheme: Scheme, activation_bits: Option<u8>) -> tempfile::Tem
 #[test]
 fn integers_give_the_same_bits_on_any_threads_alone_and_in_a_prompt() {
     let tokens: Vec<u32> = (0..512).map(|index| index * 37 % 500).collect();
-    for (scheme, activation_bits) in [
-        (Scheme { bits: 4, group_size: Some(32), symmetric: true }, None),
-        (Scheme { bits: 4, group_size: Some(8), symmetric: false }, None),
-        (Scheme { bits: 8, group_size: None, symmetric: true }, None),
-        (Scheme { bits: 8, group_size: None, symmetric: true }, Some(8)),
+    for (scheme, rounds) in [
+        (Scheme { bits: 4, group_size: Some(32), symmetric: true }, REAL),
+        (Scheme { bits: 4, group_size: Some(8), symmetric: false }, REAL),
+        (Scheme { bits: 8, group_size: None, symmetric: true }, REAL),
+        (Scheme { bits: 8, group_size: None, symmetric: true }, PER_TOKEN),
+        (Scheme { bits: 8, group_size: None, symmetric: true }, STATIC),
     ] {
-        let folder = larger_artifact(scheme, activation_bits);
+        let folder = larger_artifact(scheme, rounds);
         for kv_type in [KvType::F32, KvType::F16, KvType::Int8] {
             let of = |threads, kernels| {
                 let options = Options { threads: Some(threads), kernels: Some(kernels), kv_type, ..Options::default() };
@@ -295,7 +309,7 @@ fn integers_after_a_stored_prefix_give_the_same_bits() {
     // Longer than a block of positions, and than the room that a cache has at first.
     let tokens: Vec<u32> = (0..90).map(|index| index * 37 % 500).collect();
     let bits = |logits: &[f32]| logits.iter().map(|logit| logit.to_bits()).collect::<Vec<u32>>();
-    let folder = larger_artifact(Scheme { bits: 4, group_size: Some(32), symmetric: true }, None);
+    let folder = larger_artifact(Scheme { bits: 4, group_size: Some(32), symmetric: true }, REAL);
     for kv_type in KV_TYPES {
         let options = Options { threads: Some(2), kv_type, ..Options::default() };
         let whole = all_logits(&Engine::open(folder.path(), options).unwrap(), &tokens);
@@ -547,7 +561,7 @@ fn signed(integers: Vec<i8>, _: usize, _: u8) -> Values {
 }
 
 /// A golden model with its projections and its embedding quantized, written to a folder.
-fn artifact(name: &str, scheme: Scheme, storage: Pack, activation_bits: Option<u8>) -> tempfile::TempDir {
+fn artifact(name: &str, scheme: Scheme, storage: Pack, rounds: Rounds) -> tempfile::TempDir {
     let checkpoint = Checkpoint::open(&golden_folder(name)).unwrap();
     let architecture = checkpoint.architecture();
     let embedding = Scheme { bits: 8, group_size: Some(16), symmetric: true };
@@ -565,8 +579,8 @@ fn artifact(name: &str, scheme: Scheme, storage: Pack, activation_bits: Option<u
     };
     let folder = tempfile::tempdir().unwrap();
     let tensors = Family::stored(architecture).into_iter().map(quantized).collect();
-    let config = checkpoint.config();
-    NewArtifact { architecture, config, dense_dtype: Dtype::F32, scale_dtype: Dtype::F32, tensors, activation_bits }
+    let (config, input_rounding) = (checkpoint.config(), rounds(architecture));
+    NewArtifact { architecture, config, dense_dtype: Dtype::F32, scale_dtype: Dtype::F32, tensors, input_rounding }
         .write(folder.path())
         .unwrap();
     folder
@@ -575,7 +589,7 @@ fn artifact(name: &str, scheme: Scheme, storage: Pack, activation_bits: Option<u
 #[test]
 fn a_model_from_bytes_gives_the_bits_of_its_folder() {
     let tokens = Golden::read("llama").input_ids;
-    let artifact = artifact("llama", Scheme { bits: 4, group_size: Some(16), symmetric: true }, packed, None);
+    let artifact = artifact("llama", Scheme { bits: 4, group_size: Some(16), symmetric: true }, packed, REAL);
     for folder in [golden_folder("llama"), artifact.path().to_owned()] {
         let config = fs_err::read(folder.join("config.json")).unwrap();
         let weights = fs_err::read(folder.join("model.safetensors")).unwrap();
@@ -603,7 +617,7 @@ fn an_artifact_gives_the_logits_of_its_dequantized_weights() {
     for name in ["llama", "gpt2", "qwen2", "qwen3"] {
         let tokens = Golden::read(name).input_ids;
         for scheme in schemes {
-            let folder = artifact(name, scheme, packed, None);
+            let folder = artifact(name, scheme, packed, REAL);
             let model = Model::open(folder.path()).unwrap();
             let architecture = model.architecture().clone();
             let values = architecture.tensors().into_iter().map(|id| (id, model.values(id).unwrap())).collect();
@@ -660,9 +674,16 @@ fn codebooks_give_the_bits_of_the_dense_weights_that_they_stand_for() {
                 (stored, tensor)
             });
             let (folder, config, tensors) = (tempfile::tempdir().unwrap(), checkpoint.config(), tensors.collect());
-            NewArtifact { architecture, config, dense_dtype: Dtype::F32, scale_dtype: dtype, tensors, activation_bits: None }
-                .write(folder.path())
-                .unwrap();
+            NewArtifact {
+                architecture,
+                config,
+                dense_dtype: Dtype::F32,
+                scale_dtype: dtype,
+                tensors,
+                input_rounding: InputRounding::None,
+            }
+            .write(folder.path())
+            .unwrap();
             let model = Model::open(folder.path()).unwrap();
             let values = architecture.tensors().into_iter().map(|id| (id, model.values(id).unwrap())).collect();
             let dense = Weights::new(architecture.clone(), serde_json::json!({}), values);
@@ -715,7 +736,7 @@ fn int8_activations_are_rounded_token_by_token() {
     let stored: [(Scheme, Pack); 3] =
         [(symmetric(8, None), signed), (symmetric(8, None), packed), (symmetric(4, Some(16)), packed)];
     for (scheme, storage) in stored {
-        let folder = artifact("llama", scheme, storage, Some(8));
+        let folder = artifact("llama", scheme, storage, PER_TOKEN);
         let model = Model::open(folder.path()).unwrap();
         let weight = |tensor: fn(Part) -> LayerTensor| model.values(TensorId::Layer(0, tensor(Part::Weight))).unwrap();
         let (gate, up) = (weight(LayerTensor::Gate), weight(LayerTensor::Up));
@@ -737,6 +758,100 @@ fn int8_activations_are_rounded_token_by_token() {
                 let expected = gate / (1.0 + (-gate).exp()) * product(&up, row);
                 assert!((f64::from(*channel) - expected).abs() < 1e-5, "{scheme}: {channel} {expected}");
             }
+        }
+    }
+}
+
+/// A Llama in f64, one token and one number after the other, as the papers write it. `multiplied` sees what each projection multiplies.
+///
+/// Returns the logits of every position.
+fn plain_llama(model: &Model, tokens: &[u32], multiplied: &dyn Fn(TensorId, &mut [f64])) -> Vec<f32> {
+    use LayerTensor::{AttentionNorm, Down, Gate, Key, MlpNorm, Output, Query, Up, Value};
+    let architecture = model.architecture();
+    let Positions::Rotary { theta, .. } = architecture.positions else { panic!("a Llama has rotary positions") };
+    let (width, head_dim) = (architecture.hidden_size, architecture.head_dim);
+    let LayerShape { heads, kv_heads, .. } = architecture.layers[0];
+    let values = |id| -> Vec<f64> { model.values(id).unwrap().into_iter().map(f64::from).collect() };
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let norm = |id, x: &[f64]| -> Vec<f64> {
+        let root = (dot(x, x) / x.len() as f64 + architecture.norm.epsilon).sqrt();
+        values(id).iter().zip(x).map(|(weight, x)| x / root * weight).collect()
+    };
+    let project = |id: TensorId, x: &[f64]| -> Vec<f64> {
+        let mut x = x.to_vec();
+        multiplied(id, &mut x);
+        values(id).chunks(x.len()).map(|row| dot(row, &x)).collect()
+    };
+    let rotated = |x: &[f64], position: usize| -> Vec<f64> {
+        let half = head_dim / 2;
+        let turned = |head: &[f64], at: usize| {
+            let angle = position as f64 / theta.powf(2.0 * (at % half) as f64 / head_dim as f64);
+            let other = if at < half { -head[at + half] } else { head[at - half] };
+            head[at] * angle.cos() + other * angle.sin()
+        };
+        x.chunks(head_dim).flat_map(|head| (0..head_dim).map(|at| turned(head, at)).collect::<Vec<f64>>()).collect()
+    };
+    let embedding = values(TensorId::Embedding);
+    let mut cache = vec![(Vec::new(), Vec::new()); architecture.layers.len()];
+    let mut logits = Vec::new();
+    for (position, token) in tokens.iter().enumerate() {
+        let mut x = embedding[*token as usize * width..][..width].to_vec();
+        for (index, (keys, seen)) in cache.iter_mut().enumerate() {
+            let weight = |tensor: fn(Part) -> LayerTensor| TensorId::Layer(index, tensor(Part::Weight));
+            let input = norm(weight(AttentionNorm), &x);
+            let query = rotated(&project(weight(Query), &input), position);
+            keys.push(rotated(&project(weight(Key), &input), position));
+            seen.push(project(weight(Value), &input));
+            let mut attended = Vec::new();
+            for (head, query) in query.chunks(head_dim).enumerate() {
+                let at = head / (heads / kv_heads) * head_dim..(head / (heads / kv_heads) + 1) * head_dim;
+                let part = |key: &Vec<f64>| (dot(query, &key[at.clone()]) / (head_dim as f64).sqrt()).exp();
+                let parts: Vec<f64> = keys.iter().map(part).collect();
+                let all: f64 = parts.iter().sum();
+                attended.extend(at.map(|at| parts.iter().zip(&*seen).map(|(part, value)| part / all * value[at]).sum::<f64>()));
+            }
+            x.iter_mut().zip(project(weight(Output), &attended)).for_each(|(x, added)| *x += added);
+            let input = norm(weight(MlpNorm), &x);
+            let gate = project(weight(Gate), &input).into_iter().map(|gate| gate / (1.0 + (-gate).exp()));
+            let channels: Vec<f64> = gate.zip(project(weight(Up), &input)).map(|(gate, up)| gate * up).collect();
+            x.iter_mut().zip(project(weight(Down), &channels)).for_each(|(x, added)| *x += added);
+        }
+        let x = norm(TensorId::FinalNorm(Part::Weight), &x);
+        logits.extend(embedding.chunks(width).map(|row| dot(row, &x) as f32));
+    }
+    logits
+}
+
+#[test]
+fn static_scales_round_and_cut_what_every_projection_multiplies() {
+    let golden = Golden::read("llama");
+    // The second implementation is one: on the dense model it computes what Transformers does.
+    let dense = plain_llama(&Model::open(&golden_folder("llama")).unwrap(), &golden.input_ids, &|_, _| {});
+    assert!(worst_difference(&dense, &golden.logits) <= WORST_LOGIT_DIFFERENCE);
+    let scheme = Scheme { bits: 8, group_size: None, symmetric: true };
+    for storage in [signed, packed] as [Pack; 2] {
+        let folder = artifact("llama", scheme, storage, STATIC);
+        let model = Model::open(folder.path()).unwrap();
+        let Model::Artifact(read) = &model else { panic!("it was written as an artifact") };
+        let (cut, seen) = (Cell::new(0), Cell::new(0));
+        let expected = plain_llama(&model, &golden.input_ids, &|id, x| {
+            let scale = read.input_scale(id).unwrap();
+            for x in x {
+                let steps = *x as f32 / scale;
+                cut.set(cut.get() + usize::from(!(-128.5..=127.5).contains(&steps)));
+                seen.set(seen.get() + 1);
+                *x = f64::from(steps.round_ties_even().clamp(-128.0, 127.0) * scale);
+            }
+        });
+        let part_cut = f64::from(cut.get() as u32) / f64::from(seen.get() as u32);
+        assert!((0.01..0.2).contains(&part_cut), "{} of {} inputs are cut", cut.get(), seen.get());
+        let real = plain_llama(&model, &golden.input_ids, &|_, _| {});
+        let moved = worst_difference(&expected, &real);
+        assert!(moved > 1000.0 * WORST_LOGIT_DIFFERENCE, "rounding moves the logits by {moved} alone");
+        for kernels in Kernels::available() {
+            let engine = Engine::load(&model, weight_only(kernels)).unwrap();
+            let worst = worst_difference(&all_logits(&engine, &golden.input_ids), &expected);
+            assert!(worst <= WORST_LOGIT_DIFFERENCE, "{}: {worst}", kernels.name());
         }
     }
 }

@@ -35,7 +35,20 @@ pub struct Artifact {
     files: TensorFiles,
     tensors: BTreeMap<String, ArtifactTensor>,
     parts: BTreeMap<TensorId, (String, usize)>,
-    activation_bits: Option<u8>,
+    input_rounding: InputRounding,
+}
+
+/// What the projections inside the layers of an artifact do with what they multiply.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum InputRounding {
+    /// Nothing.
+    #[default]
+    None,
+    /// Round it to INT8, symmetric, with one scale for each token, found as they run (W8A8).
+    PerToken,
+    /// Round it to INT8, symmetric, with one scale for all tokens: of each quantized projection, by the name of its weight as stored
+    /// (W8A8).
+    Static(BTreeMap<String, f32>),
 }
 
 /// A stored tensor of an artifact, `[out, in]` where it is a matrix.
@@ -85,7 +98,7 @@ impl Artifact {
         if method != "compressed-tensors" {
             return Err(Error::unsupported(config_origin, format!("quant_method \"{method}\"; known is compressed-tensors")));
         }
-        let activation_bits = activation_bits(quantization, config_origin)?;
+        let mut input_rounding = declared_input_rounding(quantization, config_origin)?;
         let architecture = Family::read(&config, config_origin)?;
         let files = files()?;
         let declared = declared_schemes(quantization, config_origin)?;
@@ -99,6 +112,11 @@ impl Artifact {
                 first_row += architecture.shape(*part)[0];
             }
             let tensor = reader.read(&stored)?;
+            if let (InputRounding::Static(scales), ArtifactTensor::Quantized(_)) = (&mut input_rounding, &tensor)
+                && stored.parts[0].is_projection()
+            {
+                scales.insert(stored.name.clone(), reader.input_scale(&stored.name)?);
+            }
             tensors.insert(stored.name, tensor);
         }
         let used = reader.used;
@@ -107,7 +125,7 @@ impl Artifact {
             let what = format!("tensor `{name}` has no place in the model that config.json describes");
             return Err(Error::malformed(&origin, what));
         }
-        Ok(Self { path, architecture, config, files, tensors, parts, activation_bits })
+        Ok(Self { path, architecture, config, files, tensors, parts, input_rounding })
     }
 
     /// Where it is; `model.safetensors` where it was read from bytes, as errors call it then.
@@ -126,9 +144,17 @@ impl Artifact {
         &self.config
     }
 
-    /// `Some(8)`: projections inside layers quantize their input to INT8, per token, symmetric, as they run (W8A8).
-    pub fn activation_bits(&self) -> Option<u8> {
-        self.activation_bits
+    /// What its projections do with what they multiply.
+    pub fn input_rounding(&self) -> &InputRounding {
+        &self.input_rounding
+    }
+
+    /// The scale with which one of the architecture's tensors has its input rounded, where that is the same for all tokens.
+    pub fn input_scale(&self, id: TensorId) -> Option<f32> {
+        match &self.input_rounding {
+            InputRounding::None | InputRounding::PerToken => None,
+            InputRounding::Static(scales) => scales.get(&self.parts[&id].0).copied(),
+        }
     }
 
     /// Bytes of the files that hold weights.
@@ -342,6 +368,21 @@ impl Reader<'_> {
         Ok((scales, groups))
     }
 
+    /// The one scale of what a matrix multiplies.
+    fn input_scale(&mut self, weight: &str) -> Result<f32> {
+        let name = input_scale_name(weight);
+        let slice = self.take(&name).ok_or_else(|| self.missing(&name))?;
+        self.expect_shape(&name, &slice, &[1])?;
+        let Some(scale) = slice.to_f32().and_then(|scales| scales.first().copied()) else {
+            return Err(Error::unsupported(self.origin, format!("tensor `{name}` is {}", slice.dtype)));
+        };
+        check_finite(self.origin, &name, &[scale])?;
+        if scale <= 0.0 {
+            return Err(Error::malformed(self.origin, format!("tensor `{name}` holds {scale}, and a scale is above 0")));
+        }
+        Ok(scale)
+    }
+
     /// Zero points are packed down the rows: `[ceil(rows · bits / 32), groups]` words.
     fn zero_points(&mut self, name: &str, rows: usize, groups: usize, bits: u8) -> Result<Option<Vec<i8>>> {
         let point_name = format!("{name}_zero_point");
@@ -452,25 +493,43 @@ fn declared_codebooks(weights: &Value, bits: u64) -> Option<Codebooks> {
     Some(Codebooks { bits, rows })
 }
 
-/// What `quantization_config` says about activations; only INT8 per token, dynamic and symmetric, is run here.
-fn activation_bits(quantization: &Value, origin: &str) -> Result<Option<u8>> {
-    let groups = config_groups(quantization, origin)?;
-    let mut found = None;
-    for (name, group) in groups {
+/// What `quantization_config` says about activations, static scales still to be read. INT8, symmetric, is run here: dynamic per token
+/// or static per tensor, and the same in every group that says anything.
+fn declared_input_rounding(quantization: &Value, origin: &str) -> Result<InputRounding> {
+    let mut found: Option<(&str, InputRounding)> = None;
+    for (name, group) in config_groups(quantization, origin)? {
         let Some(activations) = group.get("input_activations").filter(|value| !value.is_null()) else { continue };
         let text = |key: &str| activations.get(key).map_or_else(|| "null".to_owned(), Value::to_string);
-        let is_known = text("num_bits") == "8"
-            && text("dynamic") == "true"
-            && text("strategy") == "\"token\""
-            && text("symmetric") == "true";
-        if !is_known {
-            let what =
-                format!("`config_groups.{name}.input_activations`: only 8 bits, dynamic, per token, symmetric is run here");
-            return Err(Error::unsupported(origin, what));
+        let is_int8 = text("num_bits") == "8" && text("symmetric") == "true" && text("type") != "\"float\"";
+        let rounding = match (text("dynamic").as_str(), text("strategy").as_str()) {
+            ("true", "\"token\"") if is_int8 => InputRounding::PerToken,
+            ("false", "\"tensor\"") if is_int8 => InputRounding::Static(BTreeMap::new()),
+            _ => {
+                let what = format!(
+                    "`config_groups.{name}.input_activations`: only 8 bits, symmetric, dynamic per token or static per tensor, is \
+                     run here"
+                );
+                return Err(Error::unsupported(origin, what));
+            }
+        };
+        match &found {
+            Some((first, known)) if *known != rounding => {
+                let what = format!(
+                    "`config_groups.{first}.input_activations` and `config_groups.{name}.input_activations`: dynamic and static \
+                     scales in one model are not run here"
+                );
+                return Err(Error::unsupported(origin, what));
+            }
+            Some(_) => {}
+            None => found = Some((name, rounding)),
         }
-        found = Some(8);
     }
-    Ok(found)
+    Ok(found.map(|(_, rounding)| rounding).unwrap_or_default())
+}
+
+/// The tensor with the one scale of what a matrix multiplies.
+fn input_scale_name(weight: &str) -> String {
+    format!("{}.input_scale", weight.strip_suffix(".weight").unwrap_or(weight))
 }
 
 #[cfg(all(test, feature = "std"))]
@@ -508,6 +567,8 @@ mod tests {
     struct Quantized {
         projections: (Levels, bool),
         ends: Option<Scheme>,
+        /// Signed projections have static scales for their inputs, not one for each token.
+        inputs_are_static: bool,
     }
 
     fn quantized() -> impl Strategy<Value = (Family, Quantized)> {
@@ -522,10 +583,11 @@ mod tests {
             (prop::sample::select(Codebooks::BITS.to_vec()), prop::sample::select(vec![None, Some(1), Some(2), Some(4)]));
         let projections = prop_oneof![
             4 => packed.clone().prop_map(|scheme| (scheme.into(), true)),
-            1 => signed,
+            2 => signed,
             2 => codebooks.prop_map(|(bits, rows)| (Codebooks { bits, rows }.into(), true)),
         ];
-        let quantized = (projections, prop::option::of(packed)).prop_map(|(projections, ends)| Quantized { projections, ends });
+        let quantized = (projections, prop::option::of(packed), any::<bool>())
+            .prop_map(|(projections, ends, inputs_are_static)| Quantized { projections, ends, inputs_are_static });
         (prop::sample::select(Family::ALL.to_vec()), quantized)
     }
 
@@ -561,6 +623,17 @@ mod tests {
         Family::stored(architecture).into_iter().map(&mut tensor).collect()
     }
 
+    /// Another static scale for each projection: values of every float type.
+    fn input_rounding(architecture: &Architecture, quantized: Quantized) -> InputRounding {
+        let projections = Family::stored(architecture).into_iter().filter(|stored| stored.parts[0].is_projection());
+        let scales = projections.zip(1u8..).map(|(stored, at)| (stored.name, f32::from(at) / 64.0));
+        match (quantized.projections.1, quantized.inputs_are_static) {
+            (true, _) => InputRounding::None,
+            (false, false) => InputRounding::PerToken,
+            (false, true) => InputRounding::Static(scales.collect()),
+        }
+    }
+
     fn scale_dtype(seed: u8) -> Dtype {
         [Dtype::F16, Dtype::F32, Dtype::Bf16][usize::from(seed % 3)]
     }
@@ -574,18 +647,24 @@ mod tests {
             dense_dtype: Dtype::F32,
             scale_dtype: scale_dtype(seed),
             tensors: tensors(&architecture, quantized, seed),
-            activation_bits: (!quantized.projections.1).then_some(8),
+            input_rounding: input_rounding(&architecture, quantized),
         };
         new.write(folder.path()).unwrap();
         (folder, new.tensors)
     }
 
     fn int4() -> Quantized {
-        Quantized { projections: (Scheme { bits: 4, group_size: Some(2), symmetric: false }.into(), true), ends: None }
+        let projections = (Scheme { bits: 4, group_size: Some(2), symmetric: false }.into(), true);
+        Quantized { projections, ends: None, inputs_are_static: false }
     }
 
     fn codebooks() -> Quantized {
-        Quantized { projections: (Codebooks { bits: 4, rows: Some(4) }.into(), true), ends: None }
+        Quantized { projections: (Codebooks { bits: 4, rows: Some(4) }.into(), true), ends: None, inputs_are_static: false }
+    }
+
+    fn static_inputs() -> Quantized {
+        let projections = (Scheme { bits: 8, group_size: None, symmetric: true }.into(), false);
+        Quantized { projections, ends: None, inputs_are_static: true }
     }
 
     /// Opens a folder whose files may be anything, and reads every tensor: either all is in bounds, or the error names the folder.
@@ -665,6 +744,109 @@ mod tests {
             (points.2, points.3) = (vec![1, 1], vec![0; 4]);
         });
         assert_eq!(points, format!("tensor `{QUERY}_zero_point` has shape [1, 1], config.json asks for [1, 4]"));
+    }
+
+    #[test]
+    fn static_scales_that_are_none_are_refused_by_name() {
+        let name = "model.layers.0.mlp.down_proj.input_scale";
+        let gone = refused_of(static_inputs(), |tensors| tensors.retain(|(found, ..)| found != name));
+        assert_eq!(gone, format!("there is no tensor `{name}`, and config.json asks for it"));
+        for (shape, said) in [(vec![], "[]"), (vec![1, 1], "[1, 1]"), (vec![2], "[2]"), (vec![0], "[0]")] {
+            let refused = refused_of(static_inputs(), |tensors| {
+                let scale = named(tensors, name);
+                scale.3 = vec![1; 4 * shape.iter().product::<usize>()];
+                scale.2 = shape;
+            });
+            assert_eq!(refused, format!("tensor `{name}` has shape {said}, config.json asks for [1]"));
+        }
+        let holding = |bytes: [u8; 4]| refused_of(static_inputs(), |tensors| named(tensors, name).3 = bytes.to_vec());
+        for (value, said) in [(0.0f32, "0"), (-0.0, "-0"), (-0.5, "-0.5")] {
+            assert_eq!(holding(value.to_le_bytes()), format!("tensor `{name}` holds {said}, and a scale is above 0"));
+        }
+        for (value, said) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf"), (f32::NEG_INFINITY, "-inf")] {
+            assert_eq!(holding(value.to_le_bytes()), format!("tensor `{name}` holds {said} at element 0"));
+        }
+        let integer = refused_of(static_inputs(), |tensors| named(tensors, name).1 = Dtype::I32);
+        assert_eq!(integer, format!("tensor `{name}` is i32"));
+        // Of the norm, which multiplies nothing, and of weights whose config.json says nothing of inputs.
+        let unread = |quantized, name: &str| {
+            let refused =
+                refused_of(quantized, |tensors| tensors.push((name.to_owned(), Dtype::F32, vec![1], vec![0, 0, 128, 63])));
+            assert_eq!(refused, format!("tensor `{name}` has no place in the model that config.json describes"));
+        };
+        unread(static_inputs(), "model.norm.input_scale");
+        unread(int4(), name);
+        unread(Quantized { inputs_are_static: false, ..static_inputs() }, name);
+    }
+
+    #[test]
+    fn a_config_that_asks_for_other_activations_is_refused_by_its_group() {
+        let (folder, _) = written(Family::Gpt2, static_inputs(), 1);
+        let path = folder.path().join("config.json");
+        let config: Value = serde_json::from_slice(&fs_err::read(&path).unwrap()).unwrap();
+        assert_eq!(
+            config["quantization_config"]["config_groups"]["group_0"]["input_activations"],
+            json!({
+                "num_bits": 8, "type": "int", "symmetric": true, "strategy": "tensor", "dynamic": false, "group_size": null,
+                "observer": "static_minmax"
+            })
+        );
+        let changed = |change: &dyn Fn(&mut Value)| {
+            let mut changed = config.clone();
+            change(&mut changed["quantization_config"]["config_groups"]);
+            fs_err::write(&path, changed.to_string()).unwrap();
+            let error = Artifact::open(folder.path()).unwrap_err().to_string();
+            check_bytes_against_folder(folder.path());
+            error
+        };
+        let unknown = format!(
+            "{}: `config_groups.group_0.input_activations`: only 8 bits, symmetric, dynamic per token or static per tensor, is run \
+             here",
+            path.display()
+        );
+        for (key, value) in [
+            ("num_bits", json!(4)),
+            ("symmetric", json!(false)),
+            ("type", json!("float")),
+            ("strategy", json!("channel")),
+            ("strategy", json!("group")),
+            ("strategy", json!("token")),
+            ("strategy", json!(null)),
+            ("dynamic", json!(true)),
+            ("dynamic", json!("local")),
+        ] {
+            assert_eq!(changed(&|groups| groups["group_0"]["input_activations"][key] = value.clone()), unknown, "{key} {value}");
+        }
+        let both = changed(&|groups| {
+            groups["group_1"] = groups["group_0"].clone();
+            let activations = &mut groups["group_1"]["input_activations"];
+            (activations["dynamic"], activations["strategy"]) = (json!(true), json!("token"));
+        });
+        let expected = format!(
+            "{}: `config_groups.group_0.input_activations` and `config_groups.group_1.input_activations`: dynamic and static scales \
+             in one model are not run here",
+            path.display()
+        );
+        assert_eq!(both, expected);
+        // Static scales are there, and nothing asks for them.
+        let dynamic = changed(&|groups| {
+            let activations = &mut groups["group_0"]["input_activations"];
+            (activations["dynamic"], activations["strategy"]) = (json!(true), json!("token"));
+        });
+        let end = "tensor `transformer.h.0.attn.c_attn.input_scale` has no place in the model that config.json describes";
+        assert!(dynamic.ends_with(end), "{dynamic}");
+    }
+
+    #[test]
+    fn parts_of_a_matrix_share_its_static_scale() {
+        let (folder, _) = written(Family::Gpt2, static_inputs(), 1);
+        let artifact = Artifact::open(folder.path()).unwrap();
+        let scale =
+            |tensor: fn(crate::Part) -> crate::LayerTensor| artifact.input_scale(TensorId::Layer(0, tensor(crate::Part::Weight)));
+        use crate::LayerTensor::{AttentionNorm, Down, Key, Output, Query, Up, Value};
+        let found = [scale(Query), scale(Key), scale(Value), scale(Output), scale(Up), scale(Down)];
+        assert_eq!(found, [1., 1., 1., 2., 3., 4.].map(|at| Some(at / 64.0)));
+        assert_eq!((scale(AttentionNorm), artifact.input_scale(TensorId::Embedding)), (None, None));
     }
 
     #[test]
@@ -751,6 +933,7 @@ mod tests {
             let (folder, tensors) = written(family, quantized, seed);
             let artifact = Artifact::open(folder.path()).unwrap();
             check_bytes_against_folder(folder.path());
+            prop_assert_eq!(artifact.input_rounding(), &input_rounding(artifact.architecture(), quantized));
             prop_assert_eq!(artifact.stored().count(), tensors.len());
             for (stored, new) in &tensors {
                 let (_, read) = artifact.stored().find(|(name, _)| *name == stored.name).unwrap();
@@ -810,7 +993,7 @@ mod tests {
             prop_assert_eq!((old.bytes(), old.iter().count()), (new.bytes(), new.iter().count()));
             for ((old_name, old), (new_name, new)) in old.iter().zip(new.iter()) {
                 prop_assert_eq!((old_name, old.dtype, &old.shape), (new_name, new.dtype, &new.shape));
-                prop_assert!(old_name.ends_with("_scale") || old.bytes[..] == new.bytes[..], "{}", old_name);
+                prop_assert!(old_name.ends_with("weight_scale") || old.bytes[..] == new.bytes[..], "{}", old_name);
             }
             // Fused parts count their scales each from 0.
             for id in artifact.architecture().tensors() {

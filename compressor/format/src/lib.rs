@@ -58,7 +58,7 @@ mod write;
 pub use architecture::{
     Activation, Architecture, Attention, LayerShape, LayerTensor, Mlp, Norm, NormKind, Part, Positions, RotaryScaling, TensorId,
 };
-pub use artifact::{Artifact, ArtifactTensor};
+pub use artifact::{Artifact, ArtifactTensor, InputRounding};
 pub use checkpoint::Checkpoint;
 pub use codebooks::{CodebookMatrix, Codebooks, Levels};
 pub use error::{Error, Result, check_finite};

@@ -166,7 +166,7 @@ pub(crate) mod tests {
                 }
             }
             (Model::Artifact(opened), Model::Artifact(read)) => {
-                assert_eq!((read.activation_bits(), read.config()), (opened.activation_bits(), opened.config()));
+                assert_eq!((read.input_rounding(), read.config()), (opened.input_rounding(), opened.config()));
                 for id in opened.architecture().tensors() {
                     match (opened.tensor(id), read.tensor(id)) {
                         (ArtifactTensor::Dense(opened), ArtifactTensor::Dense(read)) => {

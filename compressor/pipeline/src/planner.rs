@@ -629,7 +629,8 @@ impl<'a> Planner<'a> {
 }
 
 /// The way out for a quantization whose text does not do.
-const QUANTIZES_WITHOUT_TEXT: &str = "leave out what looks at text: method \"gptq\", clipping \"activation\" and scaling";
+const QUANTIZES_WITHOUT_TEXT: &str =
+    "leave out what looks at text: method \"gptq\", clipping \"activation\", scaling and activations \"int8_static\"";
 
 /// The split that a stage reads.
 fn split_of(stage: &Stage) -> Option<Split> {

@@ -157,7 +157,7 @@ mod tests {
     use std::path::Path;
 
     use compressor_format::{
-        Dtype, Family, NewArtifact, NewArtifactTensor, Scheme, StoredTensor, Values, WeightBytes, Weights, pack,
+        Dtype, Family, InputRounding, NewArtifact, NewArtifactTensor, Scheme, StoredTensor, Values, WeightBytes, Weights, pack,
     };
     use serde_json::json;
     use tempfile::TempDir;
@@ -234,7 +234,7 @@ mod tests {
             dense_dtype: Dtype::F32,
             scale_dtype: Dtype::F16,
             tensors: Family::stored(architecture).into_iter().map(tensor).collect(),
-            activation_bits: (!packed).then_some(8),
+            input_rounding: if packed { InputRounding::None } else { InputRounding::PerToken },
         };
         new.write(folder.path()).unwrap();
         let artifact = Artifact::open(folder.path()).unwrap();
@@ -419,7 +419,7 @@ mod tests {
             dense_dtype: Dtype::F32,
             scale_dtype: Dtype::F16,
             tensors: dense.collect(),
-            activation_bits: None,
+            input_rounding: InputRounding::None,
         };
         new.write(folder.path()).unwrap();
         let artifact = Artifact::open(folder.path()).unwrap();

@@ -9,7 +9,7 @@ use super::attention::Attend;
 use super::dense::{Dense, Dots, Widen};
 use super::integer::{Dequantize, MultiplyReal, MultiplyRounded, Rest, Rounded, Vectors};
 use super::lines::Arena;
-use super::vector::{Activate, Add, Round, exp, softmax};
+use super::vector::{Activate, Add, InputScales, Round, exp, softmax};
 use super::view::ViewMut;
 use super::{BLOCK, Kernel, Kernels, LANES, Simd};
 use crate::cache::{KvType, LayerCache};
@@ -195,7 +195,7 @@ fn matrices(mut check: impl FnMut(&QuantizedMatrix, &str)) -> usize {
 
 fn round(kernels: Kernels, x: &[f32], blocks: Blocks) -> (Vec<Rounded>, Vec<Rest>) {
     let (mut rounded, mut rests) = (vec![Rounded::ZERO; blocks.count()], Vec::new());
-    kernels.run(Round { x, group: blocks.group, one_scale: false, out: &mut rounded, rests: &mut rests });
+    kernels.run(Round { x, group: blocks.group, scales: InputScales::PerBlock, out: &mut rounded, rests: &mut rests });
     (rounded, rests)
 }
 
@@ -291,7 +291,7 @@ fn what_rounding_leaves_of_the_largest_blocks_is_rounded_too() {
         assert_eq!((rest.scale, rest.minus_sum), (0.3 / 127.0, -31 * 127));
         // One scale for all leaves none, and takes back those of the vector before.
         let (mut rounded, mut rests) = (rounded, rests);
-        kernels.run(Round { x: &x, group: x.len(), one_scale: true, out: &mut rounded, rests: &mut rests });
+        kernels.run(Round { x: &x, group: x.len(), scales: InputScales::PerToken, out: &mut rounded, rests: &mut rests });
         assert!(rests.is_empty());
         // Neither do equal blocks, nor zeros.
         assert!(round(kernels, &[1.0; 64], Blocks { columns: 64, group: 64 }).1.is_empty());
@@ -334,7 +334,7 @@ fn nothing_gives_nothing() {
         kernels.run(Add { out: &mut [], x: &[] });
         kernels.run(Widen { values: Dense::Bf16(&[]), out: &mut [] });
         kernels.run(Activate { activation: Activation::Silu, gate: Some(&[]), up: &[], out: &mut [] });
-        kernels.run(Round { x: &[], group: 32, one_scale: false, out: &mut [], rests: &mut Vec::new() });
+        kernels.run(Round { x: &[], group: 32, scales: InputScales::PerBlock, out: &mut [], rests: &mut Vec::new() });
         kernels.run(Dots { rows: Dense::F32(&[]), x: &[1.0], columns: 1, out: ViewMut::new(&mut [], 0) });
         let packed = Packed::new(&matrix(1, 1, 4, None, false, false), &pool(), &Arena::default());
         let x = Vectors { blocks: &[], rests: &[] };
@@ -548,11 +548,38 @@ fn one_scale_for_a_token_rounds_to_even_and_reaches_both_ends() {
     for kernels in Kernels::available() {
         let (mut out, rests) = ([Rounded::ZERO; 1], &mut Vec::new());
         // Scale 127.5 / 127.5 = 1: ties go to the even neighbour, the largest is cut to 127, the smallest reaches −128.
-        kernels.run(Round { x: &[0.5, 1.5, -2.5, 127.5, -127.5], group: 5, one_scale: true, out: &mut out, rests });
+        kernels.run(Round { x: &[0.5, 1.5, -2.5, 127.5, -127.5], group: 5, scales: InputScales::PerToken, out: &mut out, rests });
         assert_eq!(out[0].integers[..6], [0, 2, -2, 127, -128, 0]);
         assert_eq!((out[0].scale, out[0].minus_sum), (1.0, 1));
-        kernels.run(Round { x: &[0.0; 5], group: 5, one_scale: true, out: &mut out, rests });
+        kernels.run(Round { x: &[0.0; 5], group: 5, scales: InputScales::PerToken, out: &mut out, rests });
         assert_eq!((out[0].scale, out[0].integers), (f32::EPSILON, [0; 32]));
+    }
+}
+
+#[test]
+fn a_static_scale_rounds_to_even_and_cuts_what_lies_beyond() {
+    for kernels in Kernels::available() {
+        let run = |x: &[f32]| {
+            let (mut out, mut rests) = ([Rounded::ZERO; 2], vec![Rest { block: 0, rounded: Rounded::ZERO }]);
+            let scales = InputScales::Static(0.5);
+            kernels.run(Round { x, group: x.len(), scales, out: &mut out[..x.len().div_ceil(BLOCK)], rests: &mut rests });
+            assert!(rests.is_empty());
+            out
+        };
+        // Halves of the step 0.5 go to the even neighbour; 63.75 is 127.5 steps, 64 is 128, and so on to what no float holds.
+        let x = [0.25, 0.75, -1.25, 63.25, 63.75, 64.0, -64.0, -64.5, 1e9, -1e9, f32::MAX, f32::MIN, 0.0, -0.0, 1e-30];
+        let [first, _] = run(&x);
+        assert_eq!(first.integers[..15], [0, 2, -2, 126, 127, 127, -128, -128, 127, -128, 127, -128, 0, 0, 0]);
+        assert_eq!((first.scale, first.minus_sum, &first.integers[15..]), (0.5, -122, [0; 17].as_slice()));
+        // The second block of a vector has the same scale, and zeros keep it.
+        let [first, second] = run(&[3.0; 40]);
+        assert_eq!((first.scale, second.scale, first.integers), (0.5, 0.5, [6; 32]));
+        assert_eq!(second.integers[7..9], [6, 0]);
+        assert_eq!(run(&[0.0; 40])[1].scale, 0.5);
+        // What is not finite is not cut: it goes on to where it is refused.
+        for damage in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            assert!(run(&[1.0, damage])[0].scale.is_nan(), "{}", kernels.name());
+        }
     }
 }
 

@@ -98,21 +98,31 @@ impl Kernel for Normalize<'_> {
     }
 }
 
-/// Rounds a vector to INT8 in blocks of [`BLOCK`] with one scale each: the largest magnitude becomes 127.
+/// The scales with which activations are rounded to INT8.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum InputScales {
+    /// One for each block: its largest magnitude becomes 127.
+    PerBlock,
+    /// One for all blocks of a token, as W8A8 artifacts of compressed-tensors ask for it: the largest magnitude becomes 127.5, cut to
+    /// 127.
+    PerToken,
+    /// This one for all tokens, as W8A8 artifacts with static scales ask for it; what lies beyond is cut to −128 and 127.
+    Static(f32),
+}
+
+/// Rounds a vector to INT8 in blocks of [`BLOCK`].
 ///
 /// `x` is split into groups of `group` elements, and each of them into blocks, the last one padded with zeros: no block then has
 /// weights of two scales. A value that is not finite makes its block's scale NaN.
 ///
-/// What rounding leaves over of the blocks with the largest scales is rounded too: most of the error is theirs.
+/// With a scale for each block, what rounding leaves over of the blocks with the largest ones is rounded too: most of the error is theirs.
 pub(crate) struct Round<'a> {
     pub(crate) x: &'a [f32],
     pub(crate) group: usize,
-    /// One scale for all blocks, as W8A8 artifacts of compressed-tensors ask for it: the largest magnitude becomes 127.5, cut to
-    /// 127.
-    pub(crate) one_scale: bool,
+    pub(crate) scales: InputScales,
     /// `[blocks]`
     pub(crate) out: &'a mut [Rounded],
-    /// What rounding left over of some blocks; none with one scale.
+    /// What rounding left over of some blocks; none with one scale for all of them.
     pub(crate) rests: &'a mut Vec<Rest>,
 }
 
@@ -122,10 +132,16 @@ impl Kernel for Round<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S) {
         self.rests.clear();
-        if self.one_scale {
-            let largest = largest(simd, self.x);
-            // Epsilon for a vector of zeros, as compressed-tensors does.
-            let scale = if largest == 0.0 { f32::EPSILON } else { largest / 127.5 };
+        let one_scale = match self.scales {
+            InputScales::PerBlock => None,
+            InputScales::PerToken => {
+                let largest = largest(simd, self.x);
+                // Epsilon for a vector of zeros, as compressed-tensors does.
+                Some(if largest == 0.0 { f32::EPSILON } else { largest / 127.5 })
+            }
+            InputScales::Static(scale) => Some(if largest(simd, self.x).is_nan() { f32::NAN } else { scale }),
+        };
+        if let Some(scale) = one_scale {
             let divisor = simd.splat(scale);
             for (x, out) in blocks(self.x, self.group).zip(self.out) {
                 out.scale = scale;

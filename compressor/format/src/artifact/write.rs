@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Artifact, ArtifactTensor, shape_of_rows};
+use super::{Artifact, ArtifactTensor, InputRounding, input_scale_name, shape_of_rows};
 use crate::model::WEIGHTS;
 use crate::safetensors::{SafetensorsWriter, layout_metadata};
 use crate::{
@@ -25,10 +25,9 @@ pub struct ArtifactLayout<'a> {
     pub dense_dtype: Dtype,
     /// The float type that scales are written in, and centroids are of; every scale is one of its values.
     pub scale_dtype: Dtype,
-    /// Every stored tensor of the architecture.
+    /// Every stored tensor of the architecture; with [`Storage::Signed`] and [`Storage::SignedStatic`], projections round what they
+    /// multiply as they run.
     pub tensors: Vec<(StoredTensor, Storage)>,
-    /// `Some(8)`: projections quantize their input to INT8, per token, as they run.
-    pub activation_bits: Option<u8>,
 }
 
 /// An artifact under way, written tensor by tensor: none has to be in memory but the one that is put.
@@ -51,8 +50,8 @@ pub struct NewArtifact<'a> {
     pub scale_dtype: Dtype,
     /// Every stored tensor of the architecture, quantized or left dense.
     pub tensors: Vec<(StoredTensor, NewArtifactTensor)>,
-    /// `Some(8)`: projections quantize their input to INT8, per token, as they run.
-    pub activation_bits: Option<u8>,
+    /// What quantized projections do with what they multiply; a static scale is one of the values of `scale_dtype`.
+    pub input_rounding: InputRounding,
 }
 
 /// A tensor to be written.
@@ -74,6 +73,8 @@ pub enum Storage {
     Packed(Scheme),
     /// Signed bytes, one scale per output channel: the layout of W8A8.
     Signed(Scheme),
+    /// The same, with one scale for what the matrix multiplies: W8A8 with static scales of activations.
+    SignedStatic(Scheme),
     /// Indices packed into 32-bit words, centroids beside them.
     Codebooks(Codebooks),
 }
@@ -84,7 +85,7 @@ impl Storage {
         match self {
             Self::Dense(_) => None,
             Self::Packed(scheme) => Some((scheme.into(), true)),
-            Self::Signed(scheme) => Some((scheme.into(), false)),
+            Self::Signed(scheme) | Self::SignedStatic(scheme) => Some((scheme.into(), false)),
             Self::Codebooks(codebooks) => Some((codebooks.into(), true)),
         }
     }
@@ -104,6 +105,11 @@ impl Storage {
             Self::Dense(dtype) => vec![(stored.name.clone(), dtype, shape)],
             Self::Packed(scheme) | Self::Signed(scheme) => {
                 quantized_layout(&stored.name, [shape[0], shape[1]], scheme, matches!(self, Self::Packed(_)), scale_dtype)
+            }
+            Self::SignedStatic(scheme) => {
+                let mut layout = quantized_layout(&stored.name, [shape[0], shape[1]], scheme, false, scale_dtype);
+                layout.push((input_scale_name(&stored.name), scale_dtype, vec![1]));
+                layout
             }
             Self::Codebooks(codebooks) => codebook_layout(&stored.name, [shape[0], shape[1]], codebooks, scale_dtype),
         }
@@ -157,32 +163,42 @@ impl NewArtifact<'_> {
     ///
     /// # Errors
     /// As [`ArtifactLayout::begin`].
+    ///
+    /// # Panics
+    /// Where inputs are rounded with static scales and a quantized projection has none: a mistake of the caller, never of a file.
     pub fn write(&self, folder: &Path) -> Result<()> {
-        let storage = |tensor: &NewArtifactTensor| tensor.storage(self.dense_dtype);
+        let storage = |(stored, tensor): &(StoredTensor, NewArtifactTensor)| (stored.clone(), self.storage(stored, tensor));
         let layout = ArtifactLayout {
             architecture: self.architecture,
             config: self.config,
             dense_dtype: self.dense_dtype,
             scale_dtype: self.scale_dtype,
-            tensors: self.tensors.iter().map(|(stored, tensor)| (stored.clone(), storage(tensor))).collect(),
-            activation_bits: self.activation_bits,
+            tensors: self.tensors.iter().map(storage).collect(),
         };
         let mut writer = layout.begin(folder)?;
         for (stored, tensor) in &self.tensors {
             writer.put(stored, tensor)?;
+            if let (Storage::SignedStatic(_), InputRounding::Static(scales)) =
+                (self.storage(stored, tensor), &self.input_rounding)
+            {
+                writer.put_input_scale(stored, scales[&stored.name])?;
+            }
         }
         writer.finish()
     }
-}
 
-impl NewArtifactTensor {
-    /// How it lies in an artifact; dense ones in the type `dense`.
-    fn storage(&self, dense: Dtype) -> Storage {
-        match self {
-            Self::Dense(_) => Storage::Dense(dense),
-            Self::Quantized(QuantizedMatrix { values: Values::Packed(_), scheme, .. }) => Storage::Packed(*scheme),
-            Self::Quantized(QuantizedMatrix { values: Values::Signed(_), scheme, .. }) => Storage::Signed(*scheme),
-            Self::Codebooks(matrix) => Storage::Codebooks(matrix.codebooks),
+    /// How a tensor will lie there.
+    fn storage(&self, stored: &StoredTensor, tensor: &NewArtifactTensor) -> Storage {
+        match tensor {
+            NewArtifactTensor::Dense(_) => Storage::Dense(self.dense_dtype),
+            NewArtifactTensor::Codebooks(matrix) => Storage::Codebooks(matrix.codebooks),
+            NewArtifactTensor::Quantized(QuantizedMatrix { values, scheme, .. }) => match (values, &self.input_rounding) {
+                (Values::Packed(_), _) => Storage::Packed(*scheme),
+                (Values::Signed(_), InputRounding::Static(_)) if stored.parts[0].is_projection() => {
+                    Storage::SignedStatic(*scheme)
+                }
+                (Values::Signed(_), _) => Storage::Signed(*scheme),
+            },
         }
     }
 }
@@ -206,19 +222,18 @@ impl<'a> ArtifactLayout<'a> {
         for (stored, storage) in &self.tensors {
             let module = stored.name.strip_suffix(".weight").unwrap_or(&stored.name);
             let (is_head, is_projection) = (stored.parts[0] == TensorId::Head, stored.parts[0].is_projection());
-            let Some((levels, packed)) = storage.levels() else {
+            if let Storage::Dense(_) = storage {
                 if is_head {
                     ignore.push("lm_head");
                 } else if is_projection && stored.name.ends_with(".weight") {
                     ignore.push(module);
                 }
                 continue;
-            };
-            let key = (levels, packed, is_projection);
+            }
             let class = if stored.transposed { "Conv1D" } else { "Linear" };
-            match groups.iter_mut().find(|group| (group.levels, group.packed, group.is_projection) == key) {
+            match groups.iter_mut().find(|group| (group.storage, group.is_projection) == (*storage, is_projection)) {
                 Some(group) => group.modules.push((module, class)),
-                None => groups.push(Group { levels, packed, is_projection, modules: vec![(module, class)] }),
+                None => groups.push(Group { storage: *storage, is_projection, modules: vec![(module, class)] }),
             }
         }
         if self.architecture.tied_embeddings {
@@ -231,7 +246,7 @@ impl<'a> ArtifactLayout<'a> {
         let groups: serde_json::Map<String, Value> = groups
             .iter()
             .enumerate()
-            .map(|(index, group)| (format!("group_{index}"), group.json(self.activation_bits, common == Some(index))))
+            .map(|(index, group)| (format!("group_{index}"), group.json(common == Some(index))))
             .collect();
         json!({
             "quant_method": "compressed-tensors", "format": format, "quantization_status": "compressed",
@@ -278,6 +293,18 @@ impl ArtifactWriter<'_> {
                 self.weights.put(&format!("{name}_packed"), &matrix.indices)
             }
         }
+    }
+
+    /// Writes the static scale of what a projection multiplies: of each with [`Storage::SignedStatic`], once.
+    ///
+    /// # Errors
+    /// As [`ArtifactLayout::begin`].
+    ///
+    /// # Panics
+    /// Where the layout has none for this tensor: a mistake of the caller.
+    pub fn put_input_scale(&mut self, stored: &StoredTensor, scale: f32) -> Result<()> {
+        let bytes = self.layout.scale_dtype.from_f32(&[scale]).expect("scales have a float type");
+        self.weights.put(&input_scale_name(&stored.name), &bytes)
     }
 
     /// Puts `model.safetensors` in its place and writes `config.json`: a folder with a configuration is whole.
@@ -352,8 +379,8 @@ impl Artifact {
 
 /// Modules whose numbers stand for the same.
 struct Group<'a> {
-    levels: Levels,
-    packed: bool,
+    /// Not dense.
+    storage: Storage,
     is_projection: bool,
     /// Names, with the class of each.
     modules: Vec<(&'a str, &'static str)>,
@@ -361,34 +388,41 @@ struct Group<'a> {
 
 impl Group<'_> {
     fn format(&self) -> &'static str {
-        match self.levels {
-            Levels::Grid(_) if self.packed => "pack-quantized",
-            Levels::Grid(_) => "int-quantized",
-            Levels::Codebooks(_) => "codebook-packed",
+        match self.storage {
+            Storage::Packed(_) | Storage::Dense(_) => "pack-quantized",
+            Storage::Signed(_) | Storage::SignedStatic(_) => "int-quantized",
+            Storage::Codebooks(_) => "codebook-packed",
         }
     }
 
     /// One of `config_groups`; `by_class` names classes for targets instead of modules.
-    fn json(&self, activation_bits: Option<u8>, by_class: bool) -> Value {
+    fn json(&self, by_class: bool) -> Value {
         let mut targets: Vec<&str> =
             self.modules.iter().map(|(module, class)| if by_class { class } else { module }).copied().collect();
         targets.dedup();
-        let activations = match activation_bits {
-            Some(bits) if self.is_projection => json!({
-                "num_bits": bits, "type": "int", "symmetric": true, "strategy": "token", "dynamic": true, "group_size": null,
+        let activations = match self.storage {
+            Storage::Signed(_) if self.is_projection => json!({
+                "num_bits": 8, "type": "int", "symmetric": true, "strategy": "token", "dynamic": true, "group_size": null,
                 "observer": null,
             }),
-            _ => Value::Null,
+            Storage::SignedStatic(_) if self.is_projection => json!({
+                "num_bits": 8, "type": "int", "symmetric": true, "strategy": "tensor", "dynamic": false, "group_size": null,
+                "observer": "static_minmax",
+            }),
+            Storage::Dense(_) | Storage::Packed(_) | Storage::Signed(_) | Storage::SignedStatic(_) | Storage::Codebooks(_) => {
+                Value::Null
+            }
         };
-        let weights = match self.levels {
-            Levels::Grid(Scheme { bits, group_size, symmetric }) => json!({
+        let weights = match self.storage.levels().map(|(levels, _)| levels) {
+            None => Value::Null,
+            Some(Levels::Grid(Scheme { bits, group_size, symmetric })) => json!({
                 "num_bits": bits, "type": "int", "symmetric": symmetric,
                 "strategy": if group_size.is_some() { "group" } else { "channel" }, "group_size": group_size, "dynamic": false,
                 "observer": "memoryless_minmax",
             }),
             // No `type` of compressed-tensors: its readers refuse it, where an unknown `quant_method` is a warning to
             // Transformers, which goes on with random weights.
-            Levels::Codebooks(Codebooks { bits, rows }) => {
+            Some(Levels::Codebooks(Codebooks { bits, rows })) => {
                 json!({ "num_bits": bits, "type": "codebook", "codebook_rows": rows })
             }
         };

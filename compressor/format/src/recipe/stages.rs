@@ -1,5 +1,6 @@
 //! The stages and their keys.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -258,7 +259,7 @@ pub struct Quantize {
     pub scaling: Scaling,
     /// SmoothQuant's α, how much of the inputs' range is left to the weights, 0 to 1; 0.5 where left out. Only with `"smoothquant"`.
     pub migration_strength: Option<f64>,
-    /// Tokens of the train split that `"gptq"`, `"activation"` and scaling look at, in whole windows; at least 1.
+    /// Tokens of the train split that `"gptq"`, `"activation"`, scaling and `"int8_static"` look at, in whole windows; at least 1.
     #[serde(default = "default::quantization_tokens")]
     pub calibration_tokens: usize,
     /// Part of the mean of GPTQ's diagonal that is added to it, above 0 and at most 1.
@@ -273,7 +274,8 @@ pub struct Quantize {
     /// Group size of embedding and head; divides `hidden_size`.
     #[serde(default = "default::embedding_group_size")]
     pub embedding_group_size: usize,
-    /// `"none"`: weights alone are quantized; `"int8"`: projections also quantize their input, per token, as they run (W8A8).
+    /// `"none"`: weights alone are quantized; `"int8"`: projections also quantize their input, per token, as they run (W8A8);
+    /// `"int8_static"`: with one scale for all tokens, from the largest input on calibration text.
     #[serde(default)]
     pub activations: Activations,
     /// The float type of scales and centroids: `"f16"`, `"bf16"` or `"f32"`.
@@ -453,6 +455,18 @@ pub enum Activations {
     None,
     /// 8 bits, one scale for each token, found as it runs.
     Int8,
+    /// 8 bits, one scale for all tokens, found on calibration text.
+    Int8Static,
+}
+
+impl fmt::Display for Activations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Int8 => "int8",
+            Self::Int8Static => "int8_static",
+        })
+    }
 }
 
 /// Trains the scales of an artifact towards a teacher's predictions, T² · KL(teacher ‖ artifact); integers, zero points and all that is

@@ -65,6 +65,7 @@ fn quantization(tensors: usize) -> QuantizationReport {
         max_absolute_error: 0.1,
         output_error: None,
         output_error_rounded_to_nearest: None,
+        input_scale: None,
         kl: None,
     };
     QuantizationReport {

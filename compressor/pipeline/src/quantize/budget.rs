@@ -129,8 +129,9 @@ impl Target {
                 refusals.push(Refusal::CandidatePerChannel(scheme.bits));
             }
         }
-        if quantization.activations == Activations::Int8 {
-            refusals.extend(self.candidates.first().copied().map(Refusal::Activations));
+        let activations = quantization.activations;
+        if activations != Activations::None {
+            refusals.extend(self.candidates.first().map(|found| Refusal::Activations { activations, found: *found }));
         }
         let choices = self.choices(quantization, architecture);
         if let Some(Choice { stored, .. }) = choices.iter().find(|choice| choice.candidates.is_empty()) {

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use compressor_engine::{Block, Blocks};
 use compressor_format::{
-    Alternative, Architecture, Checkpoint, LayerTensor, Levels, Method, Scaling, Storage, StoredTensor, TensorId,
+    Alternative, Architecture, Checkpoint, Dtype, LayerTensor, Levels, Method, Scaling, Storage, StoredTensor, TensorId,
 };
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +21,7 @@ use super::journal::Journal;
 use super::matrix::Matrix;
 use super::scaling::{self, LayerScaling};
 use super::stream::Stream;
-use super::{Distance, Error, Quantization, assemble, clipping, overflow, values};
+use super::{Distance, Error, Quantization, assemble, clipping, overflow, round_to_nearest, values};
 
 /// Text that the quantizer looks at.
 #[derive(Clone, Debug)]
@@ -42,6 +42,8 @@ pub(super) struct Quantized {
     pub(super) matrix: Matrix,
     pub(super) distance: Distance,
     pub(super) output_error: OutputError,
+    /// Of what it multiplies, where that is rounded with one scale for all tokens.
+    pub(super) input_scale: Option<f32>,
 }
 
 /// Everything that was made layer by layer.
@@ -151,43 +153,49 @@ pub(super) fn quantize_layers<'a>(
         scaling.put_dense(&mut block, checkpoint, layout, index)?;
         let tensors_at = |input| {
             let at = move |(stored, _): &&(StoredTensor, Storage)| place_of(stored.parts[0]) == Some((index, input));
-            layout.iter().filter(at).filter_map(|(stored, storage)| Some((stored, storage.levels()?)))
+            layout.iter().filter(at).filter_map(|(stored, storage)| Some((stored, *storage, storage.levels()?)))
         };
         // What is to be known of an input, where something that multiplies it is still to be quantized.
         let unseen = |input| {
-            let (first, _) = tensors_at(input).next().filter(|_| !is_kept)?;
-            Some(Hessian::new(checkpoint.architecture().shape(first.parts[0])[1]))
+            let (first, ..) = tensors_at(input).next().filter(|_| !is_kept)?;
+            let hessian = Hessian::new(checkpoint.architecture().shape(first.parts[0])[1]);
+            let is_static = tensors_at(input).any(|(_, storage, _)| matches!(storage, Storage::SignedStatic(_)));
+            Some(Seen { hessian, largest: is_static.then_some(0.0) })
         };
-        let mut quantize = |block: &mut Block<'_>, input, hessian: Option<Hessian>| -> Result<(), Error> {
-            if let (Some(hessian), Some((first, _))) = (hessian, tensors_at(input).next()) {
+        let mut quantize = |block: &mut Block<'_>, input, seen: Option<Seen>| -> Result<(), Error> {
+            if let (Some(Seen { hessian, largest }), Some((first, ..))) = (seen, tensors_at(input).next()) {
                 let gathered = Gathered::new(checkpoint, quantization, first, hessian)?;
-                for (stored, levels) in tensors_at(input) {
+                for (stored, storage, levels) in tensors_at(input) {
                     let values = scaling.apply(checkpoint.architecture(), stored, values(checkpoint, stored)?);
-                    here.insert(stored.name.clone(), gathered.quantize(stored, Rows::of(&values), levels)?);
+                    let mut quantized = gathered.quantize(stored, Rows::of(&values), levels)?;
+                    if let (Storage::SignedStatic(_), Some(largest)) = (storage, largest) {
+                        quantized.input_scale = Some(static_scale(largest, stored, quantization.scale_dtype)?);
+                    }
+                    here.insert(stored.name.clone(), quantized);
                 }
             }
-            for (stored, _) in tensors_at(input) {
+            for (stored, ..) in tensors_at(input) {
                 put(block, checkpoint, stored, here[&stored.name].matrix.to_f32());
             }
             Ok(())
         };
 
-        let mut hessian = unseen(Input::Attention);
-        text.look(&mut hessian, |x| block.attention_input(x))?;
-        quantize(&mut block, Input::Attention, hessian)?;
+        let mut seen = unseen(Input::Attention);
+        text.look(&mut seen, |x| block.attention_input(x))?;
+        quantize(&mut block, Input::Attention, seen)?;
 
-        let mut hessian = unseen(Input::Output);
-        let output_inputs = text.gather(&mut hessian, |x| block.output_input(block.attention_input(x), window))?;
-        quantize(&mut block, Input::Output, hessian)?;
+        let mut seen = unseen(Input::Output);
+        let output_inputs = text.gather(&mut seen, |x| block.output_input(block.attention_input(x), window))?;
+        quantize(&mut block, Input::Output, seen)?;
         text.add(output_inputs, |x, output_input| block.add_output(x, output_input))?;
 
-        let mut hessian = unseen(Input::Mlp);
-        text.look(&mut hessian, |x| block.mlp_input(x))?;
-        quantize(&mut block, Input::Mlp, hessian)?;
+        let mut seen = unseen(Input::Mlp);
+        text.look(&mut seen, |x| block.mlp_input(x))?;
+        quantize(&mut block, Input::Mlp, seen)?;
 
-        let mut hessian = unseen(Input::Down);
-        let down_inputs = text.gather(&mut hessian, |x| block.down_input(block.mlp_input(x)))?;
-        quantize(&mut block, Input::Down, hessian)?;
+        let mut seen = unseen(Input::Down);
+        let down_inputs = text.gather(&mut seen, |x| block.down_input(block.mlp_input(x)))?;
+        quantize(&mut block, Input::Down, seen)?;
         text.add(down_inputs, |x, down_input| block.add_down(x, down_input))?;
 
         finished.output_errors.extend(here.values().map(|tensor| tensor.output_error));
@@ -239,23 +247,23 @@ impl<'a> Text<'a> {
         (0..self.x.parts()).map(|part| Ok(self.x.part(part)?))
     }
 
-    /// Adds to `hessian` what `make` makes of each part; without one, nothing is made.
-    fn look(&self, hessian: &mut Option<Hessian>, make: impl Fn(&[f32]) -> Vec<f32>) -> Result<(), Error> {
-        let Some(hessian) = hessian else { return Ok(()) };
+    /// Adds to `seen` what `make` makes of each part; without one, nothing is made.
+    fn look(&self, seen: &mut Option<Seen>, make: impl Fn(&[f32]) -> Vec<f32>) -> Result<(), Error> {
+        let Some(seen) = seen else { return Ok(()) };
         for x in self.parts() {
-            hessian.add(&make(&x?));
+            seen.add(&make(&x?));
         }
         Ok(())
     }
 
     /// The same, and keeps all that is made.
-    fn gather(&self, hessian: &mut Option<Hessian>, make: impl Fn(&[f32]) -> Vec<f32>) -> Result<Stream, Error> {
+    fn gather(&self, seen: &mut Option<Seen>, make: impl Fn(&[f32]) -> Vec<f32>) -> Result<Stream, Error> {
         let mut all = None;
         for x in self.parts() {
             let x = x?;
             let made = make(&x);
-            if let Some(hessian) = hessian {
-                hessian.add(&made);
+            if let Some(seen) = seen {
+                seen.add(&made);
             }
             if all.is_none() {
                 all = Some(stream(self.calibration, made.len() / (x.len() / self.width), "inputs.f32")?);
@@ -280,6 +288,35 @@ fn stream(calibration: &Calibration, width: usize, name: &str) -> Result<Stream,
     let Calibration { tokens, window, spilled_in, .. } = calibration;
     let file = spilled_in.as_ref().map(|folder| folder.join(name));
     Ok(Stream::new((tokens.len(), WINDOWS * window), width, file.as_deref())?)
+}
+
+/// What was seen of the inputs of some projections.
+struct Seen {
+    hessian: Hessian,
+    /// The largest magnitude, where a static scale is made of it.
+    largest: Option<f32>,
+}
+
+impl Seen {
+    fn add(&mut self, x: &[f32]) {
+        self.hessian.add(x);
+        if let Some(largest) = &mut self.largest {
+            // NaN stays: a model that makes it has no scales.
+            *largest = x.iter().fold(*largest, |largest, x| if x.abs() > largest || x.is_nan() { x.abs() } else { largest });
+        }
+    }
+}
+
+/// The scale with which the largest of the inputs of `stored` becomes 127.5, as it is stored.
+///
+/// # Errors
+/// [`Error::InputOverflow`]
+fn static_scale(largest: f32, stored: &StoredTensor, scale_dtype: Dtype) -> Result<f32, Error> {
+    let scale = round_to_nearest::stored(largest / 127.5, scale_dtype);
+    match scale.is_finite() {
+        true => Ok(scale),
+        false => Err(Error::InputOverflow { name: stored.name.clone(), largest, scale_dtype }),
+    }
 }
 
 /// What the logits are made with.
@@ -451,7 +488,7 @@ impl Made {
     }
 
     fn quantized(self, output_error: OutputError) -> Quantized {
-        Quantized { matrix: Matrix::stacked(self.parts), distance: self.distance, output_error }
+        Quantized { matrix: Matrix::stacked(self.parts), distance: self.distance, output_error, input_scale: None }
     }
 }
 

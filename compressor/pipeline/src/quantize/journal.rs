@@ -37,6 +37,8 @@ struct Entry {
     packed: bool,
     distance: Distance,
     output_error: OutputError,
+    /// To the last bit, as the factors of the scaling.
+    input_scale: Option<f32>,
 }
 
 /// The metadata's keys.
@@ -81,7 +83,7 @@ impl<'a> Journal<'a> {
         fs_err::create_dir_all(self.folder).map_err(compressor_format::Error::from)?;
         let mut entries = Vec::new();
         let mut parts = Vec::new();
-        for (name, Quantized { matrix, distance, output_error }) in tensors {
+        for (name, Quantized { matrix, distance, output_error, input_scale }) in tensors {
             let entry = |(rows, columns), levels, packed| Entry {
                 name: (*name).clone(),
                 rows,
@@ -90,6 +92,7 @@ impl<'a> Journal<'a> {
                 packed,
                 distance: *distance,
                 output_error: *output_error,
+                input_scale: *input_scale,
             };
             match matrix {
                 Matrix::Integers(matrix) => {
@@ -143,7 +146,7 @@ fn scaling(files: &TensorFiles) -> Option<LayerScaling> {
 fn tensors(files: &TensorFiles) -> Option<BTreeMap<String, Quantized>> {
     let entries: Vec<Entry> = serde_json::from_str(files.metadata().get(ENTRIES)?).ok()?;
     let tensor = |entry: Entry| {
-        let Entry { name, rows, columns, levels, packed, distance, output_error } = entry;
+        let Entry { name, rows, columns, levels, packed, distance, output_error, input_scale } = entry;
         let part = |kind: &str| files.get(&format!("{name}.{kind}"));
         let values = WeightBytes::Owned(part("values")?.bytes.to_vec().into());
         let matrix = match levels {
@@ -171,7 +174,7 @@ fn tensors(files: &TensorFiles) -> Option<BTreeMap<String, Quantized>> {
                 fits.then_some(Matrix::Codebooks(CodebookMatrix { rows, columns, codebooks, indices: values, centroids }))
             }
         }?;
-        Some((name, Quantized { matrix, distance, output_error }))
+        Some((name, Quantized { matrix, distance, output_error, input_scale }))
     };
     entries.into_iter().map(tensor).collect()
 }

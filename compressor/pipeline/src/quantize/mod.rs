@@ -143,7 +143,10 @@ const MIGRATION_STRENGTH: f64 = 0.5;
 impl Quantization {
     /// Whether anything is asked for that looks at text.
     pub fn calibrates(&self) -> bool {
-        self.method == Method::Gptq || self.clipping == Clipping::Activation || self.scaling != Scaling::None
+        self.method == Method::Gptq
+            || self.clipping == Clipping::Activation
+            || self.scaling != Scaling::None
+            || self.activations == Activations::Int8Static
     }
 
     /// The grid of one group; `importance` is the mean square of each of its inputs, where text was looked at.
@@ -166,7 +169,11 @@ impl Quantization {
         }
         let group = self.group_size.map(|size| format!(" g{size}")).unwrap_or_default();
         let zero_points = if self.symmetric { "" } else { " zp" };
-        let activations = if self.activations == Activations::Int8 { " W8A8" } else { "" };
+        let activations = match self.activations {
+            Activations::None => "",
+            Activations::Int8 => " W8A8",
+            Activations::Int8Static => " W8A8 static",
+        };
         format!("INT{}{group}{zero_points}{activations}{}{mixed}", self.bits, self.methods())
     }
 
@@ -273,6 +280,9 @@ pub struct TensorReport {
     /// The same, had the weights been rounded to nearest; not of codebooks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_error_rounded_to_nearest: Option<f64>,
+    /// With static scales of activations: the scale of what this multiplies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_scale: Option<f32>,
     /// Where a target chose, or the recipe asks for it: mean KL divergence, nats per token, while only this tensor is quantized, its
     /// inputs not scaled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -313,8 +323,23 @@ pub enum Error {
         scale_dtype: Dtype,
     },
     /// Something that looks at text, without any.
-    #[error("method \"gptq\", clipping \"activation\" and scaling look at text: a dataset is needed")]
+    #[error(
+        "method \"gptq\", clipping \"activation\", scaling and activations \"int8_static\" look at text: a dataset is needed"
+    )]
     NoCalibration,
+    /// Inputs that no static scale covers.
+    #[error(
+        "tensor `{name}`: what it multiplies reaches {largest:e} on the calibration text, which no scale in {scale_dtype} \
+         covers{}", if .largest.is_finite() { hint(.scale_dtype) } else { "" }
+    )]
+    InputOverflow {
+        /// The first tensor that multiplies them, as stored.
+        name: String,
+        /// The largest magnitude.
+        largest: f32,
+        /// The float type of the scales.
+        scale_dtype: Dtype,
+    },
     /// Inputs that GPTQ can't work with.
     #[error(
         "tensor `{name}`: what it multiplies on the calibration text has no positive definite Hessian with damping {damping}; raise \
@@ -404,10 +429,6 @@ pub fn quantize(
         dense_dtype: quantization.dense_dtype.unwrap_or(checkpoint.dtype()),
         scale_dtype: quantization.scale_dtype,
         tensors: layout,
-        activation_bits: match quantization.activations {
-            Activations::None => None,
-            Activations::Int8 => Some(8),
-        },
     };
     let total = architecture.parameters();
     let mut done = 0;
@@ -427,12 +448,16 @@ pub fn quantize(
                 refuse_dense_overflow(checkpoint, stored, &values, layout.dense_dtype)?;
                 NewArtifactTensor::Dense(values)
             }
-            (Some((levels, _)), Some(Quantized { matrix, distance, output_error })) => {
+            (Some((levels, _)), Some(Quantized { matrix, distance, output_error, input_scale })) => {
+                if let Some(scale) = input_scale {
+                    artifact.put_input_scale(stored, scale)?;
+                }
                 let other = output_error.instead(quantization, &stored.name, asked);
                 reports.push(TensorReport {
                     got: other.as_ref().map_or(asked, |other| other.got),
                     output_error: Some(output_error.relative),
                     output_error_rounded_to_nearest: output_error.rounded_to_nearest,
+                    input_scale,
                     ..report(distance, levels)
                 });
                 instead.extend(other);
@@ -713,6 +738,7 @@ impl Distance {
             max_absolute_error: self.largest,
             output_error: None,
             output_error_rounded_to_nearest: None,
+            input_scale: None,
             kl: None,
         }
     }

@@ -82,8 +82,13 @@ pub enum Refusal {
         tensor: String,
     },
     /// INT8 activations with other weights than the INT8 kernels multiply.
-    #[error("activations \"int8\" needs 8 bits, symmetric, per channel: leave group_size out; found {0}")]
-    Activations(Scheme),
+    #[error("activations \"{activations}\" needs 8 bits, symmetric, per channel: leave group_size out; found {found}")]
+    Activations {
+        /// What was asked for.
+        activations: Activations,
+        /// The first other scheme.
+        found: Scheme,
+    },
     /// Codebooks of a size that nothing here runs.
     #[error("method \"kmeans\" makes codebooks of 16 or 256 values: bits 4 or 8; found {bits}")]
     CodebookBits {
@@ -119,8 +124,8 @@ pub enum Refusal {
         tensor: String,
     },
     /// INT8 activations and no integers to multiply them with.
-    #[error("activations \"int8\" multiplies integers, and method \"kmeans\" makes codebooks: leave one of them out")]
-    CodebooksWithActivations,
+    #[error("activations \"{0}\" multiplies integers, and method \"kmeans\" makes codebooks: leave one of them out")]
+    CodebooksWithActivations(Activations),
     /// A target and a method that is none of its candidates.
     #[error(
         "method \"kmeans\" makes codebooks, and a target chooses among schemes of integers: set bits = 4 or 8 instead of a target"
@@ -196,7 +201,7 @@ impl Refusal {
             Self::Bits { key, .. } | Self::EmptyGroup { key } | Self::Divides { key, .. } => Some(key),
             Self::CandidatePerChannel(_) | Self::NoCandidate { .. } => Some("candidates"),
             Self::TooSmall { key, .. } => Some(key),
-            Self::Activations(_) | Self::CodebooksWithActivations => Some("activations"),
+            Self::Activations { .. } | Self::CodebooksWithActivations(_) => Some("activations"),
             Self::CodebookBits { key, .. } => Some(key),
             Self::CodebookGroups => Some("group_size"),
             Self::CodebookGrid(_) => Some("overrides"),
@@ -223,13 +228,13 @@ impl Refusal {
             Self::Bits { .. }
             | Self::PerChannel(_)
             | Self::EmptyGroup { .. }
-            | Self::Activations(_)
+            | Self::Activations { .. }
             | Self::CodebookBits { .. }
             | Self::CodebookGroups
             | Self::CodebookGrid(_)
             | Self::EmptyCodebooks
             | Self::NoCodebooks
-            | Self::CodebooksWithActivations
+            | Self::CodebooksWithActivations(_)
             | Self::CodebooksWithTarget
             | Self::NoMatch { .. }
             | Self::Pattern { .. }
@@ -249,12 +254,12 @@ impl Refusal {
             | Self::PerChannel(_)
             | Self::CandidatePerChannel(_)
             | Self::EmptyGroup { .. }
-            | Self::Activations(_)
+            | Self::Activations { .. }
             | Self::CodebookBits { .. }
             | Self::CodebookGroups
             | Self::EmptyCodebooks
             | Self::NoCodebooks
-            | Self::CodebooksWithActivations
+            | Self::CodebooksWithActivations(_)
             | Self::CodebooksWithTarget
             | Self::Pattern { .. } => true,
             Self::NoMatch { .. }
@@ -406,14 +411,15 @@ fn grid_refusals(quantization: &Quantization, architecture: &Architecture) -> Ve
     if quantization.codebook_rows.is_some() {
         refusals.push(Refusal::NoCodebooks);
     }
-    if quantization.activations == Activations::Int8 {
+    let activations = quantization.activations;
+    if activations != Activations::None {
         let grids = projection_levels(quantization, architecture).filter_map(|(_, levels)| match levels {
             Levels::Grid(scheme) => Some(scheme),
             Levels::Codebooks(_) => None,
         });
         let per_channel_int8 = Scheme { bits: 8, group_size: None, symmetric: true };
         let first = grids.chain([scheme]).find(|scheme| *scheme != per_channel_int8);
-        refusals.extend(first.map(Refusal::Activations));
+        refusals.extend(first.map(|found| Refusal::Activations { activations, found }));
     }
     refusals
 }
@@ -435,8 +441,8 @@ fn codebook_refusals(quantization: &Quantization, architecture: &Architecture) -
     }
     let grid = projection_levels(quantization, architecture).find(|(stored, _)| overrides::say_a_grid(quantization, stored));
     refusals.extend(grid.map(|(stored, _)| Refusal::CodebookGrid(overrides::module(&stored).to_owned())));
-    if quantization.activations == Activations::Int8 {
-        refusals.push(Refusal::CodebooksWithActivations);
+    if quantization.activations != Activations::None {
+        refusals.push(Refusal::CodebooksWithActivations(quantization.activations));
     }
     refusals
 }
@@ -461,8 +467,11 @@ pub(super) fn layout(
         let storage = match (quantized(quantization, architecture, &stored), quantization.activations) {
             (None, _) => Storage::Dense(quantization.dense_dtype.unwrap_or(stored_dtype)),
             (Some((_, Levels::Codebooks(codebooks))), _) => Storage::Codebooks(codebooks),
-            (Some((_, Levels::Grid(scheme))), Activations::Int8) if stored.parts[0].is_projection() => Storage::Signed(scheme),
-            (Some((_, Levels::Grid(scheme))), Activations::Int8 | Activations::None) => Storage::Packed(scheme),
+            (Some((_, Levels::Grid(scheme))), activations) => match (activations, stored.parts[0].is_projection()) {
+                (Activations::Int8, true) => Storage::Signed(scheme),
+                (Activations::Int8Static, true) => Storage::SignedStatic(scheme),
+                (Activations::None, _) | (_, false) => Storage::Packed(scheme),
+            },
         };
         (stored, storage)
     };

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use compressor_engine::{Blocks, Engine, Logits, Observer, Options, Place};
 use compressor_format::{
-    Architecture, Artifact, ArtifactTensor, Family, LayerTensor, Manifest, Part, Reference, TensorFiles, TensorId, Tool, Weights,
+    Architecture, Artifact, ArtifactTensor, Family, InputRounding, LayerTensor, Manifest, Part, Reference, TensorFiles, TensorId,
+    Tool, Weights,
 };
 use serde_json::json;
 
@@ -50,6 +52,7 @@ fn kinds() -> Vec<Quantization> {
         int8.clone(),
         Quantization { embedding: EmbeddingScheme::Dense, dense_dtype: Some(Dtype::Bf16), ..int8.clone() },
         Quantization { activations: Activations::Int8, ..int8.clone() },
+        Quantization { activations: Activations::Int8Static, ..int8.clone() },
         Quantization { group_size: Some(16), symmetric: false, ..int8 },
         int4(),
         Quantization { symmetric: false, embedding: EmbeddingScheme::Int4, ..int4() },
@@ -66,8 +69,13 @@ pub(super) fn kmeans() -> Quantization {
 
 fn write(checkpoint: &Checkpoint, quantization: &Quantization) -> (tempfile::TempDir, QuantizationReport) {
     let out = tempfile::tempdir().unwrap();
-    let report = quantize(checkpoint, quantization, None, out.path(), &mut |_, _, _| {}).unwrap();
+    let report = quantize(checkpoint, quantization, Some(&calibration()), out.path(), &mut |_, _, _| {}).unwrap();
     (out, report)
+}
+
+/// The static scales that a report tells of.
+fn said_scales(report: &QuantizationReport) -> BTreeMap<String, f32> {
+    report.tensors.iter().filter_map(|tensor| Some((tensor.name.clone(), tensor.input_scale?))).collect()
 }
 
 #[test]
@@ -86,15 +94,19 @@ fn every_family_opens_again_with_the_bytes_that_were_promised() {
                 let artifact = Artifact::open(out.path()).unwrap();
                 assert_eq!(artifact.architecture(), &architecture);
                 assert_eq!(artifact.weight_bytes(), file_bytes);
-                let activations = (quantization.activations == Activations::Int8).then_some(8);
-                assert_eq!(artifact.activation_bits(), activations);
+                let rounding = match quantization.activations {
+                    Activations::None => InputRounding::None,
+                    Activations::Int8 => InputRounding::PerToken,
+                    Activations::Int8Static => InputRounding::Static(said_scales(&report)),
+                };
+                assert_eq!(*artifact.input_rounding(), rounding);
                 assert!(out.path().join("tokenizer.json").is_file());
                 compare(&checkpoint, &artifact, &report);
                 opened += 1;
             }
         }
     }
-    assert_eq!(opened, Family::ALL.len() * 2 * 10);
+    assert_eq!(opened, Family::ALL.len() * 2 * 11);
 }
 
 /// What the artifact holds, read by `Artifact`, is as far from the checkpoint as the report says; what is dense is exact or rounded.
@@ -294,6 +306,10 @@ fn a_quantization_that_can_not_be_is_refused_with_the_way_out() {
     let expected = "activations \"int8\" needs 8 bits, symmetric, per channel: leave group_size out; \
                     found INT4, groups of 32, symmetric";
     assert_eq!((refused.to_string().as_str(), refused.key()), (expected, Some("activations")));
+    let refused = refusal(&Quantization { symmetric: false, ..int8_static() });
+    let expected = "activations \"int8_static\" needs 8 bits, symmetric, per channel: leave group_size out; \
+                    found INT8, per channel, zero points";
+    assert_eq!((refused.to_string().as_str(), refused.key()), (expected, Some("activations")));
 
     let refused = refusal(&Quantization { dense_dtype: Some(Dtype::I8), ..int4() });
     assert_eq!(refused.to_string(), "dense_dtype i8 is an integer type; f32, f16 and bf16 are there");
@@ -413,6 +429,8 @@ fn who_opens_an_artifact_is_said_with_the_reason() {
     assert_eq!(opens(&dense, Family::Llama), [true, true, true]);
     assert_eq!(opens(&dense, Family::Gpt2), [true, false, false]);
     assert_eq!(opens(&Quantization { group_size: Some(16), ..dense }, Family::Llama), [true, true, false]);
+    assert_eq!(opens(&int8_static(), Family::Llama), [true, true, true]);
+    assert_eq!(opens(&int8_static(), Family::Gpt2), [true, false, false]);
     let quantized = shown(&int4(), Family::Llama);
     assert_eq!(quantized[0].0, "compressor");
     let expected = "it can't reload a quantized embedding, and this one is INT8: embedding = \"dense\" opens there";
@@ -643,6 +661,154 @@ fn a_quantization_that_was_stopped_goes_on_with_the_next_layer_and_gives_the_sam
     }
 }
 
+fn int8_static() -> Quantization {
+    Quantization { activations: Activations::Int8Static, embedding: EmbeddingScheme::Dense, ..Quantization::default() }
+}
+
+/// A Llama with one value everywhere in a tensor.
+fn filled(id: TensorId, value: f32) -> (tempfile::TempDir, Checkpoint) {
+    let (architecture, config, mut tensors) = Weights::random(architecture(Family::Llama, true), 5).into_parts();
+    tensors.get_mut(&id).unwrap().fill(value);
+    checkpoint(&Weights::new(architecture, config, tensors), Dtype::F32)
+}
+
+/// The largest magnitude of what each projection multiplies, on the calibration text.
+struct Largest<'a> {
+    architecture: &'a Architecture,
+    found: BTreeMap<String, f32>,
+}
+
+impl Observer for Largest<'_> {
+    fn observe(&mut self, layer: usize, place: Place, activations: &[f32]) {
+        use LayerTensor::{Down, Gate, Key, Output, Query, Up, Value};
+        let tensors: &[fn(Part) -> LayerTensor] = match place {
+            Place::AttentionInput => &[Query, Key, Value],
+            Place::OutputInput => &[Output],
+            Place::MlpInput => &[Gate, Up],
+            Place::DownInput => &[Down],
+            Place::LayerInput | Place::LayerOutput => &[],
+        };
+        let largest = activations.iter().fold(0f32, |largest, x| largest.max(x.abs()));
+        for stored in Family::stored(self.architecture) {
+            if tensors.iter().any(|tensor| stored.parts[0] == TensorId::Layer(layer, tensor(Part::Weight))) {
+                let known = self.found.entry(stored.name).or_default();
+                *known = known.max(largest);
+            }
+        }
+    }
+}
+
+#[test]
+fn static_scales_reach_the_largest_input_of_a_model_with_quantized_weights() {
+    const WORST_RELATIVE_DIFFERENCE: f32 = 1e-5; // Sums in another order, by the engine's forward pass.
+    for (family, scaling, method) in [
+        (Family::Llama, Scaling::None, Method::RoundToNearest),
+        (Family::Llama, Scaling::SmoothQuant, Method::RoundToNearest),
+        (Family::Qwen2, Scaling::Awq, Method::Gptq),
+        (Family::Gpt2, Scaling::None, Method::RoundToNearest),
+    ] {
+        let (_folder, checkpoint) = checkpoint(&Weights::random(architecture(family, true), 5), Dtype::F32);
+        let quantization = Quantization { scaling, method, ..in_f32(int8_static()) };
+        let (out, report) = write(&checkpoint, &quantization);
+        let artifact = Artifact::open(out.path()).unwrap();
+        let architecture = artifact.architecture();
+        // What the layers before make of the text is what their quantized weights make of it, activations being as they are.
+        let values = architecture.tensors().into_iter().map(|id| (id, artifact.values(id).unwrap())).collect();
+        let engine = Engine::from_weights(&Weights::new(architecture.clone(), json!({}), values), Options::default()).unwrap();
+        let mut largest = Largest { architecture, found: BTreeMap::new() };
+        let Calibration { tokens, window, .. } = calibration();
+        for window in tokens.chunks(window) {
+            engine.forward_observed(&mut engine.cache(0), window, Logits::Last, &mut largest).unwrap();
+        }
+        let said = said_scales(&report);
+        assert_eq!(*artifact.input_rounding(), InputRounding::Static(said.clone()));
+        assert!(said.keys().eq(largest.found.keys()), "{family:?}: every projection and nothing else");
+        for (name, largest) in largest.found {
+            let difference = (said[&name] * 127.5 / largest - 1.0).abs();
+            assert!(difference < WORST_RELATIVE_DIFFERENCE, "{family:?}, {name}: {} for {largest}", said[&name]);
+        }
+    }
+}
+
+#[test]
+fn static_scales_are_stored_in_the_type_of_scales_and_inputs_of_zeros_have_the_smallest() {
+    let (_folder, checkpoint) = filled(TensorId::Layer(0, LayerTensor::MlpNorm(Part::Weight)), 0.0);
+    let exact = said_scales(&write(&checkpoint, &in_f32(int8_static())).1);
+    for scale_dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
+        let overrides = vec![overriding("model.layers.1.mlp.*", |one| one.dense = true)];
+        let quantization = Quantization { scale_dtype, overrides, ..int8_static() };
+        let (out, _) = write(&checkpoint, &quantization);
+        let files = TensorFiles::open(out.path()).unwrap();
+        let read = |name: &str| {
+            let scale = files.get(&format!("model.layers.{name}.input_scale"))?;
+            assert_eq!((scale.dtype, scale.shape.as_slice()), (scale_dtype, [1].as_slice()));
+            scale.to_f32()
+        };
+        for name in ["mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"] {
+            assert_eq!(read(&format!("0.{name}")), Some(vec![f32::EPSILON]), "of zeros, {scale_dtype}");
+            assert_eq!(read(&format!("1.{name}")), None, "what stays dense rounds nothing");
+        }
+        let query = read("0.self_attn.q_proj").unwrap();
+        let expected = exact["model.layers.0.self_attn.q_proj.weight"];
+        assert_eq!(query, [scale_dtype.nearest(expected).unwrap()]);
+        assert_eq!([read("0.self_attn.k_proj"), read("0.self_attn.v_proj")], [Some(query.clone()), Some(query)]);
+    }
+}
+
+#[test]
+fn inputs_that_no_static_scale_covers_are_refused_with_the_way_out() {
+    let (_folder, checkpoint) = filled(TensorId::Layer(0, LayerTensor::AttentionNorm(Part::Weight)), 1e9);
+    let out = tempfile::tempdir().unwrap();
+    let text = calibration();
+    let run = |quantization: &Quantization| quantize(&checkpoint, quantization, Some(&text), out.path(), &mut |_, _, _| {});
+    let blocks = Blocks::new(&checkpoint, Options::default()).unwrap();
+    let inputs = blocks.block(0).unwrap().attention_input(&blocks.embed(&text.tokens, text.window).unwrap());
+    let largest = inputs.iter().fold(0f32, |largest, x| largest.max(x.abs()));
+    let refused = run(&int8_static()).unwrap_err().to_string();
+    let expected = format!(
+        "tensor `model.layers.0.self_attn.q_proj.weight`: what it multiplies reaches {largest:e} on the calibration text, which no scale \
+         in f16 covers; scale_dtype = \"f32\" may hold them"
+    );
+    assert_eq!(refused, expected);
+    let scales = said_scales(&run(&in_f32(int8_static())).unwrap());
+    assert_eq!(scales["model.layers.0.self_attn.q_proj.weight"], largest / 127.5);
+}
+
+#[test]
+fn static_scales_that_were_kept_give_the_same_bytes_on_any_threads() {
+    let (_folder, checkpoint) = checkpoint(&Weights::random(architecture(Family::Qwen3, true), 5), Dtype::Bf16);
+    let kept = tempfile::tempdir().unwrap();
+    let kept = kept.path().join("layers");
+    let run = |activations, threads, kept_in: Option<&Path>, stop_after: Option<u64>| {
+        let out = tempfile::tempdir().unwrap();
+        let calibration = Calibration { kept_in: kept_in.map(Path::to_owned), ..calibration() };
+        // Dynamic scales alone look at no text.
+        let quantization = Quantization { activations, clipping: Clipping::Activation, ..int8_static() };
+        let mut stop = |done, _: u64, what: &str| assert!(what != "layers" || Some(done) != stop_after, "stopped");
+        let mut work = || quantize(&checkpoint, &quantization, Some(&calibration), out.path(), &mut stop).unwrap();
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let alone = std::panic::AssertUnwindSafe(|| pool.install(&mut work));
+        let report = std::panic::catch_unwind(alone).ok();
+        (report, fs_err::read(out.path().join("model.safetensors")).ok())
+    };
+    let [of_static, of_dynamic] = [Activations::Int8Static, Activations::Int8].map(|activations| run(activations, 1, None, None));
+    assert!(of_static.1.is_some() && of_dynamic.1.is_some() && of_static.1 != of_dynamic.1);
+    assert!(run(Activations::Int8Static, 2, None, None) == of_static);
+    let first = kept.join("layer-0.safetensors");
+    for (activations, own, other, others) in [
+        (Activations::Int8Static, &of_static, Activations::Int8, &of_dynamic),
+        (Activations::Int8, &of_dynamic, Activations::Int8Static, &of_static),
+    ] {
+        assert!(run(activations, 2, Some(&kept), Some(1)).0.is_none() && first.is_file());
+        let layer = fs_err::read(&first).unwrap();
+        assert!(run(activations, 1, Some(&kept), None) == *own, "the same bytes and the same report");
+        // A layer of the other kind has no scales, or has them for nothing.
+        fs_err::create_dir_all(&kept).unwrap();
+        fs_err::write(&first, &layer).unwrap();
+        assert!(run(other, 1, Some(&kept), None) == *others);
+    }
+}
+
 #[test]
 fn activations_that_are_spilled_to_disk_give_the_same_bytes_and_leave_nothing() {
     for scaling in [Scaling::None, Scaling::Awq] {
@@ -711,7 +877,11 @@ fn what_looks_at_text_is_refused_without_it_and_where_it_does_harm() {
     let (_folder, checkpoint) = checkpoint(&Weights::random(architecture(Family::Llama, true), 5), Dtype::F32);
     let out = tempfile::tempdir().unwrap();
     let error = quantize(&checkpoint, &gptq(), None, out.path(), &mut |_, _, _| {}).unwrap_err();
-    assert_eq!(error.to_string(), "method \"gptq\", clipping \"activation\" and scaling look at text: a dataset is needed");
+    let expected =
+        "method \"gptq\", clipping \"activation\", scaling and activations \"int8_static\" look at text: a dataset is needed";
+    assert_eq!(error.to_string(), expected);
+    let error = quantize(&checkpoint, &int8_static(), None, out.path(), &mut |_, _, _| {}).unwrap_err();
+    assert_eq!(error.to_string(), expected);
     // One token after the other the same: every input is one vector, and without damping its Hessian has no inverse.
     let same = Calibration { tokens: vec![3], window: 1, kept_in: None, spilled_in: None };
     let undamped = Quantization { damping: 0.0, ..gptq() };

@@ -14,8 +14,8 @@ use crate::gguf::blocks::dequantize;
 use crate::gguf::words::{WORDS, Words};
 use crate::quantized::tests::drawn;
 use crate::{
-    Codebooks, Levels, NewArtifact, NewArtifactTensor, QuantizedMatrix, Scheme, StoredTensor, Tokenizer, Values, WeightBytes,
-    pack, write_config,
+    Codebooks, InputRounding, Levels, NewArtifact, NewArtifactTensor, QuantizedMatrix, Scheme, StoredTensor, Tokenizer, Values,
+    WeightBytes, pack, write_config,
 };
 
 const INT4: Scheme = Scheme { bits: 4, group_size: Some(32), symmetric: true };
@@ -87,9 +87,9 @@ impl Written {
         let tensors = Family::stored(&architecture).into_iter().map(&mut tensor).collect();
         let folder = tempfile::tempdir().unwrap();
         let model = folder.path().join("artifact");
-        let activation_bits = (!packed).then_some(8);
+        let input_rounding = if packed { InputRounding::None } else { InputRounding::PerToken };
         let scale_dtype = Dtype::F16;
-        NewArtifact { architecture: &architecture, config, dense_dtype, scale_dtype, tensors, activation_bits }
+        NewArtifact { architecture: &architecture, config, dense_dtype, scale_dtype, tensors, input_rounding }
             .write(&model)
             .unwrap();
         tokenizer().save(model.join("tokenizer.json")).unwrap();

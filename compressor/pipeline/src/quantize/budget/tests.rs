@@ -138,10 +138,14 @@ fn a_target_that_can_not_be_met_is_refused_with_what_can() {
         "candidates: 4 bits need a group_size: one scale for a whole output channel loses too much; usual are 32, 64 and 128",
     ];
     assert_eq!(found, expected.map(|text| (text.to_owned(), Some("candidates"))));
-    let found = refusals(&target(Most::Bytes(1 << 20)), &Quantization { activations: Activations::Int8, ..quantization });
-    let expected = "activations \"int8\" needs 8 bits, symmetric, per channel: leave group_size out; \
-                    found INT3, groups of 32, symmetric";
-    assert_eq!(found, [(expected.to_owned(), Some("activations"))]);
+    for activations in [Activations::Int8, Activations::Int8Static] {
+        let found = refusals(&target(Most::Bytes(1 << 20)), &Quantization { activations, ..quantization.clone() });
+        let expected = format!(
+            "activations \"{activations}\" needs 8 bits, symmetric, per channel: leave group_size out; \
+             found INT3, groups of 32, symmetric"
+        );
+        assert_eq!(found, [(expected, Some("activations"))]);
+    }
 }
 
 /// The divergence of one tensor from an artifact in which all others are dense, by the engine as people run it.

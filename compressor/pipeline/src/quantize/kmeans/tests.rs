@@ -246,6 +246,8 @@ fn codebooks_that_can_not_be_are_refused_with_the_way_out() {
     assert_eq!(one(&Quantization { codebook_rows: Some(0), ..kmeans() }), (none.to_owned(), Some("codebook_rows")));
     let activations = "activations \"int8\" multiplies integers, and method \"kmeans\" makes codebooks: leave one of them out";
     assert_eq!(one(&Quantization { activations: Activations::Int8, ..kmeans() }), (activations.to_owned(), Some("activations")));
+    let of_static = activations.replace("int8", "int8_static");
+    assert_eq!(one(&Quantization { activations: Activations::Int8Static, ..kmeans() }), (of_static, Some("activations")));
     let rows = "codebook_rows is for method \"kmeans\"; leave it out";
     assert_eq!(
         one(&Quantization { codebook_rows: Some(16), ..Quantization::default() }),

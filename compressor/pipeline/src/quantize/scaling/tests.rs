@@ -350,7 +350,8 @@ fn what_stays_dense_beside_integers_takes_the_factors_too() {
 
 #[test]
 fn a_scaled_quantization_goes_on_with_the_next_layer_on_any_threads_and_gives_the_same_bytes() {
-    for quantization in [Quantization { method: Method::Gptq, ..awq() }, smoothquant()] {
+    let of_static = Quantization { activations: Activations::Int8Static, ..smoothquant() };
+    for quantization in [Quantization { method: Method::Gptq, ..awq() }, smoothquant(), of_static] {
         let (_folder, checkpoint) = checkpoint(&uneven(&architecture(Family::Qwen2, true)), Dtype::Bf16);
         let kept = tempfile::tempdir().unwrap();
         let kept = kept.path().join("layers");
@@ -385,8 +386,11 @@ fn a_scaled_quantization_goes_on_with_the_next_layer_on_any_threads_and_gives_th
 #[test]
 fn names_say_how_inputs_were_scaled() {
     let gptq = |quantization| Quantization { method: Method::Gptq, ..quantization };
-    let names = [awq(), gptq(awq()), smoothquant(), gptq(int4())].map(|quantization| quantization.name());
-    assert_eq!(names, ["INT4 g32 AWQ", "INT4 g32 AWQ GPTQ", "INT8 W8A8 SmoothQuant", "INT4 g32 GPTQ"]);
+    let of_static = Quantization { activations: Activations::Int8Static, ..smoothquant() };
+    let names = [awq(), gptq(awq()), smoothquant(), of_static, gptq(int4())].map(|quantization| quantization.name());
+    let expected =
+        ["INT4 g32 AWQ", "INT4 g32 AWQ GPTQ", "INT8 W8A8 SmoothQuant", "INT8 W8A8 static SmoothQuant", "INT4 g32 GPTQ"];
+    assert_eq!(names, expected);
 }
 
 #[test]
@@ -395,7 +399,8 @@ fn scaling_without_text_is_refused() {
     let out = tempfile::tempdir().unwrap();
     for quantization in [awq(), smoothquant()] {
         let error = quantize(&checkpoint, &quantization, None, out.path(), &mut |_, _, _| {}).unwrap_err();
-        let expected = "method \"gptq\", clipping \"activation\" and scaling look at text: a dataset is needed";
+        let expected =
+            "method \"gptq\", clipping \"activation\", scaling and activations \"int8_static\" look at text: a dataset is needed";
         assert_eq!(error.to_string(), expected);
     }
 }
