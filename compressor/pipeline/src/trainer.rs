@@ -55,6 +55,7 @@ pub struct TrainingJob<'a, S> {
 }
 
 /// The teacher and how much it counts.
+#[derive(Clone, Copy)]
 pub struct Distillation<'a> {
     /// Its weights.
     pub teacher: &'a Weights,

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use compressor_format::{Batch, Family, StepLosses, TensorId, Weights};
-use compressor_train::{Error, Objective, Training, logits, train};
+use compressor_train::{Descent, Error, Objective, Training, logits, train};
 use serde_json::json;
 
 const VOCAB: usize = 40;
@@ -57,7 +57,9 @@ fn run(
     stop_after: u64,
 ) -> (Result<Weights, Error>, Vec<StepLosses>) {
     let mut seen = Vec::new();
-    let trained = train(start, objective, training, batches, "cpu", state, "a fingerprint", &mut |losses| {
+    let fingerprint = "a fingerprint";
+    let descent = Descent { objective, training, batches, device: "cpu", state_folder: state, fingerprint };
+    let trained = train(start, &descent, &mut |losses| {
         seen.push(*losses);
         if losses.step == stop_after { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
@@ -152,9 +154,15 @@ fn a_state_of_another_fingerprint_is_left_alone_until_the_next_save() {
         steps.push(losses.step);
         ControlFlow::Continue(())
     };
-    let objective = Objective::CrossEntropy;
-    train(tiny(2), objective, &training, &|index| BATCHES.batch(index), "cpu", Some(folder.path()), "another", &mut observe)
-        .unwrap();
+    let descent = Descent {
+        objective: Objective::CrossEntropy,
+        training: &training,
+        batches: &|index| BATCHES.batch(index),
+        device: "cpu",
+        state_folder: Some(folder.path()),
+        fingerprint: "another",
+    };
+    train(tiny(2), &descent, &mut observe).unwrap();
     assert_eq!(steps, [1, 2, 3, 4]);
     assert_eq!(names(folder.path()), ["state-2"]);
 }
