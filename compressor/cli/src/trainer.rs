@@ -2,9 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use compressor_format::{Artifact, ScalesByTensor, StepLosses, TrainingKeys, Weights};
-use compressor_pipeline::{Distillation, Trainer, TrainingJob};
-use compressor_train::{Descent, Objective, Training};
+use compressor_format::{Artifact, ScalesByTensor, StepLosses, TensorId, TrainingKeys, Weights};
+use compressor_pipeline::{Distillation, Start, Trainer, TrainingJob};
+use compressor_train::{Descent, Objective, Rounding, Training};
 
 use crate::interrupt;
 
@@ -36,12 +36,16 @@ impl Burn {
 impl Trainer for Burn {
     fn train(
         &self,
-        job: TrainingJob<'_, Weights>,
+        job: TrainingJob<'_, Start<'_>>,
         observe: &mut dyn FnMut(&StepLosses) -> ControlFlow<()>,
     ) -> anyhow::Result<Weights> {
         let training = training(&job.keys);
         let descent = self.descent(&job, &training);
-        interruptible(observe, |each| compressor_train::train(job.start, &descent, each))
+        let Start { weights, fake_quantizer } = job.start;
+        let rounded = fake_quantizer
+            .map(|rounds| |id: TensorId, values: &[f32]| rounds.round(id, values).map_err(|overflow| overflow.to_string()));
+        let rounding = rounded.as_ref().map(|rounded| rounded as &Rounding<'_>);
+        interruptible(observe, |each| compressor_train::train(weights, rounding, &descent, each))
     }
 
     fn learn_scales(

@@ -9,6 +9,7 @@ use compressor_format::{
 };
 
 use crate::planner::Planner;
+use crate::quantize::Quantization;
 use crate::rows::TokenizerOf;
 
 /// A recipe that can be run.
@@ -44,6 +45,8 @@ pub struct Step {
     pub beside: Option<Origin>,
     /// The student's source, where it is not the input.
     pub student: Option<Origin>,
+    /// What the weights are rounded to in every forward pass of a quantization-aware training.
+    pub quantization: Option<Quantization>,
     /// The model that comes out.
     pub output: ModelSize,
     /// Estimated peak memory, in bytes.

@@ -106,7 +106,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let batch = |index| batches.batch(index);
     let (device, state_folder, fingerprint) = (flags["device"].as_str(), None, "");
     let descent = Descent { objective, training: &training, batches: &batch, device, state_folder, fingerprint };
-    train(student, &descent, &mut |losses| {
+    train(student, None, &descent, &mut |losses| {
         seen.push(*losses);
         ControlFlow::Continue(())
     })?;

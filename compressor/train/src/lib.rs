@@ -22,5 +22,5 @@ mod training;
 pub use device::{open_device, tune_allocator};
 pub use error::Error;
 pub use model::logits;
-pub use train::{Descent, Objective, learn_scales, train};
+pub use train::{Descent, Objective, Rounding, learn_scales, train};
 pub use training::Training;

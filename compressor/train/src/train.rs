@@ -54,16 +54,25 @@ pub struct Descent<'a> {
     pub fingerprint: &'a str,
 }
 
+/// What stands for a tensor's values in a forward pass: `None` for themselves, or why there is nothing, in words.
+pub type Rounding<'a> = dyn Fn(TensorId, &[f32]) -> Result<Option<Vec<f32>>, String> + 'a;
+
 /// Trains `start` and gives the trained weights.
 ///
 /// The teacher runs without gradients. `observe` sees every step and may stop the training.
 ///
+/// With a `rounding`, each step's losses and gradients are those of what it makes of the weights, and the weights themselves are
+/// changed by these gradients as if nothing had been rounded: the straight-through estimator (Bengio et al. 2013, arXiv:1308.3432;
+/// for weights of few bits Jacob et al. 2018, arXiv:1712.05877). The weights that come back are not rounded. Neither is the teacher.
+///
 /// # Errors
 /// [`Error::Settings`] and [`Error::Device`] before any work; [`Error::Batch`] for a batch that contradicts itself or the model;
 /// [`Error::NotFinite`] where loss or gradient is NaN or infinite (the last saved state stays); [`Error::Stopped`] when `observe`
-/// breaks; [`Error::State`], [`Error::Format`] and [`Error::Io`] where the state can't be read or written.
+/// breaks; [`Error::Rounding`] where `rounding` gives a reason; [`Error::State`], [`Error::Format`] and [`Error::Io`] where the state
+/// can't be read or written.
 pub fn train(
     start: Weights,
+    rounding: Option<&Rounding<'_>>,
     descent: &Descent<'_>,
     observe: &mut dyn FnMut(&StepLosses) -> ControlFlow<()>,
 ) -> Result<Weights, Error> {
@@ -72,7 +81,8 @@ pub fn train(
     let student = Decoder { architecture, ops: Ops::of(&device) };
     let shapes = shapes(&student.architecture);
     let begin = || Parameters::new(&shapes, tensors, &device);
-    let parameters = descent.run(&student, &Learnt::Weights, &shapes, begin, &device, observe)?;
+    let learnt = rounding.map_or(Learnt::Weights, |rounding| Learnt::RoundedWeights(rounding, student.ops));
+    let parameters = descent.run(&student, &learnt, &shapes, begin, &device, observe)?;
     Ok(parameters.into_weights(student.architecture, config))
 }
 
@@ -104,23 +114,33 @@ pub fn learn_scales(
 enum Learnt<'a> {
     /// The weights themselves.
     Weights,
+    /// Weights that are rounded before they are used.
+    RoundedWeights(&'a Rounding<'a>, Ops),
     /// What scales are multiplied by.
     Scales(&'a LearntScales),
 }
 
 impl Learnt<'_> {
-    /// The weights that the parameters make.
-    fn weights<'p>(&self, parameters: &'p Parameters) -> Cow<'p, Parameters> {
+    /// The weights that the parameters make; why they make none, in words.
+    fn weights<'p>(&self, parameters: &'p Parameters) -> Result<Cow<'p, Parameters>, String> {
         match self {
-            Self::Weights => Cow::Borrowed(parameters),
-            Self::Scales(scales) => Cow::Owned(scales.weights(parameters)),
+            Self::Weights => Ok(Cow::Borrowed(parameters)),
+            Self::RoundedWeights(rounding, ops) => {
+                let rounded = |(id, tensor): (TensorId, &Tensor<2>)| {
+                    let rounded = ops.replace_values(tensor.clone(), |values| rounding(id, values))?;
+                    Ok((id, rounded))
+                };
+                parameters.iter().map(rounded).collect::<Result<_, _>>().map(Cow::Owned)
+            }
+            Self::Scales(scales) => Ok(Cow::Owned(scales.weights(parameters))),
         }
     }
 
     /// The gradients of the parameters, from those of the `weights` that they made.
     fn gradients(&self, weights: &Parameters, of_weights: Gradients) -> Gradients {
         match self {
-            Self::Weights => of_weights,
+            // Straight through the rounding, whose own derivative is zero nearly everywhere.
+            Self::Weights | Self::RoundedWeights(..) => of_weights,
             Self::Scales(scales) => scales.gradients(weights, of_weights),
         }
     }
@@ -157,7 +177,7 @@ impl Descent<'_> {
             let begun = Instant::now();
             let step = state.optimizer.steps;
             let micro_batches = micro_batches(step, training, self.batches, student)?;
-            let weights = learnt.weights(&state.parameters);
+            let weights = learnt.weights(&state.parameters).map_err(|what| Error::Rounding { step: step + 1, what })?;
             let (losses, of_weights) = gradients(student, &weights, teacher.as_ref(), &micro_batches);
             let gradients = learnt.gradients(&weights, of_weights);
             // The update changes parameters in place where nothing shares them.
@@ -360,7 +380,7 @@ fn batch_gradients(
 pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use compressor_format::{Family, LayerShape};
+    use compressor_format::{Family, LayerShape, LayerTensor, Part};
     use serde_json::json;
 
     use super::*;
@@ -417,6 +437,29 @@ pub(crate) mod tests {
         let teacher = Teacher::new(objective, ops, &device);
         let micro_batch = MicroBatch { packed: ops.pack(&batch()), tokens: 0 };
         gradients(&decoder, &Parameters::from_weights(student, &device), teacher.as_ref(), &[micro_batch])
+    }
+
+    #[test]
+    fn gradients_of_rounded_weights_are_those_of_the_weights_behind_them() {
+        // 0.4 and 1.6 are rounded to 0 and 2. Where the loss is 3 · a − b, the gradient of what is rounded is (3, −1); the derivative of
+        // the rounding itself is zero at both, so straight through is the only way to these numbers.
+        let device = Device::flex();
+        let id = TensorId::Layer(0, LayerTensor::Up(Part::Weight));
+        let [norm, weights, of_weights] =
+            [[[1.3, 0.2]], [[0.4, 1.6]], [[3.0, -1.0]]].map(|row| Tensor::<2>::from_data(row, &device));
+        let parameters: Parameters = [(id, weights), (TensorId::FinalNorm(Part::Weight), norm)].into_iter().collect();
+        let rounding = |other: TensorId, values: &[f32]| -> Result<Option<Vec<f32>>, String> {
+            Ok((other == id).then(|| values.iter().map(|value| value.round()).collect()))
+        };
+        for ops in [Ops::Fused, Ops::Plain] {
+            let learnt = Learnt::RoundedWeights(&rounding, ops);
+            let rounded = learnt.weights(&parameters).unwrap();
+            assert_eq!(values(rounded.get(id)), [0.0, 2.0], "{ops:?}");
+            assert_eq!(values(rounded.get(TensorId::FinalNorm(Part::Weight))), [1.3, 0.2], "{ops:?}: stays as it is");
+            let gradients = learnt.gradients(&rounded, Gradients::from([(id, of_weights.clone())]));
+            assert_eq!(values(gradients[&id].clone()), [3.0, -1.0], "{ops:?}");
+            assert_eq!(values(parameters.get(id)), [0.4, 1.6], "{ops:?}: what is learnt is not rounded");
+        }
     }
 
     #[test]

@@ -51,7 +51,7 @@ fn losses(family: Family, device: &str) -> Vec<StepLosses> {
     let mut seen = Vec::new();
     let batches = &|index| Noise.batch(index);
     let descent = Descent { objective, training: &training, batches, device, state_folder: None, fingerprint: "" };
-    train(tiny(family, 2), &descent, &mut |losses| {
+    train(tiny(family, 2), None, &descent, &mut |losses| {
         seen.push(*losses);
         ControlFlow::Continue(())
     })

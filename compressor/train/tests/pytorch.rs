@@ -94,7 +94,7 @@ fn agrees(golden: &Golden, objective: Objective<'_>, expected: &[Step]) {
     let mut found = Vec::new();
     let batches = &|index| golden.batch(index);
     let descent = Descent { objective, training: &training, batches, device: "cpu", state_folder: None, fingerprint: "" };
-    train(weights("adamw-student"), &descent, &mut |losses| {
+    train(weights("adamw-student"), None, &descent, &mut |losses| {
         found.push(*losses);
         ControlFlow::Continue(())
     })
