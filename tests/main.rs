@@ -23,5 +23,7 @@ mod generate;
 mod layers;
 #[path = "integration/parity.rs"]
 mod parity;
+#[path = "integration/quantization_aware.rs"]
+mod quantization_aware;
 #[path = "integration/refusals.rs"]
 mod refusals;

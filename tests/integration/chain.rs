@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use compressor_format::{Outcome, Report, TensorFiles};
+use compressor_format::{Artifact, Checkpoint, Dtype, Outcome, Recipe, Report, Stage, TensorFiles};
+use compressor_pipeline::quantize::FakeQuantizer;
 
 use crate::command::{Bench, TINY};
 
@@ -267,6 +268,85 @@ fn a_quantization_killed_while_it_measures_and_in_the_middle_of_its_layers_ends_
     // What no choice can meet is refused before any work, at its line.
     let refused = killed.run(&["run", "tiny.toml", "--set", "stage.2.quantize.target_bytes=\"100 kB\""]).expect(2);
     assert!(refused.stderr().contains("target_bytes 100000 is too small: the smallest artifact that the candidates make has "));
+}
+
+/// A student that is distilled for the two bits that it will have.
+const AWARE: &str = r#"name = "tiny"
+seed = 3
+dataset = "datasets/home-commands.toml"
+
+[model.new]
+vocab_size = 320
+hidden_size = 64
+layers = 3
+heads = 4
+kv_heads = 2
+intermediate_size = 128
+max_position_embeddings = 256
+
+[[stage]]
+[stage.train]
+steps = 4
+batch_size = 4
+sequence_length = 256
+
+[[stage]]
+[stage.distill]
+steps = 60
+batch_size = 4
+sequence_length = 256
+save_every = 3
+student.layers = 2
+quantization_aware = true
+
+[[stage]]
+[stage.quantize]
+bits = 2
+clipping = "mse"
+embedding = "int4"
+symmetric = false
+overrides = [{ match = "*.down_proj", bits = 5, group_size = 64 }]
+"#;
+
+#[test]
+fn a_quantization_aware_distillation_is_the_same_after_a_kill_and_is_written_as_it_was_rounded() {
+    let (whole, killed) = (Bench::new(), Bench::new());
+    for bench in [&whole, &killed] {
+        bench.write("tiny.toml", AWARE);
+    }
+    let planned = whole.run(&["plan", "tiny.toml"]).expect(0).stdout();
+    assert!(planned.contains("f32 for INT2 g32 zp mixed"), "{planned}");
+    whole.run(&["run", "tiny.toml"]).expect(0);
+    let mut child = distilling(&killed);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(!killed.path("runs/tiny/2-distill/model.safetensors").exists(), "killed in the middle");
+    killed.run(&["run", "tiny.toml"]).expect(0);
+    for name in ["2-distill/model.safetensors", "3-quantize/model.safetensors", "3-quantize/manifest.json"] {
+        assert!(same(&whole.path("runs/tiny").join(name), &killed.path("runs/tiny").join(name)), "{name} differs");
+    }
+
+    let [dense, artifact] = ["2-distill", "3-quantize"].map(|step| whole.path("runs/tiny").join(step));
+    let checkpoint = Checkpoint::open(&dense).unwrap();
+    assert_eq!(checkpoint.dtype(), Dtype::F32, "the dense weights are not rounded to anything");
+    let artifact = Artifact::open(&artifact).unwrap();
+    let (recipe, _) = Recipe::load(&whole.path("tiny.toml")).unwrap();
+    let Stage::Quantize(settings) = &recipe.stages[2] else { panic!("the third stage quantizes") };
+    let fake = FakeQuantizer::new(&settings.into(), checkpoint.architecture()).unwrap();
+    let mut rounded = 0;
+    for (id, values) in checkpoint.weights().unwrap().iter() {
+        let faked = fake.round(id, values).unwrap();
+        rounded += usize::from(faked.is_some());
+        let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<u32>>();
+        assert!(bits(faked.as_deref().unwrap_or(values)) == bits(&artifact.values(id).unwrap()), "{id}");
+    }
+    assert_eq!(rounded, 15, "seven projections of two layers and the embedding");
+    let details = &Report::read(&whole.path("runs/tiny")).unwrap().stages[1].details;
+    assert_eq!(details["rounded_to"].as_str(), Some("INT2 g32 zp mixed"), "{details}");
+
+    // Other storage rounds to the same, so nothing is distilled again.
+    let again = whole.run(&["run", "tiny.toml", "--set", "stage.3.quantize.storage=\"entropy\""]).expect(0);
+    assert_eq!(again.stderr().matches("finished before, inputs unchanged").count(), 2, "{}", again.stderr());
 }
 
 /// A model that is trained a little, quantized coarsely, and learns its scales.

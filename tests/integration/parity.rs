@@ -8,7 +8,7 @@ use crate::command::root;
 
 /// Both compute in f32 in different orders; the smallest mistake that was tried (an epsilon, a rotary base, the kind of GELU)
 /// moves a logit by more than 2e-4.
-const WORST_DIFFERENCE: f32 = 5e-5;
+pub(crate) const WORST_DIFFERENCE: f32 = 5e-5;
 
 #[test]
 fn engine_and_trainer_agree_on_every_family() {

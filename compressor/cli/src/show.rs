@@ -61,7 +61,10 @@ pub(crate) fn plan(plan: &Plan) {
             step.name.clone(),
             format!("{student}{beside}"),
             count(step.output.architecture.parameters() as f64),
-            step.output.stored_as.clone(),
+            match &step.quantization {
+                Some(quantization) => format!("{} for {}", step.output.stored_as, quantization.name()),
+                None => step.output.stored_as.clone(),
+            },
             format!("{exact}{}", step.output.weight_bytes),
             format!("~{}{}", bytes(step.peak_memory_bytes), if step.spilled_bytes > 0 { " + disk" } else { "" }),
         ]);

@@ -2,9 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use compressor_format::{Artifact, ScalesByTensor, StepLosses, TrainingKeys, Weights};
-use compressor_pipeline::{Distillation, Trainer, TrainingJob};
-use compressor_train::{Objective, Training};
+use compressor_format::{Artifact, ScalesByTensor, StepLosses, TensorId, TrainingKeys, Weights};
+use compressor_pipeline::{Distillation, Start, Trainer, TrainingJob};
+use compressor_train::{Descent, Objective, Rounding, Training};
 
 use crate::interrupt;
 
@@ -19,19 +19,33 @@ impl Burn {
         compressor_train::open_device(device)?;
         Ok(Self { device: device.to_owned() })
     }
+
+    /// The job as the trainer takes it.
+    fn descent<'a, S>(&'a self, job: &TrainingJob<'a, S>, training: &'a Training) -> Descent<'a> {
+        Descent {
+            objective: objective(job.distillation),
+            training,
+            batches: job.batch,
+            device: &self.device,
+            state_folder: Some(job.state_folder),
+            fingerprint: job.fingerprint,
+        }
+    }
 }
 
 impl Trainer for Burn {
     fn train(
         &self,
-        job: TrainingJob<'_, Weights>,
+        job: TrainingJob<'_, Start<'_>>,
         observe: &mut dyn FnMut(&StepLosses) -> ControlFlow<()>,
     ) -> anyhow::Result<Weights> {
-        let (training, objective) = (training(&job.keys), objective(job.distillation.as_ref()));
-        let (batches, state) = (job.batch, Some(job.state_folder));
-        interruptible(observe, |each| {
-            compressor_train::train(job.start, objective, &training, batches, &self.device, state, job.fingerprint, each)
-        })
+        let training = training(&job.keys);
+        let descent = self.descent(&job, &training);
+        let Start { weights, fake_quantizer } = job.start;
+        let rounded = fake_quantizer
+            .map(|rounds| |id: TensorId, values: &[f32]| rounds.round(id, values).map_err(|overflow| overflow.to_string()));
+        let rounding = rounded.as_ref().map(|rounded| rounded as &Rounding<'_>);
+        interruptible(observe, |each| compressor_train::train(weights, rounding, &descent, each))
     }
 
     fn learn_scales(
@@ -39,11 +53,9 @@ impl Trainer for Burn {
         job: TrainingJob<'_, &Artifact>,
         observe: &mut dyn FnMut(&StepLosses) -> ControlFlow<()>,
     ) -> anyhow::Result<ScalesByTensor> {
-        let (training, objective) = (training(&job.keys), objective(job.distillation.as_ref()));
-        let (batches, state) = (job.batch, Some(job.state_folder));
-        interruptible(observe, |each| {
-            compressor_train::learn_scales(job.start, objective, &training, batches, &self.device, state, job.fingerprint, each)
-        })
+        let training = training(&job.keys);
+        let descent = self.descent(&job, &training);
+        interruptible(observe, |each| compressor_train::learn_scales(job.start, &descent, each))
     }
 
     fn logits(&self, weights: &Weights, tokens: &[u32]) -> anyhow::Result<Vec<f32>> {
@@ -68,7 +80,7 @@ fn training(keys: &TrainingKeys) -> Training {
     }
 }
 
-fn objective<'a>(distillation: Option<&Distillation<'a>>) -> Objective<'a> {
+fn objective(distillation: Option<Distillation<'_>>) -> Objective<'_> {
     match distillation {
         None => Objective::CrossEntropy,
         Some(distillation) => Objective::Distill {

@@ -26,7 +26,7 @@ pub use measure::{Comparison, HeldOut, Prompt, Sequence};
 pub use page::path as page_path;
 pub use plan::{ModelSize, Origin, Plan, Step};
 pub use run::{Observer, Workers, run};
-pub use trainer::{Distillation, Trainer, TrainingJob};
+pub use trainer::{Distillation, Start, Trainer, TrainingJob};
 pub use verify::{Bench, BenchResult, Findings, Subject, verify, verify_alone};
 
 /// The engine takes as many threads as the rest of the program.

@@ -12,9 +12,15 @@ const TRAINED_COPIES: u64 = 4;
 /// Rows of logits that the loss works on at once, student's, teacher's and the gradient.
 const LOGIT_ROWS: u64 = 3 * 512;
 
-/// Training a student, with or without a teacher.
-pub(crate) fn training(student: &Architecture, teacher: Option<&Architecture>, keys: &TrainingKeys) -> u64 {
-    descending(student, TRAINED_COPIES * student.parameters() * F32, teacher, keys)
+/// Training a student, with or without a teacher; where its weights are rounded, both are there.
+pub(crate) fn training(
+    student: &Architecture,
+    teacher: Option<&Architecture>,
+    keys: &TrainingKeys,
+    quantization_aware: bool,
+) -> u64 {
+    let copies = TRAINED_COPIES + u64::from(quantization_aware);
+    descending(student, copies * student.parameters() * F32, teacher, keys)
 }
 
 /// Learning scales: the weights made of them and their gradients, and the artifact's own bytes, of which scales, gradients and moments

@@ -9,7 +9,7 @@ use compressor_format::{
 };
 
 use crate::planner::Planner;
-use crate::quantize::Instead;
+use crate::quantize::{Instead, Quantization};
 use crate::rows::TokenizerOf;
 
 /// A recipe that can be run.
@@ -47,6 +47,8 @@ pub struct Step {
     pub beside: Option<Origin>,
     /// The student's source, where it is not the input.
     pub student: Option<Origin>,
+    /// What the weights are rounded to in every forward pass of a quantization-aware training.
+    pub quantization: Option<Quantization>,
     /// The model that comes out.
     pub output: ModelSize,
     /// Tensors that will not become what is asked for, as the recipe allows, as far as their sizes say so.

@@ -3,6 +3,7 @@
 //! A refused stage does not end the search. Those after it are judged by what is still known of their model: what the recipe alone
 //! decides, its vocabulary and its positions, but not widths that the refused stage would have set.
 
+mod aware;
 mod reads;
 
 use std::collections::HashMap;
@@ -271,6 +272,7 @@ impl<'a> Planner<'a> {
                 Stage::Train(_) | Stage::Distill(_) | Stage::Prune(_) | Stage::Quantize(_) => {}
             }
         }
+        self.check_awareness();
     }
 
     /// Refuses stages whose part of the dataset is not there.
@@ -326,6 +328,7 @@ impl<'a> Planner<'a> {
             input: chain.current.clone(),
             beside: None,
             student: None,
+            quantization: self.quantization_after(index),
             output: input.clone(),
             instead: Vec::new(),
             peak_memory_bytes: 0,
@@ -339,7 +342,7 @@ impl<'a> Planner<'a> {
             Stage::Train(train) => {
                 self.check_training(&train.training(), &input, place);
                 step.output.become_dense(input.architecture.clone(), Dtype::F32);
-                step.peak_memory_bytes = memory::training(&input.architecture, None, &train.training());
+                step.peak_memory_bytes = memory::training(&input.architecture, None, &train.training(), train.quantization_aware);
                 fingerprint
             }
             Stage::Distill(distill) => self.distill(distill, place, chain, &mut step, fingerprint),
@@ -367,6 +370,10 @@ impl<'a> Planner<'a> {
             }
         };
         self.check_measuring(Split::Test, &step.output);
+        let fingerprint = match &step.quantization {
+            Some(quantization) => aware::fingerprint(fingerprint, quantization, &step.output.architecture),
+            None => fingerprint,
+        };
         step.fingerprint = fingerprint.hex();
         step.output.fingerprint = step.fingerprint.clone();
         step
@@ -533,7 +540,8 @@ impl<'a> Planner<'a> {
                 step.output.architecture.vocab_size = teacher.architecture.vocab_size;
                 step.output.tokenizer = teacher.tokenizer.clone();
             }
-            step.peak_memory_bytes = memory::training(&student.architecture, Some(&teacher.architecture), &keys);
+            step.peak_memory_bytes =
+                memory::training(&student.architecture, Some(&teacher.architecture), &keys, distill.quantization_aware);
         }
         step.beside = Some(origin);
         fingerprint.text(&teacher.fingerprint)

@@ -21,7 +21,7 @@ use crate::measure::HeldOut;
 use crate::plan::{Origin, Plan, Step, architecture, evenly_spaced};
 use crate::quantize::{TextPurpose, TextUse};
 use crate::statistics::mean;
-use crate::trainer::{Distillation, Trainer, TrainingJob};
+use crate::trainer::{Distillation, Start, Trainer, TrainingJob};
 use crate::verify::{Bench, Subject, verify};
 use crate::{Error, page, prune, quantize};
 
@@ -152,7 +152,7 @@ impl Run<'_> {
 
     fn train(&mut self, step: &Step, train: &Train, workers: &mut Workers<'_>) -> Result<StageReport, Error> {
         let start = self.weights(&step.input, step)?;
-        let (weights, details) = self.fit(step, start, None, &train.training(), workers, Trainer::train)?;
+        let (weights, details) = self.fit_weights(step, start, None, &train.training(), workers)?;
         self.keep(step, &weights, Dtype::F32, details)
     }
 
@@ -165,7 +165,7 @@ impl Run<'_> {
             (_, None) => self.weights(&step.input, step)?,
         };
         let distillation = Distillation { teacher: &teacher, temperature: distill.temperature, kd_ratio: distill.kd_ratio };
-        let (weights, mut details) = self.fit(step, student, Some(distillation), &distill.training(), workers, Trainer::train)?;
+        let (weights, mut details) = self.fit_weights(step, student, Some(distillation), &distill.training(), workers)?;
         details["teacher"] = json!(self.plan.name_of(teacher_origin));
         self.keep(step, &weights, Dtype::F32, details)
     }
@@ -369,6 +369,27 @@ impl Run<'_> {
         made.bytes = Model::open(&artifact)?.weight_bytes()?;
         (made.perplexity, made.score) = (findings.perplexity, findings.score);
         Ok((made, findings.checks))
+    }
+
+    /// Trains weights, rounded in every forward pass where the step says to what.
+    fn fit_weights(
+        &mut self,
+        step: &Step,
+        weights: Weights,
+        distillation: Option<Distillation<'_>>,
+        keys: &TrainingKeys,
+        workers: &mut Workers<'_>,
+    ) -> Result<(Weights, Value), Error> {
+        let fake_quantizer = match &step.quantization {
+            Some(quantization) => Some(quantize::FakeQuantizer::new(quantization, weights.architecture())?),
+            None => None,
+        };
+        let start = Start { weights, fake_quantizer: fake_quantizer.as_ref() };
+        let (weights, mut details) = self.fit(step, start, distillation, keys, workers, Trainer::train)?;
+        if let Some(quantization) = &step.quantization {
+            details["rounded_to"] = json!(quantization.name());
+        }
+        Ok((weights, details))
     }
 
     /// Trains on the dataset's train split, as `train` does it.

@@ -5,6 +5,8 @@ use std::path::Path;
 
 use compressor_format::{Artifact, Batch, ScalesByTensor, StepLosses, TrainingKeys, Weights};
 
+use crate::quantize::FakeQuantizer;
+
 /// Trains and distills; `compressor-train` does it with Burn, tests with a stand-in.
 pub trait Trainer {
     /// Trains `job.start` and gives the new weights.
@@ -14,10 +16,11 @@ pub trait Trainer {
     /// saves its state.
     ///
     /// # Errors
-    /// Loss that is not finite, a state that can't be written, a training that was stopped; with the way out.
+    /// Loss that is not finite, weights that can't be rounded, a state that can't be written, a training that was stopped; with the way
+    /// out.
     fn train(
         &self,
-        job: TrainingJob<'_, Weights>,
+        job: TrainingJob<'_, Start<'_>>,
         observe: &mut dyn FnMut(&StepLosses) -> ControlFlow<()>,
     ) -> anyhow::Result<Weights>;
 
@@ -38,6 +41,14 @@ pub trait Trainer {
     fn logits(&self, weights: &Weights, tokens: &[u32]) -> anyhow::Result<Vec<f32>>;
 }
 
+/// Weights to train.
+pub struct Start<'a> {
+    /// They themselves.
+    pub weights: Weights,
+    /// Rounds them before every forward pass; the gradients of what it makes of them are theirs.
+    pub fake_quantizer: Option<&'a FakeQuantizer>,
+}
+
 /// Everything a training stage needs.
 pub struct TrainingJob<'a, S> {
     /// What is trained.
@@ -55,6 +66,7 @@ pub struct TrainingJob<'a, S> {
 }
 
 /// The teacher and how much it counts.
+#[derive(Clone, Copy)]
 pub struct Distillation<'a> {
     /// Its weights.
     pub teacher: &'a Weights,

@@ -332,7 +332,7 @@ fn a_text_with_mistakes_still_has_its_files_and_its_order_checked() {
             "3: ~/train.jsonl: the file is empty (0 bytes); a dataset needs text",
             "5: failed to open file `~/model/config.json`: No such file or directory (os error 2)",
             "9: unknown key `batch_sise`, did you mean `batch_size`? | known here: steps, batch_size, sequence_length, learning_rate, \
-             min_learning_rate_ratio, warmup_steps, weight_decay, beta_1, beta_2, epsilon, gradient_clip, gradient_accumulation, save_every",
+             min_learning_rate_ratio, warmup_steps, weight_decay, beta_1, beta_2, epsilon, gradient_clip, gradient_accumulation, save_every, quantization_aware",
             "12: verify needs an artifact, and no quantize stage comes before it | add [stage.quantize] before [stage.verify], or remove \
              this stage",
         ]
@@ -553,4 +553,126 @@ fn what_may_stay_dense_is_planned_to_the_byte_and_is_refused_otherwise_with_the_
         bench.refused(&recipe("allow = [\"dence\"]\n")),
         ["12: entry 1 of allow is \"dence\"; did you mean \"dense\"? | known here: dense, round_to_nearest, less_text"]
     );
+}
+
+#[test]
+fn a_quantization_aware_stage_needs_a_quantization_that_is_known_before_it_is_done() {
+    const AWARE: &str = "[[stage]]\n[stage.train]\nsteps = 10\nbatch_size = 3\nsequence_length = 64\nquantization_aware = true\n";
+    const QUANTIZE: &str = "[[stage]]\n[stage.quantize]\ngroup_size = 16\nembedding_group_size = 16\n";
+    let refused = |stages: &str| Bench::new().refused(&format!("{NEW}{stages}"));
+    let quantized = |keys: &str| refused(&format!("{AWARE}{QUANTIZE}{keys}"));
+    let healed = AWARE.replace("[stage.train]", "[stage.distill]");
+    for allowed in
+        ["bits = 2\n", "bits = 4\nclipping = \"mse\"\nsymmetric = false\nstorage = \"entropy\"\nscale_dtype = \"bf16\"\n"]
+    {
+        assert_eq!(quantized(allowed), [""; 0]);
+        assert_eq!(refused(&format!("{TRAIN}{healed}{healed}{QUANTIZE}{allowed}")), [""; 0], "one such stage after the other");
+    }
+    assert_eq!(
+        refused(AWARE),
+        [
+            "16: quantization_aware needs a quantize stage after it, which says what weights are rounded to | add [stage.quantize], or \
+             leave quantization_aware out"
+        ]
+    );
+    // Not one that came before.
+    assert_eq!(
+        refused(&format!("{TRAIN}{QUANTIZE}bits = 4\n{AWARE}")),
+        [
+            "22: train can't follow quantize: it takes dense weights | move [stage.train] before [stage.quantize]",
+            "26: quantization_aware needs a quantize stage after it, which says what weights are rounded to | add [stage.quantize], or \
+             leave quantization_aware out",
+        ]
+    );
+    let changed = "16: quantization_aware trains the weights that [stage.quantize] rounds, and 2-";
+    let student = format!("{healed}student.layers = 1\n").replace("quantization_aware = true\n", "");
+    for (between, what) in [
+        ("[[stage]]\n[stage.prune]\nchannel_ratio = 0.5\n", "prune changes them | move [stage.prune] before this stage"),
+        (TRAIN, "train changes them | set quantization_aware in 2-train too, or leave it out here"),
+        (
+            &healed.replace("quantization_aware = true\n", ""),
+            "distill changes them | set quantization_aware in 2-distill too, or leave it out here",
+        ),
+        (
+            &format!("{student}quantization_aware = true\n"),
+            "distill changes them | 2-distill begins with another student: leave quantization_aware out here",
+        ),
+    ] {
+        let recipe = format!("{AWARE}{between}{QUANTIZE}bits = 4\n").replace("layers = 1\n", "layers = 2\n");
+        let new = NEW.replace("layers = 1\n", "layers = 3\n");
+        assert_eq!(Bench::new().refused(&format!("{new}{recipe}")), [format!("{changed}{what}")]);
+    }
+    let cant = "16: quantization_aware can't round to what [stage.quantize] asks for: ";
+    let out = " there, or leave quantization_aware out";
+    // For what looks at text, text enough.
+    let text = "a few words ".repeat(600);
+    let refused = |stages: &str| Bench::with_text(&text, &text).refused(&format!("{NEW}{stages}"));
+    for (keys, what) in [
+        (
+            "target_bits_per_weight = 6\ncandidates = [{ bits = 4, group_size = 16 }]\n",
+            "schemes that a target chooses when the weights stand still | set bits, and overrides for some matrices,",
+        ),
+        (
+            "bits = 4\nmethod = \"gptq\"\n",
+            "method \"gptq\", whose integers depend on calibration text | method = \"round_to_nearest\"",
+        ),
+        (
+            "bits = 4\nmethod = \"kmeans\"\n",
+            "method \"kmeans\", whose codebooks are made when the weights stand still | method = \"round_to_nearest\"",
+        ),
+        (
+            "bits = 4\nclipping = \"activation\"\n",
+            "clipping \"activation\", which depends on calibration text | clipping = \"mse\" or \"none\"",
+        ),
+        ("bits = 4\nscaling = \"awq\"\n", "scaling, whose factors depend on calibration text | scaling = \"none\""),
+        ("bits = 4\nscaling = \"smoothquant\"\n", "scaling, whose factors depend on calibration text | scaling = \"none\""),
+        (
+            "bits = 8\nactivations = \"int8\"\n",
+            "activations \"int8\": weights alone are rounded in training | activations = \"none\"",
+        ),
+    ] {
+        let without_groups = keys.contains("target") || keys.contains("kmeans") || keys.contains("int8");
+        let quantize =
+            if without_groups { QUANTIZE.replace("group_size = 16\nembedding", "embedding") } else { QUANTIZE.to_owned() };
+        assert_eq!(refused(&format!("{AWARE}{quantize}{keys}")), [format!("{cant}{what}{out}")], "{keys}");
+    }
+}
+
+#[test]
+fn a_quantization_aware_stage_is_redone_where_what_it_rounds_to_changes_and_only_there() {
+    let bench = Bench::new();
+    let recipe = |aware: bool, quantize: &str| {
+        format!(
+            "{NEW}{TRAIN}quantization_aware = {aware}\n[[stage]]\n[stage.quantize]\ngroup_size = 16\nembedding_group_size = 16\n{quantize}"
+        )
+    };
+    let step = |aware: bool, quantize: &str| {
+        assert_eq!(bench.refused(&recipe(aware, quantize)), [""; 0]);
+        Plan::of(Draft::load(&bench.path("small.toml"), &[])).unwrap().steps()[0].clone()
+    };
+    let [plain, aware] = [false, true].map(|aware| step(aware, "bits = 4\n"));
+    assert_eq!(
+        (plain.quantization, aware.quantization.as_ref().map(|quantization| quantization.name())),
+        (None, Some("INT4 g16".to_owned()))
+    );
+    // Another copy of the weights, nothing else.
+    assert_eq!(aware.peak_memory_bytes - plain.peak_memory_bytes, aware.output.weight_bytes);
+    for other in [
+        "bits = 3\n",
+        "bits = 4\nsymmetric = false\n",
+        "bits = 4\nclipping = \"mse\"\n",
+        "bits = 4\nscale_dtype = \"bf16\"\n",
+        "bits = 4\nembedding = \"dense\"\n",
+        "bits = 4\noverrides = [{ match = \"*.down_proj\", bits = 8 }]\n",
+    ] {
+        assert_ne!(step(true, other).fingerprint, aware.fingerprint, "{other}");
+        assert_eq!(step(false, other).fingerprint, plain.fingerprint, "{other}");
+    }
+    for same in [
+        "bits = 4\nstorage = \"entropy\"\n",
+        "bits = 4\ndamping = 0.5\n",
+        "bits = 4\noverrides = [{ match = \"*.down_proj\", bits = 4 }]\n",
+    ] {
+        assert_eq!(step(true, same).fingerprint, aware.fingerprint, "{same}");
+    }
 }

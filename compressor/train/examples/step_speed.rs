@@ -13,7 +13,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use compressor_format::{Batch, Family, StepLosses, Weights};
-use compressor_train::{Objective, Training, train, tune_allocator};
+use compressor_train::{Descent, Objective, Training, train, tune_allocator};
 use serde_json::json;
 
 /// Every flag with its default, those of the sizes as `torch_step.py` has them.
@@ -103,7 +103,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let mut seen: Vec<StepLosses> = Vec::new();
     let begun = Instant::now();
-    train(student, objective, &training, &|index| batches.batch(index), &flags["device"], None, "", &mut |losses| {
+    let batch = |index| batches.batch(index);
+    let (device, state_folder, fingerprint) = (flags["device"].as_str(), None, "");
+    let descent = Descent { objective, training: &training, batches: &batch, device, state_folder, fingerprint };
+    train(student, None, &descent, &mut |losses| {
         seen.push(*losses);
         ControlFlow::Continue(())
     })?;

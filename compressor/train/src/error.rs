@@ -38,6 +38,14 @@ pub enum Error {
         /// The learning rate of this step.
         learning_rate: f64,
     },
+    /// Weights can't be rounded.
+    #[error("step {step}: {what}")]
+    Rounding {
+        /// The step, counted from 1.
+        step: u64,
+        /// Which weights, and why not.
+        what: String,
+    },
     /// The observer asked to stop; the state is saved where a folder for it was given.
     #[error("stopped after step {step}")]
     Stopped {

@@ -1,6 +1,7 @@
 //! Trains and distills dense language models with Burn, and is the only crate that names it.
 //!
-//! [`train`] is what a reader comes for: it takes weights, an [`Objective`], the settings and the batches, and gives weights back.
+//! [`train`] is what a reader comes for: it takes weights and a [`Descent`], which is an [`Objective`] with the settings and the batches,
+//! and gives weights back.
 //! [`learn_scales`] does the same with the scales of an artifact, whose integers stay.
 //! A model is interpreted from its [`compressor_format::Architecture`]; nothing here knows a family.
 
@@ -21,5 +22,5 @@ mod training;
 pub use device::{open_device, tune_allocator};
 pub use error::Error;
 pub use model::logits;
-pub use train::{Objective, learn_scales, train};
+pub use train::{Descent, Objective, Rounding, learn_scales, train};
 pub use training::Training;

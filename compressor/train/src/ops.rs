@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use compressor_format::{Activation, Batch, Norm, NormKind};
 
 use crate::batch::{Packed, Sequences};
 use crate::device::is_flex;
 use crate::fused::{self, RotaryTable};
+use crate::model::values;
 use crate::optimizer::Update;
 use crate::plain;
 
@@ -40,6 +41,24 @@ impl Ops {
             Self::Fused => Packed::trimmed(batch),
             Self::Plain => Packed::rectangular(batch),
         }
+    }
+
+    /// A tensor with the values that `replace` makes of its own, on the host; itself where that makes none.
+    pub(crate) fn replace_values<E>(
+        self,
+        tensor: Tensor<2>,
+        replace: impl FnOnce(&[f32]) -> Result<Option<Vec<f32>>, E>,
+    ) -> Result<Tensor<2>, E> {
+        let ([rows, columns], device) = (tensor.dims(), tensor.device());
+        let replaced = match self {
+            // Where they lie.
+            Self::Fused => replace(fused::matrix(&fused::flex(tensor.clone())).values)?,
+            Self::Plain => replace(&values(tensor.clone()))?,
+        };
+        Ok(match replaced {
+            Some(values) => Tensor::from_data(TensorData::new(values, [rows, columns]), &device),
+            None => tensor,
+        })
     }
 
     /// `x·Wᵀ + bias`: `x` `[N, in]`, `weight` `[out, in]`, `bias` `[1, out]`.

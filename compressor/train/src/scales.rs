@@ -166,7 +166,7 @@ mod tests {
     use crate::fused::tests::{assert_close, noise};
     use crate::model::Decoder;
     use crate::train::tests::{batch, gradients_at};
-    use crate::{Objective, Training, learn_scales};
+    use crate::{Descent, Objective, Training, learn_scales};
 
     const INT3: Scheme = Scheme { bits: 3, group_size: Some(8), symmetric: true };
 
@@ -353,7 +353,9 @@ mod tests {
             batch.tokens.iter_mut().for_each(|token| *token = (*token + index as u32 * 7) % 30);
             batch
         };
-        let learnt = learn_scales(artifact, objective, training, &batches, "cpu", state, "a fingerprint", &mut |losses| {
+        let (batches, fingerprint) = (&batches, "a fingerprint");
+        let descent = Descent { objective, training, batches, device: "cpu", state_folder: state, fingerprint };
+        let learnt = learn_scales(artifact, &descent, &mut |losses| {
             seen.push(losses.kl.unwrap());
             if losses.step == stop_after { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });

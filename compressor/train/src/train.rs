@@ -1,5 +1,6 @@
 //! The training loop: batches to gradients, gradients to updates, and a state that survives a kill.
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Instant;
@@ -33,45 +34,60 @@ pub enum Objective<'a> {
     },
 }
 
-/// Trains `start` towards `objective` and gives the trained weights.
+/// A way down: what is made small, in which steps, on which data and device, and where the state is kept.
+#[derive(Clone, Copy)]
+pub struct Descent<'a> {
+    /// What is made small.
+    pub objective: Objective<'a>,
+    /// Steps and optimizer.
+    pub training: &'a Training,
+    /// The batch with a number, the same whenever it is asked for, so that a resumed training needs no replay. With gradient
+    /// accumulation over `n` batches, step `s` (counted from 0) uses batches `s · n` to `s · n + n − 1`.
+    pub batches: &'a dyn Fn(u64) -> Batch,
+    /// As [`open_device`] names it.
+    pub device: &'a str,
+    /// Where the state is saved, every `save_every` steps and when the training is stopped; a state with the same `fingerprint` is
+    /// continued. On `cpu` the result is then the same, bit for bit, as without the interruption. The folder holds nothing else; the
+    /// caller removes it when the weights are safe.
+    pub state_folder: Option<&'a Path>,
+    /// What the state belongs to.
+    pub fingerprint: &'a str,
+}
+
+/// What stands for a tensor's values in a forward pass: `None` for themselves, or why there is nothing, in words.
+pub type Rounding<'a> = dyn Fn(TensorId, &[f32]) -> Result<Option<Vec<f32>>, String> + 'a;
+
+/// Trains `start` and gives the trained weights.
 ///
-/// The teacher runs without gradients. `batches` gives the batch with a number, the same whenever it is asked for, so that a resumed
-/// training needs no replay; with gradient accumulation over `n` batches, step `s` (counted from 0) uses batches `s · n` to
-/// `s · n + n − 1`. `observe` sees every step and may stop the training.
+/// The teacher runs without gradients. `observe` sees every step and may stop the training.
 ///
-/// With a `state_folder`, the state is saved there every `save_every` steps and when `observe` stops, and a state with the same
-/// `fingerprint` is continued: on `cpu` the result is then the same, bit for bit, as without the interruption. The folder holds
-/// nothing else; the caller removes it when the weights are safe.
+/// With a `rounding`, each step's losses and gradients are those of what it makes of the weights, and the weights themselves are
+/// changed by these gradients as if nothing had been rounded: the straight-through estimator (Bengio et al. 2013, arXiv:1308.3432;
+/// for weights of few bits Jacob et al. 2018, arXiv:1712.05877). The weights that come back are not rounded. Neither is the teacher.
 ///
 /// # Errors
 /// [`Error::Settings`] and [`Error::Device`] before any work; [`Error::Batch`] for a batch that contradicts itself or the model;
 /// [`Error::NotFinite`] where loss or gradient is NaN or infinite (the last saved state stays); [`Error::Stopped`] when `observe`
-/// breaks; [`Error::State`], [`Error::Format`] and [`Error::Io`] where the state can't be read or written.
-#[allow(clippy::too_many_arguments)]
+/// breaks; [`Error::Rounding`] where `rounding` gives a reason; [`Error::State`], [`Error::Format`] and [`Error::Io`] where the state
+/// can't be read or written.
 pub fn train(
     start: Weights,
-    objective: Objective<'_>,
-    training: &Training,
-    batches: &dyn Fn(u64) -> Batch,
-    device: &str,
-    state_folder: Option<&Path>,
-    fingerprint: &str,
+    rounding: Option<&Rounding<'_>>,
+    descent: &Descent<'_>,
     observe: &mut dyn FnMut(&StepLosses) -> ControlFlow<()>,
 ) -> Result<Weights, Error> {
-    training.check()?;
-    objective.check(start.architecture())?;
-    let device = open_device(device)?;
+    let device = descent.open(start.architecture())?;
     let (architecture, config, tensors) = start.into_parts();
     let student = Decoder { architecture, ops: Ops::of(&device) };
     let shapes = shapes(&student.architecture);
     let begin = || Parameters::new(&shapes, tensors, &device);
-    let descent = Descent { objective, training, batches, device: &device, state_folder, fingerprint };
-    let parameters = descent.run(&student, None, &shapes, begin, observe)?;
+    let learnt = rounding.map_or(Learnt::Weights, |rounding| Learnt::RoundedWeights(rounding, student.ops));
+    let parameters = descent.run(&student, &learnt, &shapes, begin, &device, observe)?;
     Ok(parameters.into_weights(student.architecture, config))
 }
 
-/// Trains the scales of `artifact` towards `objective` and gives them, `[rows, groups]` for each of its matrices of integers; everything
-/// else of it stays as it is.
+/// Trains the scales of `artifact` and gives them, `[rows, groups]` for each of its matrices of integers; everything else of it stays
+/// as it is.
 ///
 /// Weights are made of integers and scales anew in every step, and the gradients that they get, the embedding's among them, become
 /// those of the scales. Scales are learnt as f32 and rounded to the type they are stored in once, when the artifact is written. All
@@ -79,52 +95,76 @@ pub fn train(
 ///
 /// # Errors
 /// As [`train`], and [`Error::Settings`] where no matrix is quantized.
-#[allow(clippy::too_many_arguments)]
 pub fn learn_scales(
     artifact: &Artifact,
-    objective: Objective<'_>,
-    training: &Training,
-    batches: &dyn Fn(u64) -> Batch,
-    device: &str,
-    state_folder: Option<&Path>,
-    fingerprint: &str,
+    descent: &Descent<'_>,
     observe: &mut dyn FnMut(&StepLosses) -> ControlFlow<()>,
 ) -> Result<ScalesByTensor, Error> {
-    training.check()?;
-    objective.check(artifact.architecture())?;
-    let device = open_device(device)?;
+    let device = descent.open(artifact.architecture())?;
     let student = Decoder { architecture: artifact.architecture().clone(), ops: Ops::of(&device) };
     let scales = LearntScales::read(artifact, student.ops, &device)?;
     let shapes = scales.shapes();
     let begin = || shapes.iter().map(|(id, shape)| (*id, Tensor::zeros(*shape, &device))).collect();
-    let descent = Descent { objective, training, batches, device: &device, state_folder, fingerprint };
-    let theta = descent.run(&student, Some(&scales), &shapes, begin, observe)?;
+    let learnt = Learnt::Scales(&scales);
+    let theta = descent.run(&student, &learnt, &shapes, begin, &device, observe)?;
     Ok(scales.scales(&theta))
 }
 
-/// A way down: what is made small, in which steps, on which data.
-struct Descent<'a> {
-    objective: Objective<'a>,
-    training: &'a Training,
-    batches: &'a dyn Fn(u64) -> Batch,
-    device: &'a Device,
-    state_folder: Option<&'a Path>,
-    fingerprint: &'a str,
+/// What the parameters are that a descent changes.
+enum Learnt<'a> {
+    /// The weights themselves.
+    Weights,
+    /// Weights that are rounded before they are used.
+    RoundedWeights(&'a Rounding<'a>, Ops),
+    /// What scales are multiplied by.
+    Scales(&'a LearntScales),
+}
+
+impl Learnt<'_> {
+    /// The weights that the parameters make; why they make none, in words.
+    fn weights<'p>(&self, parameters: &'p Parameters) -> Result<Cow<'p, Parameters>, String> {
+        match self {
+            Self::Weights => Ok(Cow::Borrowed(parameters)),
+            Self::RoundedWeights(rounding, ops) => {
+                let rounded = |(id, tensor): (TensorId, &Tensor<2>)| {
+                    let rounded = ops.replace_values(tensor.clone(), |values| rounding(id, values))?;
+                    Ok((id, rounded))
+                };
+                parameters.iter().map(rounded).collect::<Result<_, _>>().map(Cow::Owned)
+            }
+            Self::Scales(scales) => Ok(Cow::Owned(scales.weights(parameters))),
+        }
+    }
+
+    /// The gradients of the parameters, from those of the `weights` that they made.
+    fn gradients(&self, weights: &Parameters, of_weights: Gradients) -> Gradients {
+        match self {
+            // Straight through the rounding, whose own derivative is zero nearly everywhere.
+            Self::Weights | Self::RoundedWeights(..) => of_weights,
+            Self::Scales(scales) => scales.gradients(weights, of_weights),
+        }
+    }
 }
 
 impl Descent<'_> {
+    /// Checks the settings for a student, and gives the device.
+    fn open(&self, student: &Architecture) -> Result<Device, Error> {
+        self.training.check()?;
+        self.objective.check(student)?;
+        open_device(self.device)
+    }
+
     /// Changes parameters step by step, from a saved state or from where they `begin`.
-    ///
-    /// With `scales`, parameters are what is learnt of them; the student's weights themselves otherwise.
     fn run(
         &self,
         student: &Decoder,
-        scales: Option<&LearntScales>,
+        learnt: &Learnt<'_>,
         shapes: &Shapes,
         begin: impl FnOnce() -> Parameters,
+        device: &Device,
         observe: &mut dyn FnMut(&StepLosses) -> ControlFlow<()>,
     ) -> Result<Parameters, Error> {
-        let Self { objective, training, device, state_folder, fingerprint, .. } = *self;
+        let Self { objective, training, state_folder, fingerprint, .. } = *self;
         let ops = student.ops;
         let teacher = Teacher::new(objective, ops, device);
         let resumed = match state_folder {
@@ -137,14 +177,11 @@ impl Descent<'_> {
             let begun = Instant::now();
             let step = state.optimizer.steps;
             let micro_batches = micro_batches(step, training, self.batches, student)?;
-            let (losses, gradients) = match scales {
-                None => gradients(student, &state.parameters, teacher.as_ref(), &micro_batches),
-                Some(scales) => {
-                    let weights = scales.weights(&state.parameters);
-                    let (losses, of_weights) = gradients(student, &weights, teacher.as_ref(), &micro_batches);
-                    (losses, scales.gradients(&weights, of_weights))
-                }
-            };
+            let weights = learnt.weights(&state.parameters).map_err(|what| Error::Rounding { step: step + 1, what })?;
+            let (losses, of_weights) = gradients(student, &weights, teacher.as_ref(), &micro_batches);
+            let gradients = learnt.gradients(&weights, of_weights);
+            // The update changes parameters in place where nothing shares them.
+            drop(weights);
             let gradient_norm = ops.sum_of_squares(gradients.values()).sqrt();
             let learning_rate = training.learning_rate_at(step);
             for (quantity, value) in [("the loss", losses.loss(objective)), ("the gradient's norm", gradient_norm)] {
@@ -343,7 +380,7 @@ fn batch_gradients(
 pub(crate) mod tests {
     #![allow(clippy::unwrap_used)]
 
-    use compressor_format::{Family, LayerShape};
+    use compressor_format::{Family, LayerShape, LayerTensor, Part};
     use serde_json::json;
 
     use super::*;
@@ -400,6 +437,29 @@ pub(crate) mod tests {
         let teacher = Teacher::new(objective, ops, &device);
         let micro_batch = MicroBatch { packed: ops.pack(&batch()), tokens: 0 };
         gradients(&decoder, &Parameters::from_weights(student, &device), teacher.as_ref(), &[micro_batch])
+    }
+
+    #[test]
+    fn gradients_of_rounded_weights_are_those_of_the_weights_behind_them() {
+        // 0.4 and 1.6 are rounded to 0 and 2. Where the loss is 3 · a − b, the gradient of what is rounded is (3, −1); the derivative of
+        // the rounding itself is zero at both, so straight through is the only way to these numbers.
+        let device = Device::flex();
+        let id = TensorId::Layer(0, LayerTensor::Up(Part::Weight));
+        let [norm, weights, of_weights] =
+            [[[1.3, 0.2]], [[0.4, 1.6]], [[3.0, -1.0]]].map(|row| Tensor::<2>::from_data(row, &device));
+        let parameters: Parameters = [(id, weights), (TensorId::FinalNorm(Part::Weight), norm)].into_iter().collect();
+        let rounding = |other: TensorId, values: &[f32]| -> Result<Option<Vec<f32>>, String> {
+            Ok((other == id).then(|| values.iter().map(|value| value.round()).collect()))
+        };
+        for ops in [Ops::Fused, Ops::Plain] {
+            let learnt = Learnt::RoundedWeights(&rounding, ops);
+            let rounded = learnt.weights(&parameters).unwrap();
+            assert_eq!(values(rounded.get(id)), [0.0, 2.0], "{ops:?}");
+            assert_eq!(values(rounded.get(TensorId::FinalNorm(Part::Weight))), [1.3, 0.2], "{ops:?}: stays as it is");
+            let gradients = learnt.gradients(&rounded, Gradients::from([(id, of_weights.clone())]));
+            assert_eq!(values(gradients[&id].clone()), [3.0, -1.0], "{ops:?}");
+            assert_eq!(values(parameters.get(id)), [0.4, 1.6], "{ops:?}: what is learnt is not rounded");
+        }
     }
 
     #[test]

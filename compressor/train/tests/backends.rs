@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use compressor_format::{Batch, Family, StepLosses, Weights};
-use compressor_train::{Objective, Training, logits, open_device, train};
+use compressor_train::{Descent, Objective, Training, logits, open_device, train};
 use serde_json::json;
 
 /// Bound on the relative difference of losses after up to four updates.
@@ -49,7 +49,9 @@ fn losses(family: Family, device: &str) -> Vec<StepLosses> {
     let objective = Objective::Distill { teacher: &teacher, temperature: 2.0, kd_ratio: 0.5 };
     let training = Training { steps: 4, learning_rate: 1e-2, warmup_steps: 1, gradient_accumulation: 2, ..Training::default() };
     let mut seen = Vec::new();
-    train(tiny(family, 2), objective, &training, &|index| Noise.batch(index), device, None, "", &mut |losses| {
+    let batches = &|index| Noise.batch(index);
+    let descent = Descent { objective, training: &training, batches, device, state_folder: None, fingerprint: "" };
+    train(tiny(family, 2), None, &descent, &mut |losses| {
         seen.push(*losses);
         ControlFlow::Continue(())
     })

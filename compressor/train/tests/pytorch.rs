@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use compressor_format::{Batch, Checkpoint, Weights};
-use compressor_train::{Objective, Training, train};
+use compressor_train::{Descent, Objective, Training, train};
 use serde::Deserialize;
 
 /// Bound on the relative difference of losses, norms and rates.
@@ -92,7 +92,9 @@ fn agrees(golden: &Golden, objective: Objective<'_>, expected: &[Step]) {
         save_every: None,
     };
     let mut found = Vec::new();
-    train(weights("adamw-student"), objective, &training, &|index| golden.batch(index), "cpu", None, "", &mut |losses| {
+    let batches = &|index| golden.batch(index);
+    let descent = Descent { objective, training: &training, batches, device: "cpu", state_folder: None, fingerprint: "" };
+    train(weights("adamw-student"), None, &descent, &mut |losses| {
         found.push(*losses);
         ControlFlow::Continue(())
     })

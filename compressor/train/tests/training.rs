@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use compressor_format::{Batch, Family, StepLosses, TensorId, Weights};
-use compressor_train::{Error, Objective, Training, logits, train};
+use compressor_train::{Descent, Error, Objective, Rounding, Training, logits, train};
 use serde_json::json;
 
 const VOCAB: usize = 40;
@@ -56,8 +56,22 @@ fn run(
     state: Option<&Path>,
     stop_after: u64,
 ) -> (Result<Weights, Error>, Vec<StepLosses>) {
+    run_rounded(start, None, objective, training, batches, state, stop_after)
+}
+
+fn run_rounded(
+    start: Weights,
+    rounding: Option<&Rounding<'_>>,
+    objective: Objective<'_>,
+    training: &Training,
+    batches: &dyn Fn(u64) -> Batch,
+    state: Option<&Path>,
+    stop_after: u64,
+) -> (Result<Weights, Error>, Vec<StepLosses>) {
     let mut seen = Vec::new();
-    let trained = train(start, objective, training, batches, "cpu", state, "a fingerprint", &mut |losses| {
+    let fingerprint = "a fingerprint";
+    let descent = Descent { objective, training, batches, device: "cpu", state_folder: state, fingerprint };
+    let trained = train(start, rounding, &descent, &mut |losses| {
         seen.push(*losses);
         if losses.step == stop_after { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
@@ -141,6 +155,73 @@ fn stopped_and_continued_is_the_same_bit_for_bit_as_left_alone() {
     assert_eq!([losses(&first_losses), losses(&last_losses)].concat(), losses(&all_losses));
 }
 
+/// Every weight of a matrix to the nearest sixteenth.
+fn to_sixteenths(id: TensorId, values: &[f32]) -> Result<Option<Vec<f32>>, String> {
+    let is_matrix = id == TensorId::Embedding || id.is_projection();
+    Ok(is_matrix.then(|| values.iter().map(|value| (value * 16.0).round() / 16.0).collect()))
+}
+
+#[test]
+fn a_step_takes_the_gradients_of_rounded_weights_and_changes_those_that_are_not() {
+    let teacher = tiny(1);
+    let objective = Objective::Distill { teacher: &teacher, temperature: 2.0, kd_ratio: 0.5 };
+    let training = Training { warmup_steps: 0, weight_decay: 0.0, ..settings(1) };
+    let batches = |index| BATCHES.batch(index);
+    let (architecture, config, tensors) = tiny(2).into_parts();
+    let rounded =
+        tensors.iter().map(|(id, values)| (*id, to_sixteenths(*id, values).unwrap().unwrap_or(values.clone()))).collect();
+    let rounded = Weights::new(architecture, config, rounded);
+    assert_ne!(bits(&rounded), bits(&tiny(2)));
+    let (aware, seen) = run_rounded(tiny(2), Some(&to_sixteenths), objective, &training, &batches, None, 0);
+    let (beside, expected) = run(rounded.clone(), objective, &training, &batches, None, 0);
+    let figures = |seen: &[StepLosses]| (seen[0].loss, seen[0].cross_entropy, seen[0].kl, seen[0].gradient_norm);
+    assert_eq!(figures(&seen), figures(&expected), "the same forward and backward pass, bit for bit");
+    // Not rounded again: each weight has gone as far as its rounded neighbour went.
+    let (aware, beside) = (aware.unwrap(), beside.unwrap());
+    let start = tiny(2);
+    let pairs = aware.iter().zip(start.iter().zip(beside.iter().zip(rounded.iter())));
+    let mut moved = 0;
+    for ((id, after), ((_, before), ((_, after_rounded), (_, before_rounded)))) in pairs {
+        for index in 0..after.len() {
+            let (ours, theirs) = (after[index] - before[index], after_rounded[index] - before_rounded[index]);
+            assert!((ours - theirs).abs() < 1e-6, "{id} {index}: {ours}, {theirs}");
+            moved += usize::from(ours != 0.0);
+        }
+    }
+    assert!(moved > 1000, "{moved} weights moved");
+}
+
+#[test]
+fn rounded_weights_stopped_and_continued_are_the_same_bit_for_bit_as_left_alone() {
+    let teacher = tiny(1);
+    let objective = Objective::Distill { teacher: &teacher, temperature: 2.0, kd_ratio: 0.5 };
+    let training = Training { save_every: Some(3), ..settings(12) };
+    let rounded = |state, stop_after| {
+        run_rounded(tiny(2), Some(&to_sixteenths), objective, &training, &|index| BATCHES.batch(index), state, stop_after)
+    };
+    let (whole, all) = rounded(None, 0);
+    let state = tempfile::tempdir().unwrap();
+    let (stopped, first) = rounded(Some(state.path()), 7);
+    assert_eq!(stopped.unwrap_err().to_string(), "stopped after step 7");
+    let (continued, last) = rounded(Some(state.path()), 0);
+    let losses = |seen: &[StepLosses]| seen.iter().map(|losses| (losses.step, losses.loss, losses.kl)).collect::<Vec<_>>();
+    assert_eq!([losses(&first), losses(&last)].concat(), losses(&all));
+    assert_eq!(bits(&continued.unwrap()), bits(&whole.unwrap()));
+}
+
+#[test]
+fn weights_that_can_not_be_rounded_stop_a_training_with_the_reason() {
+    let calls = std::cell::Cell::new(0);
+    let rounding = |id: TensorId, values: &[f32]| -> Result<Option<Vec<f32>>, String> {
+        calls.set(calls.get() + usize::from(id == TensorId::Embedding));
+        if calls.get() == 3 { Err("they are too large".to_owned()) } else { to_sixteenths(id, values) }
+    };
+    let batches = |index| BATCHES.batch(index);
+    let (stopped, seen) = run_rounded(tiny(2), Some(&rounding), Objective::CrossEntropy, &settings(9), &batches, None, 0);
+    assert_eq!(stopped.unwrap_err().to_string(), "step 3: they are too large");
+    assert_eq!(seen.len(), 2);
+}
+
 #[test]
 fn a_state_of_another_fingerprint_is_left_alone_until_the_next_save() {
     let folder = tempfile::tempdir().unwrap();
@@ -152,9 +233,15 @@ fn a_state_of_another_fingerprint_is_left_alone_until_the_next_save() {
         steps.push(losses.step);
         ControlFlow::Continue(())
     };
-    let objective = Objective::CrossEntropy;
-    train(tiny(2), objective, &training, &|index| BATCHES.batch(index), "cpu", Some(folder.path()), "another", &mut observe)
-        .unwrap();
+    let descent = Descent {
+        objective: Objective::CrossEntropy,
+        training: &training,
+        batches: &|index| BATCHES.batch(index),
+        device: "cpu",
+        state_folder: Some(folder.path()),
+        fingerprint: "another",
+    };
+    train(tiny(2), None, &descent, &mut observe).unwrap();
     assert_eq!(steps, [1, 2, 3, 4]);
     assert_eq!(names(folder.path()), ["state-2"]);
 }

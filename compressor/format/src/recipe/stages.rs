@@ -75,6 +75,9 @@ macro_rules! training_stage {
             /// The training state is saved every so many steps, at least 1.
             #[serde(default = "default::save_every")]
             pub save_every: usize,
+            /// Every forward pass sees the weights as `[stage.quantize]` after this stage will round them.
+            #[serde(default)]
+            pub quantization_aware: bool,
         }
 
         impl $name {
@@ -689,6 +692,15 @@ impl Stage {
             Self::Quantize(_) => "quantize",
             Self::LearnScales(_) => "learn_scales",
             Self::Verify(_) => "verify",
+        }
+    }
+
+    /// Whether it trains weights as they will be rounded.
+    pub fn is_quantization_aware(&self) -> bool {
+        match self {
+            Self::Train(train) => train.quantization_aware,
+            Self::Distill(distill) => distill.quantization_aware,
+            Self::Prune(_) | Self::Quantize(_) | Self::LearnScales(_) | Self::Verify(_) => false,
         }
     }
 

@@ -21,7 +21,7 @@ use super::journal::Journal;
 use super::matrix::Matrix;
 use super::scaling::{self, LayerScaling};
 use super::stream::Stream;
-use super::{Distance, Error, Quantization, assemble, clipping, overflow, round_to_nearest, values};
+use super::{Distance, Error, Overflow, Quantization, assemble, clipping, overflow, round_to_nearest, values};
 
 /// Text that the quantizer looks at.
 #[derive(Clone, Debug)]
@@ -495,8 +495,8 @@ impl Made {
 /// An error told of some rows, by the row's number in the whole matrix.
 fn in_whole_matrix(error: Error, first: usize) -> Error {
     match error {
-        Error::Overflow { path, name, row, low, high, scheme, scale_dtype } => {
-            Error::Overflow { path, name, row: first + row, low, high, scheme, scale_dtype }
+        Error::Overflow { path, overflow } => {
+            Error::Overflow { path, overflow: Overflow { row: first + overflow.row, ..overflow } }
         }
         other => other,
     }

@@ -12,6 +12,7 @@ mod budget;
 mod calibrated;
 mod cholesky;
 mod clipping;
+mod fake;
 mod gptq;
 mod journal;
 mod kmeans;
@@ -48,6 +49,7 @@ pub use self::alternatives::{Instead, TextPurpose, TextUse, Treatment, lines as 
 pub use self::budget::{Budget, Choice, Most, Target};
 pub use self::calibrated::Calibration;
 pub(crate) use self::calibrated::{ELEMENTS, WINDOWS};
+pub use self::fake::{FakeQuantizer, Unforeseen, unforeseen};
 pub use self::opens_in::opens_in;
 pub use self::scaling::{InputScaling, ScalingOutcome};
 pub(crate) use self::sensitivity::LOGIT_FLOATS;
@@ -302,26 +304,16 @@ pub enum Error {
     #[error("{0}: holds the checkpoint; an artifact needs a folder of its own")]
     SameFolder(PathBuf),
     /// Weights so large that the scale, or an integer times the scale, is infinite.
-    #[error(
-        "{path}: tensor `{name}` holds weights from {low:e} to {high:e} in row {row}: quantized to {scheme} with scales in \
-         {scale_dtype}, they stand for infinite values{}", hint(.scale_dtype)
-    )]
+    #[error("{path}: {overflow}")]
     Overflow {
         /// The checkpoint.
         path: PathBuf,
-        /// The tensor's name as stored.
-        name: String,
-        /// The output channel.
-        row: usize,
-        /// The smallest weight of the row.
-        low: f32,
-        /// The largest weight of the row.
-        high: f32,
-        /// What it was to be quantized to.
-        scheme: Levels,
-        /// The float type of the scales or centroids.
-        scale_dtype: Dtype,
+        /// Which weights.
+        overflow: Overflow,
     },
+    /// A quantization whose numbers are not known while weights are trained.
+    #[error("weights can't be trained for {0}")]
+    Unforeseen(#[from] Unforeseen),
     /// Something that looks at text, without any.
     #[error(
         "method \"gptq\", clipping \"activation\", scaling and activations \"int8_static\" look at text: a dataset is needed"
@@ -384,6 +376,35 @@ pub enum Error {
         /// The type it was to be stored in.
         dtype: Dtype,
     },
+}
+
+/// Weights so large that the scale, or an integer times the scale, is infinite.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "tensor `{name}` holds weights from {low:e} to {high:e} in row {row}: quantized to {scheme} with scales in {scale_dtype}, they stand \
+     for infinite values{}", hint(.scale_dtype)
+)]
+pub struct Overflow {
+    /// The tensor's name as stored.
+    pub name: String,
+    /// The output channel.
+    pub row: usize,
+    /// The smallest weight of the row.
+    pub low: f32,
+    /// The largest weight of the row.
+    pub high: f32,
+    /// What it was to be quantized to.
+    pub scheme: Levels,
+    /// The float type of the scales or centroids.
+    pub scale_dtype: Dtype,
+}
+
+impl Overflow {
+    /// Of a row of a tensor.
+    fn of(stored: &StoredTensor, values: &[f32], row: usize, scheme: impl Into<Levels>, scale_dtype: Dtype) -> Self {
+        let (low, high) = round_to_nearest::range(values);
+        Self { name: stored.name.clone(), row, low, high, scheme: scheme.into(), scale_dtype }
+    }
 }
 
 /// What helps where a scale is infinite.
@@ -546,9 +567,8 @@ fn overflow(
     scheme: impl Into<Levels>,
     scale_dtype: Dtype,
 ) -> Error {
-    let (low, high) = round_to_nearest::range(row_values);
-    let scheme = scheme.into();
-    Error::Overflow { path: checkpoint.path().to_owned(), name: stored.name.clone(), row, low, high, scheme, scale_dtype }
+    let overflow = Overflow::of(stored, row_values, row, scheme, scale_dtype);
+    Error::Overflow { path: checkpoint.path().to_owned(), overflow }
 }
 
 fn refuse_dense_overflow(checkpoint: &Checkpoint, stored: &StoredTensor, values: &[f32], dtype: Dtype) -> Result<(), Error> {

@@ -1021,3 +1021,93 @@ fn what_keeps_vllm_from_a_mixed_artifact_is_named() {
     let found = vllm(|quantization| quantization.overrides.push(overriding("*.o_proj", |one| one.group_size = Some(16))));
     assert_eq!(found, (false, "its kernels know groups of 32, 64 and 128, not of 16".to_owned()));
 }
+
+#[test]
+fn fake_quantization_gives_what_the_artifact_holds_bit_for_bit() {
+    let overridden =
+        |pattern: &str| Override { pattern: pattern.to_owned(), bits: None, group_size: None, symmetric: None, dense: false };
+    let mixed = Quantization {
+        overrides: vec![
+            Override { bits: Some(3), symmetric: Some(false), ..overridden("*.0.*") },
+            Override { bits: Some(6), group_size: Some(8), ..overridden("*down_proj") },
+            Override { bits: Some(5), group_size: Some(32), ..overridden("*c_attn") },
+            Override { bits: Some(2), group_size: Some(16), ..overridden("*embed_tokens") },
+        ],
+        clipping: Clipping::Mse,
+        scale_dtype: Dtype::Bf16,
+        ..int4()
+    };
+    let foreseen: Vec<Quantization> = kinds().into_iter().filter(|quantization| unforeseen(quantization).is_empty()).collect();
+    assert_eq!(foreseen.len(), 7, "codebooks and INT8 activations are not");
+    let (mut rounded, mut dense) = (0, 0);
+    for family in Family::ALL {
+        for tied in [true, false] {
+            let weights = Weights::random(architecture(family, tied), 3);
+            let (_folder, checkpoint) = checkpoint(&weights, Dtype::F32);
+            for quantization in foreseen.iter().chain([&mixed]) {
+                // Dense tensors in another type are no business of the weights.
+                let quantization = Quantization {
+                    dense_dtype: None,
+                    overrides: applicable(quantization, weights.architecture()),
+                    ..quantization.clone()
+                };
+                let fake = FakeQuantizer::new(&quantization, weights.architecture()).unwrap();
+                let (out, _) = write(&checkpoint, &quantization);
+                let artifact = Artifact::open(out.path()).unwrap();
+                for (id, values) in weights.iter() {
+                    let name = format!("{family:?} {} {id}", quantization.name());
+                    let is_dense = matches!(artifact.tensor(id), ArtifactTensor::Dense(_));
+                    let faked = fake.round(id, values).unwrap();
+                    assert_eq!(faked.is_none(), is_dense, "{name}");
+                    let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<u32>>();
+                    let expected = artifact.values(id).unwrap();
+                    assert!(bits(faked.as_deref().unwrap_or(values)) == bits(&expected), "{name}");
+                    if is_dense { dense += 1 } else { rounded += 1 }
+                }
+            }
+        }
+    }
+    assert!(rounded > 1000 && dense > 500, "{rounded} matrices, {dense} dense tensors");
+}
+
+/// The overrides that match something in a model.
+fn applicable(quantization: &Quantization, architecture: &Architecture) -> Vec<Override> {
+    let alone = |one: &Override| Quantization { overrides: vec![one.clone()], ..quantization.clone() };
+    let overrides = quantization.overrides.iter();
+    overrides.filter(|one| resolve(&alone(one), architecture, Dtype::F32).is_ok()).cloned().collect()
+}
+
+#[test]
+fn what_is_not_known_before_the_weights_stand_still_is_not_faked() {
+    let told = |quantization: Quantization| {
+        let refused = FakeQuantizer::new(&quantization, &architecture(Family::Llama, true)).unwrap_err();
+        (refused.to_string(), unforeseen(&quantization).len())
+    };
+    let int8 = Quantization::default();
+    for (quantization, what) in [
+        (Quantization { method: Method::Gptq, ..int4() }, "method \"gptq\", whose integers depend on calibration text"),
+        (kmeans(), "method \"kmeans\", whose codebooks are made when the weights stand still"),
+        (Quantization { clipping: Clipping::Activation, ..int4() }, "clipping \"activation\", which depends on calibration text"),
+        (Quantization { scaling: Scaling::Awq, ..int4() }, "scaling, whose factors depend on calibration text"),
+        (Quantization { activations: Activations::Int8, ..int8 }, "activations \"int8\": weights alone are rounded in training"),
+    ] {
+        assert_eq!(told(quantization), (format!("weights can't be trained for {what}"), 1));
+    }
+    let refused = FakeQuantizer::new(&Quantization { group_size: Some(7), ..int4() }, &architecture(Family::Llama, true));
+    assert!(refused.unwrap_err().to_string().starts_with("group_size 7 does not divide hidden_size 64"));
+}
+
+#[test]
+fn weights_too_large_for_their_scales_are_named_in_training_too() {
+    let architecture = architecture(Family::Gpt2, true);
+    let fake = FakeQuantizer::new(&int4(), &architecture).unwrap();
+    // The key is the second of three that are stored as one, each with 64 rows; 7.5 steps of the largest f16, 65504, end before 10⁶.
+    let id = TensorId::Layer(1, LayerTensor::Key(Part::Weight));
+    let mut values = vec![0.5; 64 * 64];
+    values[3 * 64 + 5] = -1e6;
+    assert_eq!(
+        fake.round(id, &values).unwrap_err().to_string(),
+        "tensor `transformer.h.1.attn.c_attn.weight` holds weights from -1e6 to 5e-1 in row 67: quantized to INT4, groups of 32, \
+         symmetric with scales in f16, they stand for infinite values; scale_dtype = \"f32\" may hold them"
+    );
+}
