@@ -25,6 +25,7 @@ pub(super) struct Journal<'a> {
     folder: &'a Path,
     /// Of what every tensor becomes and how it is scaled: with another choice, layers that were finished are none of this quantization.
     layout: String,
+    tensors: &'a [(StoredTensor, Storage)],
 }
 
 /// What the metadata says of a tensor.
@@ -50,12 +51,13 @@ const SCALING: &str = "scaling";
 type Layer = (BTreeMap<String, Quantized>, LayerScaling);
 
 impl<'a> Journal<'a> {
-    pub(super) fn new(folder: &'a Path, quantization: &Quantization, layout: &[(StoredTensor, Storage)]) -> Self {
+    pub(super) fn new(folder: &'a Path, quantization: &Quantization, tensors: &'a [(StoredTensor, Storage)]) -> Self {
         let text = |fingerprint: Fingerprint, (stored, storage): &(StoredTensor, Storage)| {
             fingerprint.text(&stored.name).text(&format!("{storage:?}"))
         };
         let settings = (quantization.scaling, quantization.migration_strength);
-        Self { folder, layout: layout.iter().fold(Fingerprint::new("layers").settings(&settings), text).hex() }
+        let layout = tensors.iter().fold(Fingerprint::new("layers").settings(&settings), text).hex();
+        Self { folder, layout, tensors }
     }
 
     /// The file of a layer.
@@ -72,10 +74,19 @@ impl<'a> Journal<'a> {
         let found = map_file(&path).ok().and_then(|map| TensorFiles::from_bytes(MappedBytes::from(map), path.as_path()).ok());
         let of_this = found.as_ref().filter(|files| files.metadata().get(LAYOUT) == Some(&self.layout));
         let kept = of_this.and_then(|files| Some((tensors(files)?, scaling(files)?)));
+        let kept = kept.filter(|(kept, _)| self.has_input_scales(kept));
         if kept.is_none() {
             tracing::info!("{}: can't be read, or is of another choice; the layer is quantized again", path.display());
         }
         kept
+    }
+
+    /// Whether every tensor that has a static scale for its input has one that can be.
+    fn has_input_scales(&self, kept: &BTreeMap<String, Quantized>) -> bool {
+        self.tensors.iter().all(|(stored, storage)| match (storage, kept.get(&stored.name)) {
+            (Storage::SignedStatic(_), Some(kept)) => kept.input_scale.is_some_and(|scale| scale.is_finite() && scale > 0.0),
+            _ => true,
+        })
     }
 
     /// Keeps a layer.

@@ -802,6 +802,17 @@ fn static_scales_that_were_kept_give_the_same_bytes_on_any_threads() {
         assert!(run(activations, 2, Some(&kept), Some(1)).0.is_none() && first.is_file());
         let layer = fs_err::read(&first).unwrap();
         assert!(run(activations, 1, Some(&kept), None) == *own, "the same bytes and the same report");
+        // One that lost its scales is quantized again.
+        let of_a_scale = b"input_scale\\\":0";
+        if let Some(at) = layer.windows(of_a_scale.len()).position(|text| text == of_a_scale) {
+            let mut without = layer.clone();
+            without[at..][..11].copy_from_slice(b"input_other");
+            fs_err::create_dir_all(&kept).unwrap();
+            fs_err::write(&first, &without).unwrap();
+            assert!(run(activations, 1, Some(&kept), None) == *own);
+        } else {
+            assert_eq!(activations, Activations::Int8, "static scales are kept");
+        }
         // A layer of the other kind has no scales, or has them for nothing.
         fs_err::create_dir_all(&kept).unwrap();
         fs_err::write(&first, &layer).unwrap();
