@@ -162,6 +162,9 @@ pub(crate) struct Verify {
     /// Largest size of the artifact in bytes.
     #[arg(long)]
     pub(crate) artifact_bytes: Option<ByteSize>,
+    /// What matrices of integers are multiplied with: activations rounded to INT8 as they come, or as they are.
+    #[arg(long, value_name = "TYPE", default_value = "int8")]
+    pub(crate) activations: ActivationType,
 }
 
 #[derive(Debug, Args)]

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use compressor_engine::Engine;
 use compressor_format::{
-    Budget, Checkpoint, Dataset, Draft, Dtype, Examples, Model, Report, Split, Tokenizer, Verify, check_finite,
+    Budget, Checkpoint, Dataset, Draft, Dtype, Examples, Model, Multiplied, Report, Split, Tokenizer, Verify, check_finite,
 };
 use compressor_pipeline::{Findings, HeldOut, Plan, Subject, Workers, open_tokenizer};
 use serde_json::json;
@@ -94,6 +94,10 @@ fn against(arguments: &arguments::Verify, reference: &Path) -> Result<Findings, 
         perplexity_increase: arguments.perplexity_increase,
         kl_mean: arguments.kl_mean,
         top1_agreement: arguments.top1_agreement,
+        activations: match arguments.activations {
+            arguments::ActivationType::Int8 => Multiplied::Int8,
+            arguments::ActivationType::F32 => Multiplied::F32,
+        },
         ..measured_on(&arguments.text)
     };
     let held_out = held_out(&arguments.text, &tokenizer, &settings)?;

@@ -86,8 +86,8 @@ pub use {
     prompt_cache::{CachedLayer, CachedVectors, Computation, PromptCache},
     recipe::{
         Activations, Alternative, Budget, ByteSize, CandidateScheme, Clipping, Distill, Draft, EmbeddingScheme, HeadUnit,
-        Importance, LearnScales, MagnitudeNorm, Method, Mistake, ModelSource, Override, Place, Prune, Quantize, Recipe,
-        RecipeText, ScaleDtype, Scaling, Sizes, Stage, Student, Train, TrainingKeys, Verify, WeightStorage, by_line,
+        Importance, LearnScales, MagnitudeNorm, Method, Mistake, ModelSource, Multiplied, Override, Place, Prune, Quantize,
+        Recipe, RecipeText, ScaleDtype, Scaling, Sizes, Stage, Student, Train, TrainingKeys, Verify, WeightStorage, by_line,
     },
     report::{Check, Limit, Machine, Measured, Outcome, REPORT_VERSION, Report, StageReport, Threshold},
     safetensors::{NewTensor, safetensors_file_bytes, write_safetensors, write_safetensors_with},

@@ -33,3 +33,14 @@ pub use verify::{Bench, BenchResult, Findings, Subject, verify, verify_alone};
 fn engine_options() -> compressor_engine::Options {
     compressor_engine::Options { threads: Some(rayon::current_num_threads()), ..compressor_engine::Options::default() }
 }
+
+/// The same, as something is to be measured.
+fn engine_options_of(measured: &compressor_format::Verify) -> compressor_engine::Options {
+    use compressor_engine::ActivationType;
+    use compressor_format::Multiplied;
+    let activations = match measured.activations {
+        Multiplied::Int8 => ActivationType::Int8,
+        Multiplied::F32 => ActivationType::F32,
+    };
+    compressor_engine::Options { activations, ..engine_options() }
+}

@@ -274,8 +274,9 @@ impl Run<'_> {
     fn divergences(&self, teacher: &Checkpoint, artifacts: [&Artifact; 2]) -> Result<[Measured; 2], Error> {
         let tokenizer = crate::open_tokenizer(artifacts[0].path())?;
         let examples = self.dataset().split(Split::Valid, self.plan.recipe.seed)?;
-        let held_out = HeldOut::new(&examples, &tokenizer, &self.plan.measured_by())?;
-        let load = |model| Engine::load(&model, crate::engine_options());
+        let measured_by = self.plan.measured_by();
+        let held_out = HeldOut::new(&examples, &tokenizer, &measured_by)?;
+        let load = |model| Engine::load(&model, crate::engine_options_of(&measured_by));
         let teacher = load(Model::Checkpoint(teacher.clone()))?;
         let divergence = |artifact: &Artifact| -> Result<Measured, Error> {
             let kl = held_out.compare(&teacher, &load(Model::Artifact(artifact.clone()))?)?.kl;
@@ -509,7 +510,7 @@ impl Run<'_> {
             return Ok(());
         }
         self.open_held_out(&step.folder)?;
-        let engine = Engine::open(&step.folder, crate::engine_options())?;
+        let engine = Engine::open(&step.folder, crate::engine_options_of(&self.plan.measured_by()))?;
         let held_out = self.held_out.as_ref().expect("opened above");
         made.perplexity = Some(held_out.perplexity(&engine)?);
         if !held_out.prompts.is_empty() {

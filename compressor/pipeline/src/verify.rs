@@ -92,7 +92,7 @@ pub fn verify(
     let mut checks = vec![integrity(subject.artifact)?];
     let artifact = Artifact::open(subject.artifact)?;
     let checkpoint = Checkpoint::open(subject.reference)?;
-    let candidate = Engine::load(&Model::Artifact(artifact.clone()), crate::engine_options())?;
+    let candidate = Engine::load(&Model::Artifact(artifact.clone()), crate::engine_options_of(settings))?;
     let reference = Engine::load(&Model::Checkpoint(checkpoint.clone()), crate::engine_options())?;
     checks.push(parity(&reference, &checkpoint, subject.held_out, trainer, settings.parity)?);
 

@@ -16,8 +16,8 @@ pub use byte_size::ByteSize;
 pub use locate::{Mistake, Place};
 pub use stages::{
     Activations, Alternative, CandidateScheme, Clipping, Distill, EmbeddingScheme, HeadUnit, Importance, LearnScales,
-    MagnitudeNorm, Method, Override, Prune, Quantize, ScaleDtype, Scaling, Stage, Student, Train, TrainingKeys, Verify,
-    WeightStorage,
+    MagnitudeNorm, Method, Multiplied, Override, Prune, Quantize, ScaleDtype, Scaling, Stage, Student, Train, TrainingKeys,
+    Verify, WeightStorage,
 };
 
 use crate::Family;

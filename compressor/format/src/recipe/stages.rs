@@ -567,6 +567,20 @@ pub struct Verify {
     /// A check whose sample is too small to decide counts as passed.
     #[serde(default)]
     pub allow_undecided: bool,
+    /// What integers are multiplied with while this is measured: `"int8"`, activations rounded as they come, or `"f32"`, as they are.
+    #[serde(default)]
+    pub activations: Multiplied,
+}
+
+/// What the engine multiplies matrices of integers with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Multiplied {
+    /// Activations rounded to INT8 as they come: as it runs everywhere.
+    #[default]
+    Int8,
+    /// Activations as they are: what the weights alone cost.
+    F32,
 }
 
 /// The defaults; each stands here and nowhere else.
@@ -678,6 +692,7 @@ impl Default for Verify {
             teacher_score: None,
             compression_ratio: None,
             allow_undecided: false,
+            activations: Multiplied::default(),
         }
     }
 }

@@ -133,7 +133,7 @@ pub(crate) const WINDOWS: usize = 4;
 pub(super) fn quantize_layers<'a>(
     checkpoint: &Checkpoint,
     quantization: &Quantization,
-    layout: &[(StoredTensor, Storage)],
+    layout: &'a [(StoredTensor, Storage)],
     calibration: &'a Calibration,
     done: &mut dyn FnMut(usize),
 ) -> Result<Calibrated<'a>, Error> {

@@ -435,15 +435,6 @@ pub fn quantize(
         return Err(Error::SameFolder(out.to_owned()));
     }
 
-    let mut calibrated = Calibrated::default();
-    if quantization.calibrates() {
-        let calibration = calibration.ok_or(Error::NoCalibration)?;
-        let layers = architecture.layers.len() as u64;
-        let mut done = |layer: usize| progress(layer as u64, layers, "layers");
-        calibrated = calibrated::quantize_layers(checkpoint, quantization, &layout, calibration, &mut done)?;
-        refuse_harm(&calibrated.output_errors)?;
-    }
-
     let layout = ArtifactLayout {
         architecture,
         config: checkpoint.config(),
@@ -451,6 +442,15 @@ pub fn quantize(
         scale_dtype: quantization.scale_dtype,
         tensors: layout,
     };
+    let mut calibrated = Calibrated::default();
+    if quantization.calibrates() {
+        let calibration = calibration.ok_or(Error::NoCalibration)?;
+        let layers = architecture.layers.len() as u64;
+        let mut done = |layer: usize| progress(layer as u64, layers, "layers");
+        calibrated = calibrated::quantize_layers(checkpoint, quantization, &layout.tensors, calibration, &mut done)?;
+        refuse_harm(&calibrated.output_errors)?;
+    }
+
     let total = architecture.parameters();
     let mut done = 0;
     let mut reports = Vec::new();
