@@ -32,12 +32,12 @@ fn static_scales_need_text_and_one_scale_for_a_channel() {
                     found INT8, groups of 32, symmetric\n";
     assert_eq!(refused, expected);
     let short = quantize(&bench, "artifact", &["--dataset", "letters.toml", "--calibration-tokens", "700"]).expect(2).stderr();
-    let expected = "error: the train split has 560 tokens, calibration_tokens asks for 704 in windows of 64; set it lower or name a \
-                    longer text\n";
+    let expected = "error: the train split has 560 tokens, calibration_tokens asks for 704 in windows of 64\nhint: set it to 512, \
+                    give more text, or allow = [\"less_text\"], which takes the 512 and lists it\n";
     assert!(short.ends_with(expected), "{short}");
     bench.write("train.txt", "a");
     let none = quantize(&bench, "artifact", &TEXT).expect(2).stderr();
-    let expected = "error: the train split has 1 tokens, calibration reads windows of 65\n\
+    let expected = "error: the train split has 1 tokens, calibration_tokens asks for 256 in windows of 64\n\
                     hint: give more text, or leave out what looks at text: method \"gptq\", clipping \"activation\", scaling and \
                     activations \"int8_static\"\n";
     assert_eq!(none, expected);

@@ -493,7 +493,7 @@ fn a_text_too_short_to_quantize_by_is_refused_with_its_whole_windows_unless_less
         none,
         [
             "18: the train split has 63 tokens, calibration_tokens asks for 65536 in windows of 64 | give more text, or leave out what looks \
-          at text: method \"gptq\", clipping \"activation\" and scaling"
+          at text: method \"gptq\", clipping \"activation\", scaling and activations \"int8_static\""
         ]
     );
     assert_eq!(
@@ -514,7 +514,7 @@ fn examples_that_are_too_few_to_quantize_by_are_refused_too() {
     let quantize = "[[stage]]\n[stage.quantize]\nbits = 4\nmethod = \"gptq\"\ngroup_size = 16\nembedding_group_size = 16\n";
     // Three times two letters and two special tokens.
     let expected = "the train split has 12 tokens, calibration_tokens asks for 65536 in windows of 512 | give more text, or leave out what \
-                    looks at text: method \"gptq\", clipping \"activation\" and scaling";
+                    looks at text: method \"gptq\", clipping \"activation\", scaling and activations \"int8_static\"";
     assert_eq!(bench.refused(&format!("{OLD}{quantize}")), [format!("7: {expected}")]);
 }
 
@@ -606,7 +606,7 @@ fn a_quantization_aware_stage_needs_a_quantization_that_is_known_before_it_is_do
     let out = " there, or leave quantization_aware out";
     // For what looks at text, text enough.
     let text = "a few words ".repeat(600);
-    let refused = |stages: &str| Bench::with_text(&text, &text).refused(&format!("{NEW}{stages}"));
+    let refused = |stages: &str| Bench::with_text(&text, &text).refused(&format!("{NEW}{stages}allow = [\"less_text\"]\n"));
     for (keys, what) in [
         (
             "target_bits_per_weight = 6\ncandidates = [{ bits = 4, group_size = 16 }]\n",

@@ -25,9 +25,10 @@ pub struct ArtifactLayout<'a> {
     pub dense_dtype: Dtype,
     /// The float type that scales are written in, and centroids are of; every scale is one of its values.
     pub scale_dtype: Dtype,
-    /// Every stored tensor of the architecture; with [`Storage::Signed`] and [`Storage::SignedStatic`], projections round what they
-    /// multiply as they run.
+    /// Every stored tensor of the architecture.
     pub tensors: Vec<(StoredTensor, Storage)>,
+    /// What quantized projections do with what they multiply; static scales themselves come with the tensors.
+    pub input_rounding: InputRounding,
 }
 
 /// An artifact under way, written tensor by tensor: none has to be in memory but the one that is put.
@@ -167,38 +168,34 @@ impl NewArtifact<'_> {
     /// # Panics
     /// Where inputs are rounded with static scales and a quantized projection has none: a mistake of the caller, never of a file.
     pub fn write(&self, folder: &Path) -> Result<()> {
-        let storage = |(stored, tensor): &(StoredTensor, NewArtifactTensor)| (stored.clone(), self.storage(stored, tensor));
+        let storage = |(stored, tensor): &(StoredTensor, NewArtifactTensor)| (stored.clone(), tensor.storage(self.dense_dtype));
         let layout = ArtifactLayout {
             architecture: self.architecture,
             config: self.config,
             dense_dtype: self.dense_dtype,
             scale_dtype: self.scale_dtype,
             tensors: self.tensors.iter().map(storage).collect(),
+            input_rounding: self.input_rounding.clone(),
         };
         let mut writer = layout.begin(folder)?;
         for (stored, tensor) in &self.tensors {
             writer.put(stored, tensor)?;
-            if let (Storage::SignedStatic(_), InputRounding::Static(scales)) =
-                (self.storage(stored, tensor), &self.input_rounding)
-            {
+            if let (InputRounding::Static(scales), true) = (&self.input_rounding, layout.rounds_input(stored)) {
                 writer.put_input_scale(stored, scales[&stored.name])?;
             }
         }
         writer.finish()
     }
+}
 
-    /// How a tensor will lie there.
-    fn storage(&self, stored: &StoredTensor, tensor: &NewArtifactTensor) -> Storage {
-        match tensor {
-            NewArtifactTensor::Dense(_) => Storage::Dense(self.dense_dtype),
-            NewArtifactTensor::Codebooks(matrix) => Storage::Codebooks(matrix.codebooks),
-            NewArtifactTensor::Quantized(QuantizedMatrix { values, scheme, .. }) => match (values, &self.input_rounding) {
-                (Values::Packed(_), _) => Storage::Packed(*scheme),
-                (Values::Signed(_), InputRounding::Static(_)) if stored.parts[0].is_projection() => {
-                    Storage::SignedStatic(*scheme)
-                }
-                (Values::Signed(_), _) => Storage::Signed(*scheme),
-            },
+impl NewArtifactTensor {
+    /// How it lies in an artifact; dense ones in the type `dense`.
+    fn storage(&self, dense: Dtype) -> Storage {
+        match self {
+            Self::Dense(_) => Storage::Dense(dense),
+            Self::Quantized(QuantizedMatrix { values: Values::Packed(_), scheme, .. }) => Storage::Packed(*scheme),
+            Self::Quantized(QuantizedMatrix { values: Values::Signed(_), scheme, .. }) => Storage::Signed(*scheme),
+            Self::Codebooks(matrix) => Storage::Codebooks(matrix.codebooks),
         }
     }
 }
@@ -210,10 +207,27 @@ impl<'a> ArtifactLayout<'a> {
     /// [`crate::Error::Io`] and [`crate::Error::NoRoom`] where the folder can't be written.
     pub fn begin(&'a self, folder: &'a Path) -> Result<ArtifactWriter<'a>> {
         fs_err::create_dir_all(folder)?;
-        let parts = |(stored, storage): &(StoredTensor, Storage)| storage.layout(stored, self.architecture, self.scale_dtype);
+        let parts = |(stored, storage): &(StoredTensor, Storage)| {
+            let mut parts = storage.layout(stored, self.architecture, self.scale_dtype);
+            let has_scale = matches!(storage, Storage::SignedStatic(_));
+            if matches!(self.input_rounding, InputRounding::Static(_)) && self.rounds_input(stored) && !has_scale {
+                parts.push((input_scale_name(&stored.name), self.scale_dtype, vec![1]));
+            }
+            parts
+        };
         let described = self.tensors.iter().flat_map(parts).collect();
         let weights = SafetensorsWriter::begin(&folder.join(WEIGHTS), layout_metadata(), described)?;
         Ok(ArtifactWriter { layout: self, folder, weights })
+    }
+
+    /// Whether a tensor is a quantized projection, and so rounds what it multiplies where anything does.
+    fn rounds_input(&self, stored: &StoredTensor) -> bool {
+        let is_integers = |storage: &Storage| match storage {
+            Storage::Packed(_) | Storage::Signed(_) | Storage::SignedStatic(_) => true,
+            Storage::Dense(_) | Storage::Codebooks(_) => false,
+        };
+        let found = self.tensors.iter().find(|(other, _)| other.name == stored.name);
+        stored.parts[0].is_projection() && found.is_some_and(|(_, storage)| is_integers(storage))
     }
 
     fn quantization_config(&self) -> Value {
@@ -246,7 +260,7 @@ impl<'a> ArtifactLayout<'a> {
         let groups: serde_json::Map<String, Value> = groups
             .iter()
             .enumerate()
-            .map(|(index, group)| (format!("group_{index}"), group.json(common == Some(index))))
+            .map(|(index, group)| (format!("group_{index}"), group.json(&self.input_rounding, common == Some(index))))
             .collect();
         json!({
             "quant_method": "compressed-tensors", "format": format, "quantization_status": "compressed",
@@ -396,22 +410,20 @@ impl Group<'_> {
     }
 
     /// One of `config_groups`; `by_class` names classes for targets instead of modules.
-    fn json(&self, by_class: bool) -> Value {
+    fn json(&self, input_rounding: &InputRounding, by_class: bool) -> Value {
         let mut targets: Vec<&str> =
             self.modules.iter().map(|(module, class)| if by_class { class } else { module }).copied().collect();
         targets.dedup();
-        let activations = match self.storage {
-            Storage::Signed(_) if self.is_projection => json!({
+        let activations = match input_rounding {
+            InputRounding::PerToken if self.is_projection => json!({
                 "num_bits": 8, "type": "int", "symmetric": true, "strategy": "token", "dynamic": true, "group_size": null,
                 "observer": null,
             }),
-            Storage::SignedStatic(_) if self.is_projection => json!({
+            InputRounding::Static(_) if self.is_projection => json!({
                 "num_bits": 8, "type": "int", "symmetric": true, "strategy": "tensor", "dynamic": false, "group_size": null,
                 "observer": "static_minmax",
             }),
-            Storage::Dense(_) | Storage::Packed(_) | Storage::Signed(_) | Storage::SignedStatic(_) | Storage::Codebooks(_) => {
-                Value::Null
-            }
+            InputRounding::None | InputRounding::PerToken | InputRounding::Static(_) => Value::Null,
         };
         let weights = match self.storage.levels().map(|(levels, _)| levels) {
             None => Value::Null,

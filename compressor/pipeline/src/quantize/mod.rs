@@ -33,9 +33,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use compressor_format::{
-    Activations, Alternative, ArtifactLayout, Checkpoint, Clipping, Codebooks, DenseTensor, Dtype, EmbeddingScheme, Levels,
-    Method, NewArtifactTensor, OpensIn, Override, QuantizedMatrix, Scaling, Scheme, StoredTensor, TensorId, Values, WeightBytes,
-    pack,
+    Activations, Alternative, ArtifactLayout, Checkpoint, Clipping, Codebooks, DenseTensor, Dtype, EmbeddingScheme,
+    InputRounding, Levels, Method, NewArtifactTensor, OpensIn, Override, QuantizedMatrix, Scaling, Scheme, StoredTensor,
+    TensorId, Values, WeightBytes, pack,
 };
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -441,6 +441,11 @@ pub fn quantize(
         dense_dtype: quantization.dense_dtype.unwrap_or(checkpoint.dtype()),
         scale_dtype: quantization.scale_dtype,
         tensors: layout,
+        input_rounding: match quantization.activations {
+            Activations::None => InputRounding::None,
+            Activations::Int8 => InputRounding::PerToken,
+            Activations::Int8Static => InputRounding::Static(BTreeMap::new()),
+        },
     };
     let mut calibrated = Calibrated::default();
     if quantization.calibrates() {
