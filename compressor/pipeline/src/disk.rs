@@ -5,6 +5,7 @@ use std::path::Path;
 use compressor_format::{Mistake, Stage};
 
 use crate::plan::Step;
+use crate::quantize::Quantization;
 
 /// Bytes of a parameter in a training state: weight and both moments, in f32.
 const STATE_BYTES: u64 = 3 * 4;
@@ -33,10 +34,11 @@ fn writes(step: &Step) -> Writes {
         Stage::Distill(distill) => saves(distill.steps, distill.save_every),
         Stage::LearnScales(learning) => saves(learning.steps, learning.save_every),
         Stage::Prune(_) => 0,
-        // Finished layers wait beside activations until the artifact is written.
-        Stage::Quantize(_) => {
+        // Where text is looked at, finished layers wait beside activations until the artifact is written.
+        Stage::Quantize(settings) => {
             let kept = step.output.weight_bytes;
-            return Writes { kept, state: kept + step.spilled_bytes, saves: 1 };
+            let layers = if Quantization::from(settings).calibrates() { kept } else { 0 };
+            return Writes { kept, state: layers + step.spilled_bytes, saves: 1 };
         }
         Stage::Verify(_) => return Writes::default(),
     };

@@ -216,8 +216,10 @@ impl Run<'_> {
         let text = || self.calibration(&checkpoint, settings, &mut text_use);
         let mut calibration = quantization.calibrates().then(text).transpose()?;
         if let Some(calibration) = &mut calibration {
-            calibration.kept_in = Some(step.bookkeeping.join("layers"));
-            calibration.spilled_in = (step.spilled_bytes > 0).then(|| step.bookkeeping.join("activations"));
+            // One folder, which is gone in the end: with what a run that was killed left there, whether this one spills or not.
+            let kept = step.bookkeeping.join("layers");
+            calibration.spilled_in = (step.spilled_bytes > 0).then(|| kept.clone());
+            calibration.kept_in = Some(kept);
         }
         let mut report = quantize::quantize(&checkpoint, &quantization, calibration.as_ref(), &step.folder, &mut progress)?;
         (report.budget, report.text) = (budget, text_use);

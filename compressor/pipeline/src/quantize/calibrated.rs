@@ -167,7 +167,7 @@ pub(super) fn quantize_layers<'a>(
                 let gathered = Gathered::new(checkpoint, quantization, first, hessian)?;
                 for (stored, storage, levels) in tensors_at(input) {
                     let values = scaling.apply(checkpoint.architecture(), stored, values(checkpoint, stored)?);
-                    let mut quantized = gathered.quantize(stored, Rows::of(&values), levels)?;
+                    let mut quantized = gathered.quantize(stored, Rows::Memory(&values), levels)?;
                     if let (Storage::SignedStatic(_), Some(largest)) = (storage, largest) {
                         quantized.input_scale = Some(static_scale(largest, stored, quantization.scale_dtype)?);
                     }
@@ -213,7 +213,7 @@ pub(super) fn quantize_layers<'a>(
         let hessian = head_hessian(&blocks, checkpoint.architecture(), text.parts())?;
         drop(text);
         let gathered = Gathered::new(checkpoint, quantization, stored, hessian)?;
-        let made = gathered.quantize(stored, Rows::of_file(checkpoint, head), levels)?;
+        let made = gathered.quantize(stored, Rows::File(checkpoint, head), levels)?;
         finished.output_errors.push(made.output_error);
         finished.tensors.insert(stored.name.clone(), made);
     }
@@ -515,14 +515,6 @@ pub(super) enum Rows<'a> {
 pub(crate) const ELEMENTS: usize = 1 << 21;
 
 impl<'a> Rows<'a> {
-    pub(super) fn of(values: &'a [f32]) -> Self {
-        Self::Memory(values)
-    }
-
-    pub(super) fn of_file(checkpoint: &'a Checkpoint, id: TensorId) -> Self {
-        Self::File(checkpoint, id)
-    }
-
     /// The rows that are worked on together.
     pub(super) fn parts(self, columns: usize) -> impl Iterator<Item = Range<usize>> {
         let (rows, at_once) = match self {

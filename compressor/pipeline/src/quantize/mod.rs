@@ -468,7 +468,9 @@ pub fn quantize(
         let report = |distance: Distance, levels| {
             distance.report(stored, (levels, asked), storage.bytes(stored, architecture, quantization.scale_dtype), weights)
         };
-        let tensor = match (storage.levels(), calibrated.take(stored)?) {
+        // What stays dense is in no layer's file, which would be read again for it.
+        let made = if storage.levels().is_some() { calibrated.take(stored)? } else { None };
+        let tensor = match (storage.levels(), made) {
             (None, _) => {
                 let values = scaling::scaled(&calibrated.scaling, checkpoint, stored)?;
                 refuse_dense_overflow(checkpoint, stored, &values, layout.dense_dtype)?;
@@ -534,10 +536,10 @@ fn nearest(
     let columns = checkpoint.architecture().shape(stored.parts[0])[1];
     let whole;
     let rows = match stored.parts[0] {
-        id @ (TensorId::Embedding | TensorId::Head) => Rows::of_file(checkpoint, id),
+        id @ (TensorId::Embedding | TensorId::Head) => Rows::File(checkpoint, id),
         _ => {
             whole = values(checkpoint, stored)?;
-            Rows::of(&whole)
+            Rows::Memory(&whole)
         }
     };
     let (mut parts, mut distance) = (Vec::new(), Distance::default());

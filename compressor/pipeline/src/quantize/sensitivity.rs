@@ -19,7 +19,7 @@ use super::calibrated::{Calibration, Gathered, Input, Rows, WINDOWS, head, head_
 use super::gptq::Hessian;
 use super::matrix::Matrix;
 use super::sizes::layout;
-use super::{Error, Quantization, overflow, values};
+use super::{Error, Quantization, nearest, values};
 use crate::fingerprint::Fingerprint;
 use crate::measure::kl_divergence;
 
@@ -277,20 +277,16 @@ impl<'a> Bench<'a> {
     }
 
     fn quantize(&self, stored: &StoredTensor, levels: Levels, gathered: Option<&Gathered<'_>>) -> Result<Matrix, Error> {
+        // Packing changes no integer.
+        let levels = (levels, false);
+        let Some(gathered) = gathered else {
+            return Ok(nearest(self.checkpoint, self.quantization, stored, levels)?.0);
+        };
         let values = values(self.checkpoint, stored)?;
-        if let Some(gathered) = gathered {
-            if self.quantization.allows(Alternative::RoundToNearest) {
-                return Ok(gathered.quantize(stored, Rows::of(&values), (levels, false))?.matrix);
-            }
-            return Ok(gathered.round(&values, stored, (levels, false))?.0);
+        match self.quantization.allows(Alternative::RoundToNearest) {
+            true => Ok(gathered.quantize(stored, Rows::Memory(&values), levels)?.matrix),
+            false => Ok(gathered.round(&values, stored, levels)?.0),
         }
-        let columns = self.checkpoint.architecture().shape(stored.parts[0])[1];
-        let nearest = Matrix::nearest(&values, columns, (levels, false), self.quantization, None);
-        let (matrix, _) = nearest.map_err(|row| {
-            let values = &values[row * columns..][..columns];
-            overflow(self.checkpoint, stored, values, row, levels, self.quantization.scale_dtype)
-        })?;
-        Ok(matrix)
     }
 
     /// Mean KL divergence from the reference, with the head of `blocks`, of each of what leaves the last layer.

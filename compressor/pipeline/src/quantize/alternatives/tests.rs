@@ -229,7 +229,7 @@ fn a_matrix_that_gptq_rounds_with_more_error_is_rounded_to_nearest_where_that_is
             let (weights, hessian) = row(step);
             Gathered::new(&checkpoint, &quantization, stored, hessian)
                 .unwrap()
-                .quantize(stored, Rows::of(&weights), levels)
+                .quantize(stored, Rows::Memory(&weights), levels)
                 .unwrap()
         };
         let (strict, allowed) = (quantized(Vec::new()), quantized(vec![Alternative::RoundToNearest]));
