@@ -5,16 +5,16 @@ _default:
 
 # every test; those on real models say that they were skipped where COMPRESSOR_ASSETS is not set
 test:
-    cargo test --release --workspace
+    cargo test --locked --release --workspace
 
 # format and lints, as CI asks for them
 lint:
     cargo fmt --all --check
-    cargo clippy --release --workspace --all-targets -- -D warnings
+    cargo clippy --locked --release --workspace --all-targets -- -D warnings
 
 # the whole chain on generated data
 quickstart:
-    cargo run --release -- run recipes/quickstart.toml
+    cargo run --locked --release -- run recipes/quickstart.toml
 
 # Transformers opens what this project writes; makes a Python environment first
 interop:
@@ -43,9 +43,17 @@ bench-quant *ARGS:
 
 # changes the files that one reader is given until it breaks, `just fuzz gguf 600` for example; needs nightly and cargo-fuzz
 fuzz TARGET SECONDS="60":
-    cargo run --release --quiet --manifest-path fuzz/Cargo.toml --no-default-features --example seeds -- fuzz/corpus {{TARGET}}
+    cargo run --locked --release --quiet --manifest-path fuzz/Cargo.toml --no-default-features --example seeds -- fuzz/corpus {{TARGET}}
     cargo +nightly fuzz run {{TARGET}} -- -max_total_time={{SECONDS}} -rss_limit_mb=2048 -timeout=20
+
+# the licence texts of every crate in the program, in one file
+notices FILE="THIRD-PARTY-NOTICES.txt":
+    tests/supply-chain/notices.sh {{FILE}}
 
 # everything that must hold before a change lands
 ci:
     .ci/run
+
+# what takes longer: other devices and programs, every kill, fuzzing, real recipes; `just full faults` for one part
+full *PARTS:
+    .ci/full {{PARTS}}

@@ -6,9 +6,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-target}/release
-cargo build --release --quiet
+cargo build --locked --release --quiet
 # Of the whole workspace, so that Burn is not compiled again with other features.
-cargo build --release --quiet --workspace --examples
+cargo build --locked --release --quiet --workspace --examples
 python=$(bash tests/interop/setup.sh | tail -n 1)
 rounds=${ROUNDS:-3}
 

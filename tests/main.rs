@@ -27,3 +27,5 @@ mod parity;
 mod quantization_aware;
 #[path = "integration/refusals.rs"]
 mod refusals;
+#[path = "integration/supply_chain.rs"]
+mod supply_chain;

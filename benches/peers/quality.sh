@@ -26,6 +26,6 @@ peers=$(bash "$root/benches/peers/setup.sh" | tail -n 1)
 if [[ " $* " == *" --plot "* ]] && ! "$peers/venv/bin/python" -c 'import matplotlib' 2> /dev/null; then
   "$peers/venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$root/benches/peers/requirements-plot.txt"
 fi
-(cd "$root" && cargo build --release --quiet)
+(cd "$root" && cargo build --locked --release --quiet)
 target=$(cd "$root" && realpath -m "${CARGO_TARGET_DIR:-target}")
 "$peers/venv/bin/python" "$root/benches/peers/quality.py" "${model[@]}" "$@" --compressor "$target/release/compressor" --peers "$peers"

@@ -18,6 +18,6 @@ command -v cargo > /dev/null || {
   exit 2
 }
 peers=$(bash "$root/benches/peers/setup.sh" | tail -n 1)
-(cd "$root" && cargo build --release --quiet)
+(cd "$root" && cargo build --locked --release --quiet)
 target=$(cd "$root" && realpath -m "${CARGO_TARGET_DIR:-target}")
 "$peers/venv/bin/python" "$root/benches/peers/table.py" "${model[@]}" "$@" --compressor "$target/release/compressor" --peers "$peers"

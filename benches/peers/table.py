@@ -173,6 +173,7 @@ def machine(args, load):
 
     packages = (HERE / "requirements.txt").read_text(encoding="utf-8").splitlines()
     package = next(line for line in packages if line.startswith("llama-cpp-python=="))
+    flags = (args.peers / "flags").read_text().strip()
     version, system = run([args.peers / "peer", "version"])[0].strip().split("\n")
     memory_bytes = int(field("/proc/meminfo", "MemTotal").split()[0]) * 1024
     commit = "not a git checkout"
@@ -184,7 +185,7 @@ def machine(args, load):
         f"- processor: {field('/proc/cpuinfo', 'model name')}, {os.cpu_count()} cores; memory {memory_bytes / 1e9:.0f} GB",
         f"- system: {platform.system()} {platform.release()}; {compilers}; load average before the run {load:.2f}",
         f"- ours: {first_line(args.compressor, '--version')}, {commit}",
-        f"- llama.cpp: {package}, {version}, GGML_NATIVE=ON; {system.strip(' |')}",
+        f"- llama.cpp: {package}, {version}, compiled with {flags}; {system.strip(' |')}",
         f"- medians of {args.rounds} round{'s' if args.rounds > 1 else ''}; × is ours ÷ llama.cpp's of the same block",
     ]
 

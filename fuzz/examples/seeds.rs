@@ -1,4 +1,4 @@
-//! Makes the files that fuzzing starts from: `cargo run --example seeds -- CORPUS [TARGET …]`.
+//! Makes the files that fuzzing starts from: `cargo run --locked --example seeds -- CORPUS [TARGET …]`.
 //!
 //! Small models of every family as this project writes them, its recipes and datasets, and the golden files that other programs
 //! wrote. Small ones, because a fuzzer that changes one byte in a thousand weights learns nothing.

@@ -23,4 +23,4 @@ if [[ $(uname -m) != aarch64 ]]; then
   export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu -cpu max"
 fi
 [[ $# -gt 0 ]] || set -- --nocapture
-cargo test --release --target "$target" --package compressor-engine --tests -- "$@"
+cargo test --locked --release --target "$target" --package compressor-engine --tests -- "$@"

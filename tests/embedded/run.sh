@@ -17,7 +17,7 @@ tokens=9
 
 export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
 compressor=$CARGO_TARGET_DIR/release/compressor
-[[ -x $compressor ]] || cargo build --release
+[[ -x $compressor ]] || cargo build --locked --release
 export COMPRESSOR_ARTIFACT_CONFIG=$artifact/config.json COMPRESSOR_ARTIFACT_WEIGHTS=$artifact/model.safetensors
 build=(cargo build --quiet --release --locked --manifest-path tests/embedded/Cargo.toml)
 

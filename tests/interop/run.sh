@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=$(bash tests/interop/setup.sh | tail -n 1)
 compressor=${CARGO_TARGET_DIR:-target}/release/compressor
-[[ -x $compressor ]] || cargo build --release
+[[ -x $compressor ]] || cargo build --locked --release
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 

@@ -1,4 +1,4 @@
-//! Products of packed integers with activations, by instruction set: `cargo bench -p compressor-engine`.
+//! Products of packed integers with activations, by instruction set: `cargo bench --locked -p compressor-engine`.
 //!
 //! The sizes are those of SmolLM2-135M: gate and down projections, with one token (generating) and with 256 (a prompt).
 

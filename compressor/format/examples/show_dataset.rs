@@ -1,6 +1,6 @@
 //! Shows what a dataset holds: a few rows of a split, and with a vocabulary size how many tokens they take.
 //!
-//!     cargo run --release -p compressor-format --example show_dataset -- datasets/home-commands.toml --rows 20
+//!     cargo run --locked --release -p compressor-format --example show_dataset -- datasets/home-commands.toml --rows 20
 //!
 //! `--split train|valid|test` (default train), `--seed N` (default 7), `--vocab-size N`, `--jsonl` for `prompt` and
 //! `completion` as JSON lines, `--tokenizer FILE` to keep the tokenizer that was trained.

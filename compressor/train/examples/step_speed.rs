@@ -1,6 +1,6 @@
 //! How long a distillation step takes: one teacher forward and one student step, as one JSON object.
 //!
-//!     cargo run --release -p compressor-train --example step_speed -- [--teacher-hidden 256 …] [--batch 8] [--sequence 128]
+//!     cargo run --locked --release -p compressor-train --example step_speed -- [--teacher-hidden 256 …] [--batch 8] [--sequence 128]
 //!
 //! The counterpart of `benches/torch_step.py`, with its flags and its output: every size is given for `--teacher-…` and `--student-…`
 //! (hidden, layers, heads, kv-heads, ff). A token is a position of the batch. `--masked 0.5` masks that part of each row's beginning,
