@@ -27,3 +27,5 @@ mod parity;
 mod quantization_aware;
 #[path = "integration/refusals.rs"]
 mod refusals;
+#[path = "integration/streams.rs"]
+mod streams;
