@@ -29,3 +29,5 @@ mod quantization_aware;
 mod refusals;
 #[path = "integration/supply_chain.rs"]
 mod supply_chain;
+#[path = "integration/streams.rs"]
+mod streams;

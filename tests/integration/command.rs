@@ -51,7 +51,7 @@ impl Bench {
 }
 
 /// What a program left.
-pub(crate) struct Ran(Output);
+pub(crate) struct Ran(pub(crate) Output);
 
 impl Ran {
     pub(crate) fn code(&self) -> Option<i32> {

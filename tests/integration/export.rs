@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::command::{Bench, root};
 
 /// The golden Llama of 96 tokens in INT8, with a tokenizer of single letters.
-fn quantized(bench: &Bench, scale_dtype: &str) {
+pub(crate) fn quantized(bench: &Bench, scale_dtype: &str) {
     dense(bench);
     let int8 = ["--bits", "8", "--group-size", "32", "--scale-dtype", scale_dtype];
     bench.run(&[["quantize", "dense", "artifact"].as_slice(), &int8].concat()).expect(0);

@@ -1,6 +1,5 @@
 //! Measures time and memory of a model, in this process; a run measures artifacts by starting it as a child.
 
-use std::io::Write;
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
@@ -11,6 +10,7 @@ use compressor_pipeline::{Bench, BenchResult, Error};
 use crate::Output;
 use crate::arguments;
 use crate::failure::{Ending, Failure};
+use crate::out::outln;
 use crate::profile::Profiles;
 
 /// Starts this very program on the model, so that the peak memory is the model's alone.
@@ -30,7 +30,8 @@ impl Bench for Child {
             .output()
             .map_err(|error| failed(error.to_string()))?;
         if !output.status.success() {
-            return Err(failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+            let said = String::from_utf8_lossy(&output.stderr);
+            return Err(failed(said.lines().collect::<Vec<_>>().join(", ")));
         }
         serde_json::from_slice(&output.stdout).map_err(|error| failed(error.to_string()))
     }
@@ -43,30 +44,30 @@ pub(crate) fn bench(arguments: &arguments::Bench, output: Output) -> Result<Endi
         if let Some(profiles) = profiles {
             json["profile"] = profiles.to_json();
         }
-        writeln!(std::io::stdout(), "{json}")?;
+        // One line: the times of single tokens would be a page.
+        outln!("{json}");
         return Ok(Ending::Passed);
     }
     let mut sorted = result.token_milliseconds.clone();
     sorted.sort_by(f64::total_cmp);
     let at = |q: f64| sorted.get((((sorted.len() as f64) * q).ceil() as usize).saturating_sub(1)).copied().unwrap_or(f64::NAN);
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "load                 {:>10.1} ms", result.load_milliseconds)?;
+    outln!("load                 {:>10.1} ms", result.load_milliseconds);
     let first = result.first_token_milliseconds;
-    writeln!(out, "first token          {first:>10.1} ms after a prompt of {}", result.prompt_tokens)?;
-    writeln!(out, "load to first token  {:>10.1} ms", result.load_milliseconds + first)?;
-    writeln!(out, "prompt               {:>10.1} tokens/s", result.prompt_tokens_per_second)?;
-    writeln!(out, "generating           {:>10.1} tokens/s over {} tokens", result.generate_tokens_per_second, sorted.len())?;
+    outln!("first token          {first:>10.1} ms after a prompt of {}", result.prompt_tokens);
+    outln!("load to first token  {:>10.1} ms", result.load_milliseconds + first);
+    outln!("prompt               {:>10.1} tokens/s", result.prompt_tokens_per_second);
+    outln!("generating           {:>10.1} tokens/s over {} tokens", result.generate_tokens_per_second, sorted.len());
     for (name, q) in [("token, p50", 0.5), ("token, p95", 0.95), ("token, p99", 0.99)] {
-        writeln!(out, "{name:<20} {:>10.2} ms", at(q))?;
+        outln!("{name:<20} {:>10.2} ms", at(q));
     }
-    writeln!(out, "weights              {:>10.1} MB", model_bytes as f64 / 1e6)?;
-    writeln!(out, "keys and values      {:>10.1} MB", cache_bytes as f64 / 1e6)?;
+    outln!("weights              {:>10.1} MB", model_bytes as f64 / 1e6);
+    outln!("keys and values      {:>10.1} MB", cache_bytes as f64 / 1e6);
     match result.peak_memory_bytes {
-        Some(bytes) => writeln!(out, "peak memory          {:>10.1} MB", bytes as f64 / 1e6)?,
-        None => writeln!(out, "peak memory          not told by this operating system")?,
+        Some(bytes) => outln!("peak memory          {:>10.1} MB", bytes as f64 / 1e6),
+        None => outln!("peak memory          not told by this operating system"),
     }
     if let Some(profiles) = profiles {
-        profiles.show(&mut out)?;
+        profiles.show();
     }
     Ok(Ending::Passed)
 }

@@ -1,6 +1,5 @@
 //! The commands that work on recipes, artifacts and models; the stage verbs are in `stages.rs`.
 
-use std::io::Write;
 use std::path::Path;
 
 use compressor_engine::Engine;
@@ -14,6 +13,7 @@ use crate::Output;
 use crate::arguments::{self, DenseType};
 use crate::bench::Child;
 use crate::failure::{Ending, Failure};
+use crate::out::{self, errln, outln};
 use crate::progress::Progress;
 use crate::show;
 use crate::trainer::Burn;
@@ -31,7 +31,7 @@ fn planned(path: &Path, changes: &arguments::Changes, memory: arguments::Memory)
 pub(crate) fn plan(arguments: &arguments::Plan, output: Output) -> Result<Ending, Failure> {
     let plan = planned(&arguments.recipe, &arguments.changes, arguments.memory)?;
     match output.json {
-        true => print_json(&show::plan_json(&plan))?,
+        true => out::json(&show::plan_json(&plan))?,
         false => show::plan(&plan),
     }
     Ok(Ending::Passed)
@@ -40,8 +40,8 @@ pub(crate) fn plan(arguments: &arguments::Plan, output: Output) -> Result<Ending
 pub(crate) fn run(arguments: &arguments::Run, output: Output) -> Result<Ending, Failure> {
     let plan = planned(&arguments.recipe, &arguments.changes, arguments.memory)?;
     let ending = carry_out(&plan, &arguments.device, output)?;
-    eprintln!("report: {}", compressor_pipeline::page_path(&plan.run_folder).display());
-    eprintln!("        {}", Report::path(&plan.run_folder).display());
+    errln!("report: {}", compressor_pipeline::page_path(&plan.run_folder).display());
+    errln!("        {}", Report::path(&plan.run_folder).display());
     Ok(ending)
 }
 
@@ -52,14 +52,10 @@ pub(crate) fn carry_out(plan: &Plan, device: &str, output: Output) -> Result<End
     let mut workers = Workers { trainer: &trainer, bench: &Child, observer: &mut progress };
     let report = compressor_pipeline::run(plan, &mut workers)?;
     match output.json {
-        true => print_json(&report)?,
+        true => out::json(&report)?,
         false => show::report(&report),
     }
     Ok(if report.passed == Some(false) { Ending::Failed } else { Ending::Passed })
-}
-
-pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<(), Failure> {
-    Ok(writeln!(std::io::stdout(), "{}", serde_json::to_string_pretty(value)?)?)
 }
 
 pub(crate) fn verify(arguments: &arguments::Verify, output: Output) -> Result<Ending, Failure> {
@@ -81,7 +77,7 @@ pub(crate) fn verify(arguments: &arguments::Verify, output: Output) -> Result<En
     };
     let passed = findings.passed(false);
     match output.json {
-        true => print_json(&json!({ "passed": passed, "checks": findings.checks }))?,
+        true => out::json(&json!({ "passed": passed, "checks": findings.checks }))?,
         false => show::checks(&findings.checks),
     }
     Ok(if passed { Ending::Passed } else { Ending::Failed })
@@ -152,16 +148,15 @@ pub(crate) fn eval(arguments: &arguments::Eval, output: Output) -> Result<Ending
     let hits = matches.iter().filter(|hit| **hit).count();
     let score = (!matches.is_empty()).then(|| hits as f64 / matches.len() as f64);
     if output.json {
-        print_json(&json!({
+        out::json(&json!({
             "perplexity": perplexity.value, "tokens_scored": perplexity.sample_size, "score": score, "examples": matches.len(),
             "seconds": seconds,
         }))?;
         return Ok(Ending::Passed);
     }
-    let mut out = std::io::stdout();
-    writeln!(out, "perplexity  {:.4}  ({} tokens scored, {seconds:.1} s)", perplexity.value, perplexity.sample_size)?;
+    outln!("perplexity  {:.4}  ({} tokens scored, {seconds:.1} s)", perplexity.value, perplexity.sample_size);
     if let Some(score) = score {
-        writeln!(out, "score       {:.2} %  ({} examples)", 100.0 * score, matches.len())?;
+        outln!("score       {:.2} %  ({} examples)", 100.0 * score, matches.len());
     }
     Ok(Ending::Passed)
 }
@@ -169,7 +164,7 @@ pub(crate) fn eval(arguments: &arguments::Eval, output: Output) -> Result<Ending
 pub(crate) fn inspect(arguments: &arguments::Inspect, output: Output) -> Result<Ending, Failure> {
     let model = Model::open(&arguments.model)?;
     match output.json {
-        true => print_json(&show::model_json(&model)?)?,
+        true => out::json(&show::model_json(&model)?)?,
         false => show::model(&model, arguments.tensors)?,
     }
     Ok(Ending::Passed)
@@ -198,8 +193,8 @@ pub(crate) fn import(arguments: &arguments::Import, output: Output) -> Result<En
     checkpoint.copy_companions(&arguments.output)?;
     weights.write(&arguments.output, dtype)?;
     if output.json {
-        print_json(&json!({ "output": arguments.output, "parameters": weights.architecture().parameters(), "dtype": dtype }))?;
+        out::json(&json!({ "output": arguments.output, "parameters": weights.architecture().parameters(), "dtype": dtype }))?;
     }
-    eprintln!("written to {}", arguments.output.display());
+    errln!("written to {}", arguments.output.display());
     Ok(Ending::Passed)
 }

@@ -3,37 +3,37 @@
 use compressor_format::{Delta, write_delta};
 use serde_json::json;
 
-use crate::commands::print_json;
 use crate::failure::{Ending, Failure};
+use crate::out::{self, errln};
 use crate::{Output, arguments};
 
 /// Writes what changed.
 pub(crate) fn delta(arguments: &arguments::Delta, output: Output) -> Result<Ending, Failure> {
-    let arguments::Delta { old, new, output: out } = arguments;
+    let arguments::Delta { old, new, output: written } = arguments;
     for folder in [old, new] {
         if !folder.is_dir() {
             return Err(anyhow::anyhow!("{}: is no folder", folder.display()).into());
         }
     }
-    let bytes = write_delta(old, new, out)?;
-    let new_bytes: u64 = Delta::open(out)?.files().iter().map(|file| file.bytes).sum();
+    let bytes = write_delta(old, new, written)?;
+    let new_bytes: u64 = Delta::open(written)?.files().iter().map(|file| file.bytes).sum();
     if output.json {
-        print_json(&json!({ "output": out, "bytes": bytes, "new_bytes": new_bytes }))?;
+        out::json(&json!({ "output": written, "bytes": bytes, "new_bytes": new_bytes }))?;
     }
     let part = 100.0 * bytes as f64 / new_bytes.max(1) as f64;
-    eprintln!("written to {}: {bytes} bytes, {part:.1} % of the {new_bytes} of {}", out.display(), new.display());
+    errln!("written to {}: {bytes} bytes, {part:.1} % of the {new_bytes} of {}", written.display(), new.display());
     Ok(Ending::Passed)
 }
 
 /// Makes the new folder.
 pub(crate) fn apply(arguments: &arguments::Apply, output: Output) -> Result<Ending, Failure> {
-    let arguments::Apply { old, delta, output: out } = arguments;
+    let arguments::Apply { old, delta, output: written } = arguments;
     let delta = Delta::open(delta)?;
-    delta.apply(old, out)?;
+    delta.apply(old, written)?;
     let files = delta.files();
     if output.json {
-        print_json(&json!({ "output": out, "files": files }))?;
+        out::json(&json!({ "output": written, "files": files }))?;
     }
-    eprintln!("written to {}: {} files, each with the BLAKE3 that the delta names", out.display(), files.len());
+    errln!("written to {}: {} files, each with the BLAKE3 that the delta names", written.display(), files.len());
     Ok(Ending::Passed)
 }

@@ -1,14 +1,12 @@
 //! `export`: an artifact as a GGUF file.
 
-use std::io::Write;
-
 use compressor_format::{GgufReport, InputRounding, Model, write_gguf};
 use serde_json::json;
 
 use crate::Output;
 use crate::arguments;
-use crate::commands::print_json;
 use crate::failure::{Ending, Failure};
+use crate::out::{self, errln, outln};
 
 pub(crate) fn export(arguments: &arguments::Export, output: Output) -> Result<Ending, Failure> {
     let artifact = match Model::open(&arguments.model)? {
@@ -21,23 +19,20 @@ pub(crate) fn export(arguments: &arguments::Export, output: Output) -> Result<En
     let report = write_gguf(&artifact, &arguments.output)?;
     let GgufReport { bytes, tensors, minima, rounded_minima } = &report;
     if output.json {
-        print_json(&json!({
+        out::json(&json!({
             "output": arguments.output, "bytes": bytes, "tensors": tensors, "minima": minima, "rounded_minima": rounded_minima,
         }))?;
     } else {
-        let mut out = std::io::stdout();
         let counts: Vec<String> = tensors.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
-        writeln!(out, "tensors  {}", counts.join(", "))?;
-        writeln!(out, "bytes    {bytes}")?;
+        outln!("tensors  {}", counts.join(", "));
+        outln!("bytes    {bytes}");
         if *minima > 0 {
-            writeln!(out, "minima   {minima} for zero points, {rounded_minima} of them rounded to f16")?;
+            outln!("minima   {minima} for zero points, {rounded_minima} of them rounded to f16");
         }
     }
     if *artifact.input_rounding() != InputRounding::None {
-        eprintln!(
-            "note: INT8 activations are not carried over: GGUF has no word for them, llama.cpp rounds activations as it does"
-        );
+        errln!("note: INT8 activations are not carried over: GGUF has no word for them, llama.cpp rounds activations as it does");
     }
-    eprintln!("written to {}", arguments.output.display());
+    errln!("written to {}", arguments.output.display());
     Ok(Ending::Passed)
 }

@@ -1,22 +1,45 @@
-//! How a command ends, and what a person reads when it could not run.
+//! How a command ends: its exit code, and what a person reads when it could not run.
+//!
+//! | exit code | means |
+//! |---|---|
+//! | 0 | it ran, and what was checked passed |
+//! | 1 | it ran, and a check or the budget failed or could not be decided; what was written is kept |
+//! | 2 | it could not run, or its results could not be written: to files or to standard output |
+//! | 130 | it was interrupted, as shells have it: 128 and the number of SIGINT |
+//!
+//! A reader of standard output that goes away changes none of them; see `out.rs`.
 
-use std::fmt;
 use std::path::PathBuf;
 
 use compressor_format::Mistake;
 
+use crate::out::errln;
+
 /// A command that ran.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
-    /// Exit code 0.
+    /// What was checked passed.
     Passed,
-    /// A check or the budget failed: exit code 1.
+    /// A check or the budget failed.
     Failed,
-    /// Somebody wanted it to stop, and what there was has been given: exit code 130.
+    /// Somebody wanted it to stop, and what there was has been given.
     Interrupted,
 }
 
-/// A command that could not run: exit code 2.
+impl Ending {
+    pub(crate) fn exit_code(self) -> u8 {
+        match self {
+            Self::Passed => 0,
+            Self::Failed => 1,
+            Self::Interrupted => 130,
+        }
+    }
+}
+
+/// The exit code of a command that could not run.
+pub(crate) const COULD_NOT_RUN: u8 = 2;
+
+/// Why a command could not run.
 pub(crate) enum Failure {
     /// A recipe that is refused, with everything that is wrong in it.
     Refused(Option<PathBuf>, Vec<Mistake>),
@@ -30,23 +53,23 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
     }
 }
 
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Failure {
+    /// Says on standard error what is wrong.
+    pub(crate) fn show(&self) {
         match self {
             Self::Refused(path, mistakes) => {
                 for mistake in mistakes {
                     match (path, mistake.line) {
-                        (Some(path), Some(line)) => writeln!(f, "error: {mistake} ({}:{line})", path.display())?,
-                        (Some(path), None) => writeln!(f, "error: {mistake} ({})", path.display())?,
-                        (None, _) => writeln!(f, "error: {mistake}")?,
+                        (Some(path), Some(line)) => errln!("error: {mistake} ({}:{line})", path.display()),
+                        (Some(path), None) => errln!("error: {mistake} ({})", path.display()),
+                        (None, _) => errln!("error: {mistake}"),
                     }
                     if let Some(hint) = &mistake.hint {
-                        writeln!(f, "hint: {hint}")?;
+                        errln!("hint: {hint}");
                     }
                 }
-                Ok(())
             }
-            Self::Other(error) => writeln!(f, "error: {error:#}"),
+            Self::Other(error) => errln!("error: {error:#}"),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The command that continues a text or answers a message, shown as it comes.
 
-use std::io::{Read, Write};
+use std::io::Read;
 use std::ops::ControlFlow;
 
 use compressor_engine::{Engine, Finish, Piece, Sampler, Sampling, StopStrings, generate_on};
@@ -10,9 +10,9 @@ use serde_json::json;
 
 use crate::Output;
 use crate::arguments::Generate;
-use crate::commands::print_json;
 use crate::failure::{Ending, Failure};
 use crate::interrupt::Asked;
+use crate::out::{self, errln};
 use crate::prompt_cache::PromptFile;
 
 pub(crate) fn generate(arguments: &Generate, output: Output) -> Result<Ending, Failure> {
@@ -67,13 +67,13 @@ pub(crate) fn generate(arguments: &Generate, output: Output) -> Result<Ending, F
     }
     let reason = answer.end(finish)?;
     if output.json {
-        print_json(&json!({
+        out::json(&json!({
             "prompt_ids": prompt, "cached_tokens": cached_tokens, "generated_ids": answer.tokens, "text": answer.text,
             "finish_reason": reason.name(),
         }))?;
     }
     if reason == Reason::Length && room < arguments.tokens {
-        eprintln!("ended after {room} tokens: the model's context of {context} is full");
+        errln!("ended after {room} tokens: the model's context of {context} is full");
     }
     // Only now: an answer that could be given is given.
     kept?;
@@ -136,6 +136,8 @@ enum Reason {
     StopString,
     Length,
     Interrupted,
+    /// Nobody reads what is shown.
+    Unread,
 }
 
 impl Reason {
@@ -145,6 +147,7 @@ impl Reason {
             Self::StopString => "stop_string",
             Self::Length => "length",
             Self::Interrupted => "interrupted",
+            Self::Unread => "unread",
         }
     }
 }
@@ -183,7 +186,7 @@ impl<'a> Answer<'a> {
         if let Some(stream) = stream.as_mut().filter(|_| !arguments.chat && !arguments.answer) {
             let text = stream.push(prompt)?;
             if shown == Shown::Text {
-                show(&text)?;
+                out::piece(&text);
             }
         }
         Ok(Self {
@@ -204,12 +207,15 @@ impl<'a> Answer<'a> {
             return Ok(ControlFlow::Break(()));
         }
         if self.shown == Shown::Numbers {
-            show(&format!("{}{token}", if self.tokens.is_empty() { "" } else { " " }))?;
+            out::piece(&format!("{}{token}", if self.tokens.is_empty() { "" } else { " " }));
         }
         self.tokens.push(token);
         if let Some(stream) = &mut self.stream {
             let piece = stream.push(&[token])?;
             self.say(&piece)?;
+        }
+        if self.shown != Shown::Nothing && out::is_closed() {
+            self.ended.get_or_insert(Reason::Unread);
         }
         Ok(if self.ended.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
     }
@@ -229,7 +235,7 @@ impl<'a> Answer<'a> {
     fn add(&mut self, said: &str) -> Result<(), Failure> {
         self.text.get_or_insert_default().push_str(said);
         if self.shown == Shown::Text && !said.is_empty() {
-            show(said)?;
+            out::piece(said);
         }
         Ok(())
     }
@@ -245,7 +251,7 @@ impl<'a> Answer<'a> {
             self.add(&held)?;
         }
         if self.shown != Shown::Nothing {
-            show("\n")?;
+            out::piece("\n");
         }
         Ok(match (self.ended, finish) {
             (Some(reason), _) => reason,
@@ -254,11 +260,4 @@ impl<'a> Answer<'a> {
             (None, Finish::Broken) => unreachable!("`take` breaks where it sets `ended` or fails"),
         })
     }
-}
-
-/// Writes at once: a reader waits for each piece.
-fn show(text: &str) -> std::io::Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
 }

@@ -5,8 +5,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// The exit code of a command that was interrupted, as shells have it: 128 and the number of SIGINT.
-pub(crate) const EXIT_CODE: u8 = 130;
+use crate::failure::Ending;
+use crate::out::errln;
 
 static ASKS: AtomicBool = AtomicBool::new(false);
 static IS_TRAINING: AtomicBool = AtomicBool::new(false);
@@ -17,11 +17,12 @@ pub(crate) fn listen() -> anyhow::Result<()> {
     Ok(ctrlc::set_handler(|| {
         if ASKS.load(Ordering::SeqCst) && !WAS_ASKED.swap(true, Ordering::SeqCst) {
             if IS_TRAINING.load(Ordering::SeqCst) {
-                eprintln!("\nsaving the state after this step; once more ends at once");
+                errln!();
+                errln!("saving the state after this step; once more ends at once");
             }
             return;
         }
-        std::process::exit(i32::from(EXIT_CODE));
+        std::process::exit(i32::from(Ending::Interrupted.exit_code()));
     })?)
 }
 

@@ -8,6 +8,7 @@ mod export;
 mod failure;
 mod generate;
 mod interrupt;
+mod out;
 mod profile;
 mod progress;
 mod prompt_cache;
@@ -15,35 +16,48 @@ mod show;
 mod stages;
 mod trainer;
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 
 use crate::arguments::{Arguments, Command};
 use crate::failure::{Ending, Failure};
+use crate::out::errln;
 
 fn main() -> ExitCode {
     compressor_train::tune_allocator();
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(message) => {
+            out::usage(&message);
+            return exit_code(if message.use_stderr() { failure::COULD_NOT_RUN } else { 0 });
+        }
+    };
     log(arguments.verbose);
     let output = Output { json: arguments.json, threads: arguments.threads.map(usize::from) };
     output.limit_threads();
-    match dispatch(arguments.command, output) {
-        Ok(Ending::Passed) => ExitCode::SUCCESS,
-        Ok(Ending::Failed) => ExitCode::from(1),
-        Ok(Ending::Interrupted) => ExitCode::from(interrupt::EXIT_CODE),
-        // A reader that has seen enough (`| head`) is no failure.
-        Err(Failure::Other(error)) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+    exit_code(match dispatch(arguments.command, output) {
+        Ok(ending) => ending.exit_code(),
         Err(Failure::Other(error)) if was_stopped(&error) => {
-            eprintln!("{error:#}; the same command goes on from there");
-            ExitCode::from(interrupt::EXIT_CODE)
+            errln!("{error:#}; the same command goes on from there");
+            Ending::Interrupted.exit_code()
         }
         Err(failure) => {
-            eprint!("{failure}");
-            ExitCode::from(2)
+            failure.show();
+            failure::COULD_NOT_RUN
         }
-    }
+    })
+}
+
+/// The exit code of a command that ended with `code`, unless its results are missing from standard output.
+fn exit_code(code: u8) -> ExitCode {
+    ExitCode::from(match out::lost() {
+        Some(error) => {
+            errln!("error: standard output: {error}; files that the command writes are complete");
+            failure::COULD_NOT_RUN
+        }
+        None => code,
+    })
 }
 
 fn dispatch(command: Command, output: Output) -> Result<Ending, Failure> {
@@ -65,7 +79,9 @@ fn dispatch(command: Command, output: Output) -> Result<Ending, Failure> {
         Command::Prune(arguments) => stages::prune(&arguments, output),
         Command::Quantize(arguments) => stages::quantize(&arguments, output),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Arguments::command(), "compressor", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "compressor", &mut script);
+            out::bytes(&script);
             Ok(Ending::Passed)
         }
     }
@@ -116,8 +132,8 @@ fn log(verbose: u8) {
     };
     let filter =
         tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
-    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
-    let format = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
+    let format =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| out::Stderr).with_ansi(out::stderr_has_colours());
     format.without_time().with_target(false).init();
 }
 
@@ -128,10 +144,4 @@ fn was_stopped(error: &anyhow::Error) -> bool {
         }
         _ => false,
     }
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .chain()
-        .any(|cause| cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe))
 }

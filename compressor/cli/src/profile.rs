@@ -1,12 +1,12 @@
 //! Where the engine spends its time, as a table.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 
 use compressor_engine::{Cache, Cost, Engine, Logits, Operation, Profile, memory_speed};
 use serde_json::{Value, json};
 
 use crate::failure::Failure;
+use crate::out::outln;
 
 /// Profiles of reading a prompt and of generating.
 pub(crate) struct Profiles {
@@ -42,36 +42,38 @@ impl Profiles {
     }
 
     /// Prints both, by operation and by layer.
-    pub(crate) fn show(&self, out: &mut dyn Write) -> std::io::Result<()> {
+    pub(crate) fn show(&self) {
         let gigabytes = self.memory_limit / 1e9;
-        writeln!(out, "\nmemory limit         {gigabytes:>10.1} GB/s read by {} thread(s), measured now", self.threads)?;
+        outln!();
+        outln!("memory limit         {gigabytes:>10.1} GB/s read by {} thread(s), measured now", self.threads);
         let parts = [("reading the prompt", &self.prompt), ("generating", &self.generating)];
         for (name, measured) in parts {
             let all = measured.sum(|_, _| ()).remove(&()).unwrap_or_default();
-            writeln!(out, "\n{name}, {} token(s)", measured.tokens)?;
+            outln!();
+            outln!("{name}, {} token(s)", measured.tokens);
             let header = ["ms/token", "share", "MB/pass", "GB/s", "of limit"];
             let [time, share, bytes, speed, limit] = header;
-            writeln!(out, "{:<22}{time:>11}{share:>9}{bytes:>11}{speed:>9}{limit:>10}", "operation")?;
+            outln!("{:<22}{time:>11}{share:>9}{bytes:>11}{speed:>9}{limit:>10}", "operation");
             for (operation, cost) in measured.sum(|_, operation| operation) {
-                self.row(out, measured, operation.name(), cost, all)?;
+                self.row(measured, operation.name(), cost, all);
             }
-            self.row(out, measured, "all", all, all)?;
+            self.row(measured, "all", all, all);
             let ((layer, operation), cost) = measured.slowest();
             let place = layer.map_or_else(|| "outside the layers".to_owned(), |layer| format!("layer {layer}"));
             let per_token = milliseconds(cost) / measured.tokens as f64;
-            writeln!(out, "slowest: {}, {place}: {per_token:.4} ms a token", operation.name())?;
+            outln!("slowest: {}, {place}: {per_token:.4} ms a token", operation.name());
         }
-        writeln!(out, "\ngenerating, by layer")?;
-        writeln!(out, "{:<22}{:>11}{:>9}{:>11}{:>9}{:>10}", "layer", "ms/token", "share", "MB/pass", "GB/s", "of limit")?;
+        outln!();
+        outln!("generating, by layer");
+        outln!("{:<22}{:>11}{:>9}{:>11}{:>9}{:>10}", "layer", "ms/token", "share", "MB/pass", "GB/s", "of limit");
         let all = self.generating.sum(|_, _| ()).remove(&()).unwrap_or_default();
         for (layer, cost) in self.generating.sum(|layer, _| layer) {
             let name = layer.map_or_else(|| "embedding, head".to_owned(), |layer| layer.to_string());
-            self.row(out, &self.generating, &name, cost, all)?;
+            self.row(&self.generating, &name, cost, all);
         }
-        Ok(())
     }
 
-    fn row(&self, out: &mut dyn Write, measured: &Measured, name: &str, cost: Cost, all: Cost) -> std::io::Result<()> {
+    fn row(&self, measured: &Measured, name: &str, cost: Cost, all: Cost) {
         let per_token = milliseconds(cost) / measured.tokens as f64;
         let share = 100.0 * cost.time.as_secs_f64() / all.time.as_secs_f64();
         let megabytes = cost.bytes as f64 / measured.passes as f64 / 1e6;
@@ -80,7 +82,7 @@ impl Profiles {
             0 => (String::new(), String::new()),
             _ => (format!("{:.1}", speed / 1e9), format!("{:.0} %", 100.0 * speed / self.memory_limit)),
         };
-        writeln!(out, "{name:<22}{per_token:>11.4}{share:>7.1} %{megabytes:>11.2}{speed:>9}{limit:>10}")
+        outln!("{name:<22}{per_token:>11.4}{share:>7.1} %{megabytes:>11.2}{speed:>9}{limit:>10}");
     }
 
     /// The same figures for programs.

@@ -1,12 +1,12 @@
 //! What a person sees while a run works: bars on a terminal, a line now and then in a pipe.
 
-use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use compressor_format::{StageReport, StepLosses};
 use compressor_pipeline::{Observer, Step, figures};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::out::{self, errln};
 use crate::show;
 
 /// Tells on stderr what a run does.
@@ -23,7 +23,7 @@ const LINE_EVERY: Duration = Duration::from_secs(10);
 
 impl Progress {
     pub(crate) fn new() -> Self {
-        Self { bar: None, is_terminal: std::io::stderr().is_terminal(), last_line: Instant::now(), tokens: 0, seconds: 0.0 }
+        Self { bar: None, is_terminal: out::stderr_is_terminal(), last_line: Instant::now(), tokens: 0, seconds: 0.0 }
     }
 
     fn advance(&mut self, position: u64, of: u64, message: String) {
@@ -34,7 +34,7 @@ impl Progress {
             bar.set_message(message);
         } else if self.last_line.elapsed() >= LINE_EVERY {
             self.last_line = Instant::now();
-            eprintln!("  {position}/{of}  {message}");
+            errln!("  {position}/{of}  {message}");
         }
     }
 
@@ -53,11 +53,11 @@ fn bar(of: u64) -> ProgressBar {
 impl Observer for Progress {
     fn begins(&mut self, step: &Step, number: usize, of: usize) {
         (self.tokens, self.seconds) = (0, 0.0);
-        eprintln!("[{number}/{of}] {}", step.name);
+        errln!("[{number}/{of}] {}", step.name);
     }
 
     fn skips(&mut self, step: &Step, _: &StageReport) {
-        eprintln!("{}: finished before, inputs unchanged", step.name);
+        errln!("{}: finished before, inputs unchanged", step.name);
     }
 
     fn losses(&mut self, losses: &StepLosses, steps: u64) {
@@ -74,9 +74,9 @@ impl Observer for Progress {
 
     fn ends(&mut self, _: &Step, report: &StageReport) {
         self.clear();
-        eprintln!("      {}", show::step_line(report));
+        errln!("      {}", show::step_line(report));
         for line in show::taken_instead(report) {
-            eprintln!("      {line}");
+            errln!("      {line}");
         }
     }
 }

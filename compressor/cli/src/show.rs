@@ -1,13 +1,13 @@
 //! Tables and figures as a person reads them.
 
-use std::io::Write;
-
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 use compressor_format::{ArtifactTensor, Check, InputRounding, Manifest, Model, Outcome, Report, StageReport};
 use compressor_pipeline::Plan;
 use compressor_pipeline::figures::{self, bytes, count, figure, percent, perplexity, seconds};
 use compressor_pipeline::quantize::{QuantizationReport, instead_lines};
 use serde_json::{Value, json};
+
+use crate::out::outln;
 
 /// A table without colours that fits 80 columns.
 fn table(header: &[&str]) -> Table {
@@ -20,7 +20,7 @@ fn table(header: &[&str]) -> Table {
 /// A table without the margins that its library leaves.
 fn print_table(table: &Table) {
     for line in table.to_string().lines() {
-        println!("{}", line.strip_prefix(' ').unwrap_or(line).trim_end());
+        outln!("{}", line.strip_prefix(' ').unwrap_or(line).trim_end());
     }
 }
 
@@ -76,12 +76,13 @@ pub(crate) fn plan(plan: &Plan) {
     print_table(&shown);
     for step in plan.steps() {
         for line in instead_lines(&step.instead) {
-            println!("{}: {line}", step.name);
+            outln!("{}: {line}", step.name);
         }
     }
-    println!("\nwritten to {}; ~ is an estimate, artifact bytes are exact", plan.run_folder.display());
+    outln!();
+    outln!("written to {}; ~ is an estimate, artifact bytes are exact", plan.run_folder.display());
     for step in plan.steps().iter().filter(|step| step.spilled_bytes > 0) {
-        println!("{} keeps {} of activations on the disk while it works", step.name, bytes(step.spilled_bytes));
+        outln!("{} keeps {} of activations on the disk while it works", step.name, bytes(step.spilled_bytes));
     }
 }
 
@@ -115,15 +116,15 @@ pub(crate) fn report(report: &Report) {
         // A GGUF file mixes block types; its own bytes are what it costs.
         let packed = reference.name.ends_with(".gguf");
         let stored_as = if packed { "as packed".to_owned() } else { format!("in {}", reference.dtype) };
-        println!("ratio: {} {stored_as}, {} ÷ the step's bytes", reference.name, bytes(reference.bytes));
+        outln!("ratio: {} {stored_as}, {} ÷ the step's bytes", reference.name, bytes(reference.bytes));
     }
     for step in &report.stages {
         for line in taken_instead(step) {
-            println!("{}: {line}", step.name);
+            outln!("{}: {line}", step.name);
         }
     }
     if !report.checks.is_empty() {
-        println!();
+        outln!();
         checks(&report.checks);
     }
 }
@@ -150,11 +151,11 @@ pub(crate) fn checks(checks: &[Check]) {
     print_table(&shown);
     for check in checks.iter().filter(|check| matches!(check.outcome, Outcome::Failed | Outcome::Undecided)) {
         if let Some(note) = &check.note {
-            println!("{}: {note}", check.name);
+            outln!("{}: {note}", check.name);
         }
         if let (Outcome::Undecided, Some([low, high])) = (check.outcome, check.interval) {
             let end = |end: Option<f64>| end.map_or_else(|| "unknown".to_owned(), |end| format!("{end:.4}"));
-            println!("{}: 95 % interval {} to {}; a larger sample would decide", check.name, end(low), end(high));
+            outln!("{}: 95 % interval {} to {}; a larger sample would decide", check.name, end(low), end(high));
         }
     }
 }
@@ -213,45 +214,44 @@ pub(crate) fn model_json(model: &Model) -> anyhow::Result<Value> {
 /// What a model is made of and which programs open it.
 pub(crate) fn model(model: &Model, tensors: bool) -> anyhow::Result<()> {
     let architecture = model.architecture();
-    let mut out = std::io::stdout().lock();
     let layer = architecture.layers[0];
-    writeln!(out, "family        {}", architecture.family.model_type())?;
-    writeln!(out, "parameters    {} ({})", architecture.parameters(), count(architecture.parameters() as f64))?;
-    writeln!(out, "bytes         {}", bytes(model.weight_bytes()?))?;
-    writeln!(out, "vocabulary    {}", architecture.vocab_size)?;
-    writeln!(out, "width         {} in {} layers", architecture.hidden_size, architecture.layers.len())?;
-    writeln!(out, "attention     {} heads of width {} in {} groups", layer.heads, architecture.head_dim, layer.kv_heads)?;
-    writeln!(out, "MLP           {} channels", layer.intermediate_size)?;
-    writeln!(out, "embedding     {}", if architecture.tied_embeddings { "tied with the head" } else { "apart from the head" })?;
+    outln!("family        {}", architecture.family.model_type());
+    outln!("parameters    {} ({})", architecture.parameters(), count(architecture.parameters() as f64));
+    outln!("bytes         {}", bytes(model.weight_bytes()?));
+    outln!("vocabulary    {}", architecture.vocab_size);
+    outln!("width         {} in {} layers", architecture.hidden_size, architecture.layers.len());
+    outln!("attention     {} heads of width {} in {} groups", layer.heads, architecture.head_dim, layer.kv_heads);
+    outln!("MLP           {} channels", layer.intermediate_size);
+    outln!("embedding     {}", if architecture.tied_embeddings { "tied with the head" } else { "apart from the head" });
     for (scheme, count_of, weights) in schemes(model) {
         let of = if matches!(model, Model::Artifact(_)) { format!("{count_of} tensors, ") } else { String::new() };
-        writeln!(out, "stored as     {scheme}: {of}{} weights", count(weights as f64))?;
+        outln!("stored as     {scheme}: {of}{} weights", count(weights as f64));
     }
     match model {
         Model::Checkpoint(_) if tensors => {
             for id in architecture.tensors() {
-                writeln!(out, "  {id}  {:?}", architecture.shape(id))?;
+                outln!("  {id}  {:?}", architecture.shape(id));
             }
         }
         Model::Checkpoint(_) => {}
         Model::Artifact(artifact) => {
             match artifact.input_rounding() {
                 InputRounding::None => {}
-                InputRounding::PerToken => writeln!(out, "activations   INT8, per token, as it runs")?,
-                InputRounding::Static(_) => writeln!(out, "activations   INT8, one stored scale for each projection")?,
+                InputRounding::PerToken => outln!("activations   INT8, per token, as it runs"),
+                InputRounding::Static(_) => outln!("activations   INT8, one stored scale for each projection"),
             }
             match Manifest::read(artifact.path()) {
                 Ok(manifest) => {
                     for reader in &manifest.opens_in {
                         let opens = if reader.opens { "yes" } else { "no" };
-                        writeln!(out, "opens in      {}: {opens}, {}", reader.program, reader.reason)?;
+                        outln!("opens in      {}: {opens}, {}", reader.program, reader.reason);
                     }
                 }
-                Err(error) => writeln!(out, "manifest      none: {error}")?,
+                Err(error) => outln!("manifest      none: {error}"),
             }
             if tensors {
                 for (name, tensor) in artifact.stored() {
-                    writeln!(out, "  {name}  {}", scheme(tensor).0)?;
+                    outln!("  {name}  {}", scheme(tensor).0);
                 }
             }
         }

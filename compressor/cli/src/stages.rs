@@ -10,6 +10,7 @@ use crate::Output;
 use crate::arguments;
 use crate::commands::carry_out;
 use crate::failure::{Ending, Failure};
+use crate::out::errln;
 
 pub(crate) fn train(arguments: &arguments::Train, output: Output) -> Result<Ending, Failure> {
     let mut stage = Table::new();
@@ -123,6 +124,6 @@ fn one_stage(
     let device = training.map_or("cpu", |training| training.device.as_str());
     let ending = carry_out(&plan, device, output)?;
     fs_err::remove_dir_all(run_folder)?;
-    eprintln!("written to {}", folder.display());
+    errln!("written to {}", folder.display());
     Ok(ending)
 }

@@ -5,6 +5,8 @@
 //! `--split train|valid|test` (default train), `--seed N` (default 7), `--vocab-size N`, `--jsonl` for `prompt` and
 //! `completion` as JSON lines, `--tokenizer FILE` to keep the tokenizer that was trained.
 
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
 use std::path::Path;
 
 use compressor_format::{Dataset, Examples, Samples, Split, Tokenizer};

@@ -6,6 +6,8 @@
 //! (hidden, layers, heads, kv-heads, ff). A token is a position of the batch. `--masked 0.5` masks that part of each row's beginning,
 //! as a prompt is. `--device` is one of this build's.
 
+#![allow(clippy::print_stdout)]
+
 use std::collections::HashMap;
 use std::error::Error;
 use std::ops::ControlFlow;
