@@ -23,6 +23,9 @@ mod generate;
 mod layers;
 #[path = "integration/parity.rs"]
 mod parity;
+#[cfg(unix)]
+#[path = "integration/paths.rs"]
+mod paths;
 #[path = "integration/quantization_aware.rs"]
 mod quantization_aware;
 #[path = "integration/refusals.rs"]

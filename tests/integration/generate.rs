@@ -282,7 +282,7 @@ fn a_prompt_cache_that_cannot_be_used_is_refused() {
     assert_eq!(fs_err::read(bench.path("it")).unwrap(), bytes, "a file that is refused is not written");
     // A slip of the hand does not cost the model.
     assert_eq!(asked("words", "words/model.safetensors"), "words/model.safetensors: is no prompt cache; name another file\n");
-    assert_eq!(asked("words", "words"), "words: is not a regular file\n");
+    assert_eq!(asked("words", "words"), "words: is a folder, not a file\n");
     assert_eq!(asked("words", "no/it"), "no/it: there is no folder no to keep the prompt cache in\n");
 }
 

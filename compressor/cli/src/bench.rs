@@ -24,9 +24,8 @@ impl Bench for Child {
         let program = if own.exists() { Ok(own.to_owned()) } else { std::env::current_exe() };
         let program = program.map_err(|error| failed(error.to_string()))?;
         let output = Command::new(program)
-            .arg("bench")
+            .args(["bench", "--json", "--generate-tokens", "96", "--"])
             .arg(model)
-            .args(["--json", "--generate-tokens", "96"])
             .output()
             .map_err(|error| failed(error.to_string()))?;
         if !output.status.success() {

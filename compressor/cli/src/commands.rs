@@ -130,7 +130,7 @@ fn held_out(text: &arguments::Text, tokenizer: &Tokenizer, settings: &Verify) ->
 }
 
 fn read_text(path: &Path) -> Result<String, Failure> {
-    let bytes = fs_err::read(path)?;
+    let bytes = compressor_format::read_file(path, u64::MAX)?;
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         anyhow::anyhow!("{}: is not UTF-8 at byte {at}", path.display()).into()
@@ -172,6 +172,7 @@ pub(crate) fn inspect(arguments: &arguments::Inspect, output: Output) -> Result<
 
 pub(crate) fn import(arguments: &arguments::Import, output: Output) -> Result<Ending, Failure> {
     let checkpoint = Checkpoint::open(&arguments.model)?;
+    checkpoint.check_companions()?;
     if arguments.output.exists() && fs_err::read_dir(&arguments.output)?.next().is_some() {
         return Err(anyhow::anyhow!("{}: is not empty; name a new folder", arguments.output.display()).into());
     }
@@ -193,7 +194,9 @@ pub(crate) fn import(arguments: &arguments::Import, output: Output) -> Result<En
     checkpoint.copy_companions(&arguments.output)?;
     weights.write(&arguments.output, dtype)?;
     if output.json {
-        out::json(&json!({ "output": arguments.output, "parameters": weights.architecture().parameters(), "dtype": dtype }))?;
+        out::json(
+            &json!({ "output": arguments.output.display().to_string(), "parameters": weights.architecture().parameters(), "dtype": dtype }),
+        )?;
     }
     errln!("written to {}", arguments.output.display());
     Ok(Ending::Passed)

@@ -18,7 +18,7 @@ pub(crate) fn delta(arguments: &arguments::Delta, output: Output) -> Result<Endi
     let bytes = write_delta(old, new, written)?;
     let new_bytes: u64 = Delta::open(written)?.files().iter().map(|file| file.bytes).sum();
     if output.json {
-        out::json(&json!({ "output": written, "bytes": bytes, "new_bytes": new_bytes }))?;
+        out::json(&json!({ "output": written.display().to_string(), "bytes": bytes, "new_bytes": new_bytes }))?;
     }
     let part = 100.0 * bytes as f64 / new_bytes.max(1) as f64;
     errln!("written to {}: {bytes} bytes, {part:.1} % of the {new_bytes} of {}", written.display(), new.display());
@@ -32,7 +32,7 @@ pub(crate) fn apply(arguments: &arguments::Apply, output: Output) -> Result<Endi
     delta.apply(old, written)?;
     let files = delta.files();
     if output.json {
-        out::json(&json!({ "output": written, "files": files }))?;
+        out::json(&json!({ "output": written.display().to_string(), "files": files }))?;
     }
     errln!("written to {}: {} files, each with the BLAKE3 that the delta names", written.display(), files.len());
     Ok(Ending::Passed)

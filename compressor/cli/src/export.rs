@@ -20,7 +20,7 @@ pub(crate) fn export(arguments: &arguments::Export, output: Output) -> Result<En
     let GgufReport { bytes, tensors, minima, rounded_minima } = &report;
     if output.json {
         out::json(&json!({
-            "output": arguments.output, "bytes": bytes, "tensors": tensors, "minima": minima, "rounded_minima": rounded_minima,
+            "output": arguments.output.display().to_string(), "bytes": bytes, "tensors": tensors, "minima": minima, "rounded_minima": rounded_minima,
         }))?;
     } else {
         let counts: Vec<String> = tensors.iter().map(|(kind, count)| format!("{count} {kind}")).collect();

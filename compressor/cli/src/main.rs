@@ -35,7 +35,6 @@ fn main() -> ExitCode {
     };
     log(arguments.verbose);
     let output = Output { json: arguments.json, threads: arguments.threads.map(usize::from) };
-    output.limit_threads();
     exit_code(match dispatch(arguments.command, output) {
         Ok(ending) => ending.exit_code(),
         Err(Failure::Other(error)) if was_stopped(&error) => {
@@ -62,6 +61,7 @@ fn exit_code(code: u8) -> ExitCode {
 
 fn dispatch(command: Command, output: Output) -> Result<Ending, Failure> {
     interrupt::listen()?;
+    output.start_threads()?;
     match command {
         Command::Run(arguments) => commands::run(&arguments, output),
         Command::Plan(arguments) => commands::plan(&arguments, output),
@@ -87,6 +87,8 @@ fn dispatch(command: Command, output: Output) -> Result<Ending, Failure> {
     }
 }
 
+const FEWER_THREADS: &str = "give --threads a smaller number, or raise the limits (`ulimit -u`, `ulimit -v`)";
+
 /// How every command gives its result and how much of the machine it takes.
 #[derive(Clone, Copy, Debug)]
 struct Output {
@@ -96,12 +98,13 @@ struct Output {
 }
 
 impl Output {
-    /// Rayon's pool is made on first use; this comes before.
-    fn limit_threads(self) {
-        if let Some(threads) = self.threads {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-            pool.expect("nothing has used the pool before the first line of main");
-        }
+    /// Starts rayon's threads, which would panic on first use where they can't be started.
+    fn start_threads(self) -> anyhow::Result<()> {
+        let threads = self.threads.unwrap_or(0);
+        rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(|error| match self.threads {
+            Some(threads) => anyhow::anyhow!("could not start {threads} threads: {error}; {FEWER_THREADS}"),
+            None => anyhow::anyhow!("could not start a thread for each core: {error}; {FEWER_THREADS}"),
+        })
     }
 
     fn options(self, engine: arguments::EngineOptions) -> compressor_engine::Options {

@@ -167,10 +167,10 @@ pub(crate) fn plan_json(plan: &Plan) -> Value {
             "name": step.name, "parameters": step.output.architecture.parameters(), "stored_as": step.output.stored_as,
             "bytes": step.output.weight_bytes, "bytes_are_exact": step.output.is_artifact && !step.output.is_at_most,
             "instead": step.instead, "peak_memory_bytes": step.peak_memory_bytes, "spilled_bytes": step.spilled_bytes,
-            "folder": step.folder,
+            "folder": step.folder.display().to_string(),
         })
     });
-    json!({ "run_folder": plan.run_folder, "stages": steps.collect::<Vec<_>>() })
+    json!({ "run_folder": plan.run_folder.display().to_string(), "stages": steps.collect::<Vec<_>>() })
 }
 
 /// How the tensors of a model are stored: scheme, tensors, weights; in the order they are first met.

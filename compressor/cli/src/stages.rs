@@ -1,8 +1,9 @@
 //! The stage verbs: recipes of one stage, made from flags.
 
-use std::path::Path;
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
 
-use compressor_format::{ByteSize, Recipe};
+use compressor_format::{ByteSize, ModelSource, Recipe, Stage, Student};
 use compressor_pipeline::Plan;
 use toml::{Table, Value};
 
@@ -15,7 +16,8 @@ use crate::out::errln;
 pub(crate) fn train(arguments: &arguments::Train, output: Output) -> Result<Ending, Failure> {
     let mut stage = Table::new();
     training(&mut stage, &arguments.training);
-    one_stage("train", [&arguments.model, &arguments.output], stage, Some(&arguments.training), None, None, output)
+    let paths = Paths::new(&arguments.model, &arguments.output, Some(&arguments.training.dataset));
+    one_stage("train", paths, stage, Some(&arguments.training), None, output)
 }
 
 pub(crate) fn distill(arguments: &arguments::Distill, output: Output) -> Result<Ending, Failure> {
@@ -29,7 +31,9 @@ pub(crate) fn distill(arguments: &arguments::Distill, output: Output) -> Result<
     if !student.is_empty() {
         stage.insert("student".to_owned(), Value::Table(student));
     }
-    one_stage("distill", [&arguments.teacher, &arguments.output], stage, Some(&arguments.training), None, None, output)
+    let paths = Paths::new(&arguments.teacher, &arguments.output, Some(&arguments.training.dataset));
+    let paths = Paths { student: arguments.student.as_deref(), ..paths };
+    one_stage("distill", paths, stage, Some(&arguments.training), None, output)
 }
 
 pub(crate) fn prune(arguments: &arguments::Prune, output: Output) -> Result<Ending, Failure> {
@@ -47,7 +51,8 @@ pub(crate) fn prune(arguments: &arguments::Prune, output: Output) -> Result<Endi
         let layers = arguments.layers.iter().map(|layer| Value::Integer(*layer as i64)).collect();
         stage.insert("layers".to_owned(), Value::Array(layers));
     }
-    one_stage("prune", [&arguments.model, &arguments.output], stage, None, arguments.dataset.as_deref(), None, output)
+    let paths = Paths::new(&arguments.model, &arguments.output, arguments.dataset.as_ref());
+    one_stage("prune", paths, stage, None, None, output)
 }
 
 pub(crate) fn quantize(arguments: &arguments::Quantize, output: Output) -> Result<Ending, Failure> {
@@ -70,8 +75,8 @@ pub(crate) fn quantize(arguments: &arguments::Quantize, output: Output) -> Resul
         stage.insert("allow".to_owned(), arguments.allow.iter().cloned().map(Value::String).collect::<Vec<_>>().into());
     }
     set(&mut stage, "measure_kl", arguments.measure_kl.then_some(true));
-    let paths = [arguments.model.as_path(), &arguments.output];
-    one_stage("quantize", paths, stage, None, arguments.dataset.as_deref(), arguments.memory.bytes(), output)
+    let paths = Paths::new(&arguments.model, &arguments.output, arguments.dataset.as_ref());
+    one_stage("quantize", paths, stage, None, arguments.memory.bytes(), output)
 }
 
 /// Sets a key that was given; the recipe's own defaults stand for the rest.
@@ -89,28 +94,41 @@ fn training(stage: &mut Table, training: &arguments::Training) {
     set(stage, "warmup_steps", training.warmup_steps.map(|steps| steps as i64));
 }
 
+/// What a verb reads and the folder that it writes.
+struct Paths<'a> {
+    model: &'a Path,
+    folder: &'a Path,
+    dataset: Option<&'a Path>,
+    /// The checkpoint that a student starts from.
+    student: Option<&'a Path>,
+}
+
+impl<'a> Paths<'a> {
+    fn new(model: &'a Path, folder: &'a Path, dataset: Option<&'a PathBuf>) -> Self {
+        Self { model, folder, dataset: dataset.map(PathBuf::as_path), student: None }
+    }
+}
+
 /// Runs a recipe of one stage whose result is `folder` itself.
 fn one_stage(
     name: &str,
-    [model, folder]: [&Path; 2],
+    Paths { model, folder, dataset, student }: Paths<'_>,
     stage: Table,
     training: Option<&arguments::Training>,
-    dataset: Option<&Path>,
     max_memory_bytes: Option<u64>,
     output: Output,
 ) -> Result<Ending, Failure> {
-    let file_name = folder.file_name().map(|name| name.to_string_lossy().into_owned());
-    let Some(file_name) = file_name else {
+    let Some(file_name) = folder.file_name() else {
         return Err(anyhow::anyhow!("{}: this names no folder to write", folder.display()).into());
     };
     // Beside the output: an unfinished run keeps its training state there, a finished one leaves nothing.
-    let run_folder = folder.with_file_name(format!(".{file_name}.compressor"));
+    let mut hidden = OsString::from(".");
+    hidden.extend([file_name, OsStr::new(".compressor")]);
+    let run_folder = folder.with_file_name(hidden);
     let mut recipe = Table::new();
     set(&mut recipe, "name", Some(name));
     set(&mut recipe, "seed", training.map(|training| training.seed as i64));
-    let dataset = training.map(|training| training.dataset.as_path()).or(dataset);
     set(&mut recipe, "dataset", dataset.map(|path| path.display().to_string()));
-    set(&mut recipe, "output", Some(run_folder.display().to_string()));
     let mut source = Table::new();
     set(&mut source, "path", Some(model.display().to_string()));
     recipe.insert("model".to_owned(), Value::Table(source));
@@ -118,7 +136,15 @@ fn one_stage(
     entry.insert(name.to_owned(), Value::Table(stage));
     recipe.insert("stage".to_owned(), Value::Array(vec![Value::Table(entry)]));
 
-    let recipe = Recipe::from_toml(&recipe.to_string()).map_err(|mistakes| Failure::Refused(None, mistakes))?;
+    let mut recipe = Recipe::from_toml(&recipe.to_string()).map_err(|mistakes| Failure::Refused(None, mistakes))?;
+    // The paths as they were given: a text holds only those that are UTF-8.
+    recipe.dataset = dataset.map(Path::to_owned);
+    recipe.output = Some(run_folder.clone());
+    recipe.model = ModelSource::Path(model.to_owned());
+    if let (Some(Stage::Distill(distill)), Some(checkpoint)) = (recipe.stages.first_mut(), student) {
+        distill.student = Some(Student::Checkpoint(checkpoint.to_owned()));
+    }
+
     let plan = Plan::within(recipe, None, max_memory_bytes).map_err(|mistakes| Failure::Refused(None, mistakes))?;
     let plan = plan.into_folder(folder.to_owned());
     let device = training.map_or("cpu", |training| training.device.as_str());

@@ -72,7 +72,7 @@ impl fmt::Display for Error {
             Self::Format(error) => error.fmt(f),
             Self::Layer { layer, what } => write!(f, "layer {layer}: {what}"),
             #[cfg(feature = "std")]
-            Self::Threads { threads, source } => write!(f, "could not start {threads} threads: {source}"),
+            Self::Threads { threads, source } => write!(f, "could not start {threads} threads: {source}; take fewer (--threads)"),
             Self::NoTokens => write!(f, "no tokens: a forward pass needs at least one"),
             Self::Token { token, position, vocab_size } => write!(
                 f,
@@ -175,7 +175,7 @@ mod tests {
     fn what_the_system_says_about_threads_is_passed_on() {
         let source = std::io::Error::other("no room");
         let error = Error::Threads { threads: 7, source };
-        assert_eq!(error.to_string(), "could not start 7 threads: no room");
+        assert_eq!(error.to_string(), "could not start 7 threads: no room; take fewer (--threads)");
         assert_eq!(error.source().map(ToString::to_string).as_deref(), Some("no room"));
     }
 }

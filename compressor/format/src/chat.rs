@@ -61,7 +61,7 @@ impl ChatTemplate {
     /// # Errors
     /// [`Error::Unsupported`] where there is none, [`Error::Malformed`] where it is no template.
     pub fn open(model: &Path) -> Result<Self> {
-        let template = match model.is_dir() {
+        let template = match crate::is_model_folder(model)? {
             true => Self::in_folder(model)?.ok_or_else(|| {
                 let what = "has no chat template, neither chat_template.jinja nor `chat_template` in tokenizer_config.json: it can only \
                             continue a text";
@@ -79,7 +79,7 @@ impl ChatTemplate {
         let config = read_json(&config_path)?;
         let jinja_path = folder.join("chat_template.jinja");
         let (path, source) = match jinja_path.is_file() {
-            true => (jinja_path.clone(), fs_err::read_to_string(&jinja_path)?),
+            true => (jinja_path.clone(), crate::read_text(&jinja_path)?),
             false => {
                 let source = match &config["chat_template"] {
                     Value::Null => return Ok(None),
@@ -165,7 +165,8 @@ pub(crate) fn read_json(path: &Path) -> Result<Value> {
     if !path.is_file() {
         return Ok(Value::Null);
     }
-    serde_json::from_slice(&fs_err::read(path)?).map_err(|error| Error::malformed(path, format!("is not valid JSON: {error}")))
+    serde_json::from_slice(&crate::read_file(path, crate::LIST_BYTES)?)
+        .map_err(|error| Error::malformed(path, format!("is not valid JSON: {error}")))
 }
 
 /// Jinja set up as Transformers does it.
@@ -280,7 +281,7 @@ fn strftime_now(format: &str) -> Result<String, minijinja::Error> {
 /// # Errors
 /// [`Error::Malformed`] where one of these files is no JSON or names no token.
 pub fn end_tokens(model: &Path, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
-    if !model.is_dir() {
+    if !crate::is_model_folder(model)? {
         return GgufFile::open(model)?.end_tokens();
     }
     let path = model.join("generation_config.json");

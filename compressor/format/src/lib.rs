@@ -45,6 +45,8 @@ mod metrics;
 #[cfg(feature = "std")]
 mod prompt_cache;
 #[cfg(feature = "std")]
+mod read;
+#[cfg(feature = "std")]
 mod recipe;
 #[cfg(feature = "std")]
 mod report;
@@ -84,6 +86,7 @@ pub use {
     mapped::map_file,
     metrics::{Metrics, StepLosses},
     prompt_cache::{CachedLayer, CachedVectors, Computation, PromptCache},
+    read::{DESCRIPTION_BYTES, LIST_BYTES, is_model_folder, open_file, read_file, read_text},
     recipe::{
         Activations, Alternative, Budget, ByteSize, CandidateScheme, Clipping, Distill, Draft, EmbeddingScheme, HeadUnit,
         Importance, LearnScales, MagnitudeNorm, Method, Mistake, ModelSource, Multiplied, Override, Place, Prune, Quantize,

@@ -169,7 +169,7 @@ impl Manifest {
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(NAME);
         let malformed = |error: serde_json::Error| Error::malformed(&path, format!("is no manifest: {error}"));
-        let value: serde_json::Value = serde_json::from_slice(&fs_err::read(&path)?).map_err(malformed)?;
+        let value: serde_json::Value = serde_json::from_slice(&crate::read_file(&path, crate::LIST_BYTES)?).map_err(malformed)?;
         // Before the rest: another version may have other keys.
         if let Some(version) = value.get("format_version").and_then(serde_json::Value::as_u64)
             && version != u64::from(Self::FORMAT_VERSION)
@@ -296,7 +296,7 @@ impl FileHash {
 /// [`Error::Io`] where it can't be read.
 pub fn hash_file(path: &Path) -> Result<String> {
     let mut hasher = blake3::Hasher::new();
-    let mut file = fs_err::File::open(path)?;
+    let mut file = crate::open_file(path)?;
     let mut part = Vec::with_capacity(HASHED_AT_ONCE);
     while (&mut file).take(HASHED_AT_ONCE as u64).read_to_end(&mut part)? > 0 {
         hasher.update_rayon(&part);

@@ -38,15 +38,12 @@ const MAPPED_AROUND: usize = 2 << 20;
 /// The pages are shared with every other reader of the file and cost memory only when touched.
 ///
 /// # Errors
-/// [`crate::Error::Io`] when the file can't be opened or mapped, [`crate::Error::Malformed`] when `path` is a folder or a device.
+/// [`crate::Error::Io`] when the file can't be opened or mapped, [`crate::Error::Malformed`] when `path` is something else than a file.
 #[cfg(feature = "std")]
 #[allow(unsafe_code)]
 pub fn map_file(path: impl AsRef<Path>) -> crate::Result<Arc<Mmap>> {
     let path = path.as_ref();
-    let file = fs_err::File::open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(crate::Error::malformed(path, "is not a regular file"));
-    }
+    let file = crate::open_file(path)?;
     // SAFETY: the map is read-only, and every file that this program writes is renamed into place and never changed afterwards,
     // so the bytes stay still unless another program rewrites the file in place, as with any mapped file.
     let map = unsafe { Mmap::map(file.file()) }
@@ -204,6 +201,6 @@ mod tests {
     fn a_folder_is_refused_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let error = map_file(folder.path()).unwrap_err();
-        assert_eq!(error.to_string(), format!("{}: is not a regular file", folder.path().display()));
+        assert_eq!(error.to_string(), format!("{}: is a folder, not a file", folder.path().display()));
     }
 }

@@ -32,7 +32,7 @@ impl Model {
     /// As [`Checkpoint::open`] and [`Artifact::open`].
     #[cfg(feature = "std")]
     pub fn open(path: &Path) -> Result<Self> {
-        let quantized = path.is_dir() && is_quantized(&crate::read_config(path)?);
+        let quantized = crate::is_model_folder(path)? && is_quantized(&crate::read_config(path)?);
         match quantized {
             true => Artifact::open(path).map(Self::Artifact),
             false => Checkpoint::open(path).map(Self::Checkpoint),

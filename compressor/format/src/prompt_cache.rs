@@ -498,7 +498,7 @@ mod tests {
                 path.display()
             )
         );
-        assert_eq!(refused(folder.path()), format!("{}: is not a regular file", folder.path().display()));
+        assert_eq!(refused(folder.path()), format!("{}: is a folder, not a file", folder.path().display()));
     }
 
     #[test]

@@ -3,7 +3,6 @@
 use std::io::Write;
 use std::path::Path;
 
-use fs_err as fs;
 use serde_json::Value;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
@@ -36,7 +35,7 @@ impl Tokenizer {
     /// tokenizer that no family here has.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let json = fs::read(path)?;
+        let json = crate::read_file(path, crate::LIST_BYTES)?;
         let malformed = |error: &dyn std::fmt::Display| Error::malformed(path, format!("this is no tokenizer.json: {error}"));
         // The library panics inside of its own readers where the JSON breaks off, so the whole is read as JSON first.
         check(path, &serde_json::from_slice(&json).map_err(|error| malformed(&error))?)?;
@@ -307,15 +306,15 @@ mod tests {
         let tokenizer = small();
         tokenizer.save(&first).unwrap();
         Tokenizer::open(&first).unwrap().save(&second).unwrap();
-        assert_eq!(fs::read(&first).unwrap(), fs::read(&second).unwrap());
-        assert_eq!(fs::read(&first).unwrap(), tokenizer.json());
+        assert_eq!(fs_err::read(&first).unwrap(), fs_err::read(&second).unwrap());
+        assert_eq!(fs_err::read(&first).unwrap(), tokenizer.json());
     }
 
     #[test]
     fn a_file_that_is_no_tokenizer_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokenizer.json");
-        fs::write(&path, "{\"model\": 3}").unwrap();
+        fs_err::write(&path, "{\"model\": 3}").unwrap();
         let refused = Tokenizer::open(&path).unwrap_err().to_string();
         assert!(refused.contains("tokenizer.json: this is no tokenizer.json: "), "{refused}");
     }
@@ -329,11 +328,11 @@ mod tests {
         // The vocabulary is most of the file and all alike; the library's own readers stand before it.
         let head = text.find("\"vocab\"").unwrap();
         for length in (0..text.len()).filter(|length| *length < head || length % 97 == 0) {
-            fs::write(&path, &text.as_bytes()[..length]).unwrap();
+            fs_err::write(&path, &text.as_bytes()[..length]).unwrap();
             let refused = Tokenizer::open(&path).unwrap_err().to_string();
             assert!(refused.starts_with(&format!("{}: this is no tokenizer.json: ", path.display())), "{refused}");
         }
-        fs::write(&path, text.replace("\"decoder\": {", "\"decoder\": {3")).unwrap();
+        fs_err::write(&path, text.replace("\"decoder\": {", "\"decoder\": {3")).unwrap();
         let refused = Tokenizer::open(&path).unwrap_err().to_string();
         assert!(refused.contains("this is no tokenizer.json: key must be a string at line "), "{refused}");
     }
@@ -345,7 +344,7 @@ mod tests {
         let refused = |change: &dyn Fn(&mut Value)| {
             let mut json: Value = serde_json::from_slice(small().json()).unwrap();
             change(&mut json);
-            fs::write(&path, json.to_string()).unwrap();
+            fs_err::write(&path, json.to_string()).unwrap();
             let refused = Tokenizer::open(&path).unwrap_err().to_string();
             refused.strip_prefix(&format!("{}: ", path.display())).unwrap().to_owned()
         };

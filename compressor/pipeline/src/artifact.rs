@@ -13,7 +13,7 @@ use crate::quantize::QuantizationReport;
 /// # Errors
 /// Where there is none, or it is damaged.
 pub fn open_tokenizer(model: &Path) -> Result<Tokenizer, Error> {
-    match model.is_dir() {
+    match compressor_format::is_model_folder(model)? {
         true => Ok(Tokenizer::open(model.join("tokenizer.json"))?),
         false => Ok(Checkpoint::open(model)?.tokenizer()?),
     }
@@ -59,6 +59,9 @@ pub(crate) fn write_manifest_after(before: &Path, teacher: &Checkpoint, recipe: 
     Ok(manifest.write(folder)?)
 }
 
-fn name(path: &Path) -> String {
-    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+/// What a file or a model's folder is called: the last part of its path, found out where that is `.` or `..`.
+pub(crate) fn name(path: &Path) -> String {
+    let whole = if path.file_name().is_none() { path.canonicalize().ok() } else { None };
+    let name = whole.as_deref().unwrap_or(path).file_name().unwrap_or(path.as_os_str());
+    name.to_string_lossy().into_owned()
 }

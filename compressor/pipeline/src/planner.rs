@@ -227,6 +227,7 @@ impl<'a> Planner<'a> {
     fn size_of_path(&mut self, path: &Path, place: &Place) -> Option<ModelSize> {
         self.named.entry(path.to_owned()).or_insert_with(|| place.clone());
         let opened = Checkpoint::open(path).and_then(|checkpoint| {
+            checkpoint.check_companions()?;
             let fingerprint = Fingerprint::new("checkpoint");
             let fingerprint = checkpoint.files().iter().try_fold(fingerprint, |fingerprint, file| fingerprint.file(file))?;
             let tokenizer = TokenizerOf::Model(path.to_owned());

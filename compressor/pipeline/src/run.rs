@@ -746,7 +746,7 @@ fn new_report(plan: &Plan) -> Result<Report, Error> {
         None => None,
         Some(path) => {
             let checkpoint = Checkpoint::open(&path)?;
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let name = crate::artifact::name(&path);
             Some(Reference { name, dtype: checkpoint.dtype(), bytes: checkpoint.weight_bytes()? })
         }
     };

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::{Checkpoint, Source};
 use crate::content::ContentHash;
 use crate::model::{CONFIG, parse_config};
+use crate::read::check_link;
 use crate::{Error, Family, GgufFile, GgufTensor, Origin, Result, TensorFiles, Tokenizer, Weights};
 
 /// The files that make a tokenizer; they travel with the model.
@@ -31,7 +32,7 @@ impl Checkpoint {
     /// A missing or damaged file, an unknown family, a tensor that is missing or of another shape than `config.json` says, and
     /// tensors that nothing would read; all by name. [`Error::Unsupported`] for a folder with quantized weights.
     pub fn open(path: &Path) -> Result<Self> {
-        if path.is_file() {
+        if !crate::is_model_folder(path)? {
             return Self::open_gguf(path);
         }
         let config = read_config(path)?;
@@ -123,10 +124,21 @@ impl Checkpoint {
         Ok(json.into_bytes())
     }
 
+    /// Whether what makes the tokenizer can travel with the model: to be asked before the work that ends with it.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where a file is a link to one outside of the model.
+    pub fn check_companions(&self) -> Result<()> {
+        match &self.source {
+            Source::Safetensors(_) => companions(&self.path).iter().try_for_each(|file| check_link(&self.path, file)),
+            Source::Gguf(_) => Ok(()),
+        }
+    }
+
     /// Copies what makes the tokenizer into `folder`.
     ///
     /// # Errors
-    /// [`Error::Io`] where a file can't be copied.
+    /// [`Error::Io`] where a file can't be copied; as [`Self::check_companions`].
     pub fn copy_companions(&self, folder: &Path) -> Result<()> {
         match &self.source {
             Source::Safetensors(_) => copy_companions(&self.path, folder),
@@ -145,17 +157,19 @@ impl Checkpoint {
 /// [`Error::Io`] where there is none, [`Error::Malformed`] with line and column where it is no JSON.
 pub fn read_config(folder: &Path) -> Result<Value> {
     let path = folder.join(CONFIG);
-    parse_config(&fs_err::read(&path)?, &path)
+    parse_config(&crate::read_file(&path, crate::DESCRIPTION_BYTES)?, &path)
 }
 
 /// Copies what makes the tokenizer from one folder into another.
 ///
 /// # Errors
-/// [`Error::Io`] where a file can't be copied.
+/// [`Error::Io`] where a file can't be copied, [`Error::Unsupported`] where one is a link to a file outside of the model.
 pub fn copy_companions(from: &Path, to: &Path) -> Result<()> {
-    for file in companions(from) {
+    let companions = companions(from);
+    companions.iter().try_for_each(|file| check_link(from, file))?;
+    for file in companions {
         let name = file.file_name().expect("made by joining a name");
-        let bytes = fs_err::read(&file)?;
+        let bytes = crate::read_file(&file, crate::LIST_BYTES)?;
         crate::write_beside(to.join(name), |out| Ok(out.write_all(&bytes)?))?;
     }
     Ok(())

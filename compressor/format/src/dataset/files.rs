@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use fs_err as fs;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use toml::Spanned;
@@ -107,7 +106,7 @@ impl FileSet {
     /// Reads a split's file whole: UTF-8, not empty, with the SHA-256 that the description gives.
     pub(super) fn read(&self, split: Split) -> Result<String> {
         let File { path, sha256 } = self.file(split)?;
-        let bytes = fs::read(path)?;
+        let bytes = crate::read_file(path, u64::MAX)?;
         if let Some(expected) = sha256 {
             let found: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
             if found != *expected {
@@ -121,7 +120,7 @@ impl FileSet {
         if bytes.is_empty() {
             return Err(Error::malformed(path, "the file is empty (0 bytes); a dataset needs text"));
         }
-        let text = utf8(path, bytes)?;
+        let text = crate::read::as_text(path, bytes)?;
         if text.trim().is_empty() {
             return Err(Error::malformed(path, format!("all {} bytes are white space; a dataset needs text", text.len())));
         }
@@ -148,14 +147,6 @@ impl FileSet {
             Error::unsupported(&self.description, format!("[{}] names no file for the {} split", self.kind, split.name()))
         })
     }
-}
-
-/// `bytes` as text, or where they stop being text.
-pub(super) fn utf8(path: &Path, bytes: Vec<u8>) -> Result<String> {
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        Error::malformed(path, format!("byte {at} (0x{:02x}) is not UTF-8; convert the file to UTF-8", error.as_bytes()[at]))
-    })
 }
 
 fn checked_sum(sum: Spanned<String>, source: &Source) -> Result<String> {

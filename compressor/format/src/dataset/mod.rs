@@ -14,7 +14,6 @@ mod text;
 
 use std::path::{Path, PathBuf};
 
-use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
 pub use files::FileSet;
@@ -119,7 +118,7 @@ impl Dataset {
     }
 
     fn load_with(path: &Path, folder_of: impl Fn(&str) -> Option<PathBuf>) -> Result<Self> {
-        let source = mistake::Source { path, text: &files::utf8(path, fs::read(path)?)? };
+        let source = mistake::Source { path, text: &crate::read_text(path)? };
         let description: Description = toml::from_str(source.text).map_err(|error| source.explain(&error))?;
         match description {
             Description { text: Some(listing), jsonl: None, grammar: None } => {
@@ -221,7 +220,7 @@ mod tests {
     fn mistake(toml: &str) -> String {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("set.toml");
-        fs::write(&path, toml).unwrap();
+        fs_err::write(&path, toml).unwrap();
         let message = Dataset::load_with(&path, |_| None).unwrap_err().to_string();
         message.replace(&format!("{}/", folder.path().display()), "")
     }

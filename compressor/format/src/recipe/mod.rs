@@ -5,6 +5,7 @@
 
 mod byte_size;
 mod locate;
+mod path_text;
 mod read;
 mod stages;
 
@@ -32,8 +33,10 @@ pub struct Recipe {
     #[serde(default)]
     pub seed: u64,
     /// The dataset's description, a TOML file: what is trained, distilled, calibrated and measured on.
+    #[serde(serialize_with = "path_text::optional")]
     pub dataset: Option<PathBuf>,
     /// The run folder.
+    #[serde(serialize_with = "path_text::optional")]
     pub output: Option<PathBuf>,
     /// Where the chain starts.
     pub model: ModelSource,
@@ -50,6 +53,7 @@ pub struct Recipe {
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum ModelSource {
     /// A Hugging Face folder or a GGUF file.
+    #[serde(serialize_with = "path_text::one")]
     Path(PathBuf),
     /// New random weights of these sizes, with a tokenizer trained on the dataset.
     New(Sizes),
@@ -154,7 +158,7 @@ pub struct Draft {
 impl Draft {
     /// Reads a recipe with keys changed, each `key=value`; stages are counted from 1: `stage.2.distill.steps=50`.
     pub fn load(path: &Path, changes: &[String]) -> Self {
-        match fs_err::read_to_string(path) {
+        match crate::read_text(path) {
             Ok(text) => Self::new(path.to_owned(), text, changes),
             Err(error) => {
                 let mistakes = vec![(Place::default(), Mistake::new(error.to_string()))];
@@ -320,9 +324,9 @@ fn out_of_range(recipe: &Recipe) -> OutOfRange {
 
 /// Refuses the name of a model on a hub, which other programs take where a folder can stand.
 fn check_path(place: &Place, path: &Path, found: &mut OutOfRange) {
-    if path.to_str().is_some_and(|path| path.starts_with("hf:")) {
-        let mistake = Mistake::new(format!("{}: nothing is downloaded here", path.display()));
-        found.alone.push((place.clone(), mistake.hint("download the model's folder and name that")));
+    if let Some(name) = path.to_str().and_then(|text| text.strip_prefix("hf:")) {
+        let mistake = Mistake::new(format!("{}: {}", path.display(), crate::read::not_downloaded(name)));
+        found.alone.push((place.clone(), mistake));
     }
 }
 

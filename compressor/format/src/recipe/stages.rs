@@ -132,7 +132,7 @@ training_stage! {
     Distill {
         /// The teacher: the name of an earlier step (`"1-train"`), `"model"` for where the chain starts, or the path of a checkpoint.
         /// Left out, it is the largest model of the chain so far.
-        #[serde(default)]
+        #[serde(default, serialize_with = "super::path_text::optional")]
         teacher: Option<PathBuf>,
         /// What the student starts from; left out, the chain's current model (healing after a cut).
         #[serde(default)]
@@ -155,6 +155,7 @@ pub enum Student {
     /// So many of the teacher's layers, evenly spaced, the first and the last among them.
     Layers(usize),
     /// A checkpoint.
+    #[serde(serialize_with = "super::path_text::one")]
     Checkpoint(PathBuf),
 }
 
@@ -478,7 +479,7 @@ impl fmt::Display for Activations {
 #[serde(deny_unknown_fields)]
 pub struct LearnScales {
     /// As in [`Distill`]: an earlier step, `"model"`, or the path of a checkpoint; left out, the largest dense model of the chain.
-    #[serde(default)]
+    #[serde(default, serialize_with = "super::path_text::optional")]
     pub teacher: Option<PathBuf>,
     /// Divides both logits before the softmax, above 0.
     #[serde(default = "default::temperature")]

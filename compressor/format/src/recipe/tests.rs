@@ -175,8 +175,9 @@ fn values_out_of_range_are_all_named() {
 fn a_name_on_a_hub_is_refused_as_such() {
     let text = "name = \"x\"\nmodel.path = \"hf:org/model\"\n[[stage]]\n[stage.quantize]\nbits = 8\n";
     let refused = Recipe::from_toml(text).unwrap_err();
-    let hint = "download the model's folder and name that";
-    assert_eq!(refused, [at(2, "hf:org/model: nothing is downloaded here").hint(hint)]);
+    let message =
+        "hf:org/model: nothing is downloaded: get it with `hf download org/model --local-dir model` and give that folder";
+    assert_eq!(refused, [at(2, message)]);
 }
 
 #[test]

@@ -57,10 +57,10 @@ impl Curves {
     ///
     /// A step that stands there twice was done again from a saved state: the later line is the one that the weights come from.
     /// A line that can't be read is counted and left out. A kill may leave one, and it must not cost the rest.
-    pub(super) fn read(path: &Path) -> Result<Option<Self>, std::io::Error> {
-        let file = match fs_err::File::open(path) {
+    pub(super) fn read(path: &Path) -> compressor_format::Result<Option<Self>> {
+        let file = match compressor_format::open_file(path) {
             Ok(file) => BufReader::new(file),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(compressor_format::Error::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
         let mut lines = BTreeMap::new();
