@@ -100,7 +100,9 @@ mod tests {
         assert!(
             unset.ends_with(
                 "wikitext-2.toml: the environment variable COMPRESSOR_DATA_WIKITEXT2 is not set; set it to the folder that \
-                 holds train.txt, valid.txt, test.txt"
+                 holds train.txt, valid.txt, test.txt: train.txt is word_language_model/data/wikitext-2/train.txt of \
+                 github.com/pytorch/examples, valid.txt and test.txt are wiki.valid.raw and wiki.test.raw of WikiText-2 raw; nothing \
+                 is downloaded, and recipes/README.md says more"
             ),
             "{unset}"
         );
