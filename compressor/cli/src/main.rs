@@ -2,6 +2,7 @@
 
 mod arguments;
 mod bench;
+mod changed_file;
 mod commands;
 mod delta;
 mod export;
@@ -61,6 +62,7 @@ fn exit_code(code: u8) -> ExitCode {
 
 fn dispatch(command: Command, output: Output) -> Result<Ending, Failure> {
     interrupt::listen()?;
+    changed_file::explain();
     output.start_threads()?;
     match command {
         Command::Run(arguments) => commands::run(&arguments, output),
