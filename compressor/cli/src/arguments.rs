@@ -3,13 +3,13 @@
 use std::path::PathBuf;
 
 use clap::builder::NonEmptyStringValueParser;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, ColorChoice, Parser, Subcommand, ValueEnum};
 use compressor_format::ByteSize;
 
 /// Fits a language model into a device: distill, prune, quantize, and prove what was written.
 ///
 /// Exit code 0: everything passed. 1: a check or a budget failed, or could not be decided; the artifact is kept.
-/// 2: could not run. 130: interrupted.
+/// 2: could not run, or its results could not be written. 130: interrupted.
 #[derive(Debug, Parser)]
 #[command(name = "compressor", version, max_term_width = 100)]
 pub(crate) struct Arguments {
@@ -25,6 +25,9 @@ pub(crate) struct Arguments {
     /// Threads to compute with; all there are where left out.
     #[arg(long, global = true, value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) threads: Option<u16>,
+    /// When to colour what is read on a terminal.
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub(crate) color: ColorChoice,
 }
 
 #[derive(Debug, Subcommand)]

@@ -12,6 +12,7 @@ use crate::arguments;
 use crate::failure::{Ending, Failure};
 use crate::out::outln;
 use crate::profile::Profiles;
+use crate::progress::Progress;
 
 /// Starts this very program on the model, so that the peak memory is the model's alone.
 pub(crate) struct Child;
@@ -30,7 +31,7 @@ impl Bench for Child {
             .map_err(|error| failed(error.to_string()))?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
-            return Err(failed(said.lines().collect::<Vec<_>>().join(", ")));
+            return Err(failed(said.trim_start_matches("error: ").lines().collect::<Vec<_>>().join(", ")));
         }
         serde_json::from_slice(&output.stdout).map_err(|error| failed(error.to_string()))
     }
@@ -103,11 +104,14 @@ fn measure(arguments: &arguments::Bench, output: Output) -> Result<Measured, Fai
     let mut next = largest(&engine.forward(&mut cache, &prompt, Logits::Last)?);
     let prompt_milliseconds = milliseconds(started);
     let mut token_milliseconds = Vec::with_capacity(generated);
-    for _ in 0..generated {
+    let mut progress = Progress::new();
+    for done in 1..=generated {
         let started = Instant::now();
         next = largest(&engine.forward(&mut cache, &[next], Logits::Last)?);
         token_milliseconds.push(milliseconds(started));
+        progress.advance(done as u64, generated as u64, "tokens".to_owned());
     }
+    progress.clear();
     let result = BenchResult {
         load_milliseconds,
         prompt_tokens: prompt_tokens as u64,

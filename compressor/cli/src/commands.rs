@@ -6,7 +6,7 @@ use compressor_engine::Engine;
 use compressor_format::{
     Budget, Checkpoint, Dataset, Draft, Dtype, Examples, Model, Multiplied, Report, Split, Tokenizer, Verify, check_finite,
 };
-use compressor_pipeline::{Findings, HeldOut, Plan, Subject, Workers, open_tokenizer};
+use compressor_pipeline::{Findings, HeldOut, Plan, Subject, Workers, figures, open_tokenizer};
 use serde_json::json;
 
 use crate::Output;
@@ -100,7 +100,11 @@ fn against(arguments: &arguments::Verify, reference: &Path) -> Result<Findings, 
     let subject = Subject { artifact: &arguments.artifact, reference, largest: None, tokenizer: &tokenizer, held_out: &held_out };
     let budget = Budget { artifact_bytes: arguments.artifact_bytes, ..Budget::default() };
     let trainer = Burn::new("cpu")?;
-    Ok(compressor_pipeline::verify(&subject, &settings, &budget, &trainer, &Child)?)
+    let mut progress = Progress::new();
+    let mut advances = |what: &str, done, of| progress.advance(done, of, what.to_owned());
+    let findings = compressor_pipeline::verify(&subject, &settings, &budget, &trainer, &Child, &mut advances);
+    progress.clear();
+    Ok(findings?)
 }
 
 fn measured_on(text: &arguments::Text) -> Verify {
@@ -142,9 +146,12 @@ pub(crate) fn eval(arguments: &arguments::Eval, output: Output) -> Result<Ending
     let held_out = held_out(&arguments.text, &tokenizer, &measured_on(&arguments.text))?;
     let engine = Engine::open(&arguments.model, output.options(arguments.engine))?;
     let started = std::time::Instant::now();
-    let perplexity = held_out.perplexity(&engine)?;
+    let mut progress = Progress::new();
+    let mut advances = |what: &str, done, of| progress.advance(done, of, what.to_owned());
+    let perplexity = held_out.perplexity(&engine, &mut advances)?;
     let seconds = started.elapsed().as_secs_f64();
-    let matches = held_out.exact_matches(&engine, &tokenizer)?;
+    let matches = held_out.exact_matches(&engine, &tokenizer, &mut advances)?;
+    progress.clear();
     let hits = matches.iter().filter(|hit| **hit).count();
     let score = (!matches.is_empty()).then(|| hits as f64 / matches.len() as f64);
     if output.json {
@@ -154,7 +161,7 @@ pub(crate) fn eval(arguments: &arguments::Eval, output: Output) -> Result<Ending
         }))?;
         return Ok(Ending::Passed);
     }
-    outln!("perplexity  {:.4}  ({} tokens scored, {seconds:.1} s)", perplexity.value, perplexity.sample_size);
+    outln!("perplexity  {:.4}  ({} tokens scored, {seconds:.1} s)", perplexity.value, figures::whole(perplexity.sample_size));
     if let Some(score) = score {
         outln!("score       {:.2} %  ({} examples)", 100.0 * score, matches.len());
     }

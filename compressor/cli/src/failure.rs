@@ -12,8 +12,10 @@
 use std::path::PathBuf;
 
 use compressor_format::Mistake;
+use compressor_pipeline::figures::whole;
+use serde_json::{Value, json};
 
-use crate::out::errln;
+use crate::out::{self, errln};
 
 /// A command that ran.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,23 +55,56 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
     }
 }
 
+/// Mistakes that are shown; a file that is no recipe has one on each of its lines.
+const MOST_SHOWN: usize = 20;
+
 impl Failure {
     /// Says on standard error what is wrong.
     pub(crate) fn show(&self) {
         match self {
             Self::Refused(path, mistakes) => {
-                for mistake in mistakes {
+                for mistake in mistakes.iter().take(MOST_SHOWN) {
                     match (path, mistake.line) {
-                        (Some(path), Some(line)) => errln!("error: {mistake} ({}:{line})", path.display()),
-                        (Some(path), None) => errln!("error: {mistake} ({})", path.display()),
-                        (None, _) => errln!("error: {mistake}"),
+                        (Some(path), Some(line)) => out::error(format_args!("{mistake} ({}:{line})", path.display())),
+                        (Some(path), None) => out::error(format_args!("{mistake} ({})", path.display())),
+                        (None, _) => out::error(format_args!("{mistake}")),
                     }
                     if let Some(hint) = &mistake.hint {
                         errln!("hint: {hint}");
                     }
                 }
+                if mistakes.len() > MOST_SHOWN {
+                    errln!("… and {} more", whole((mistakes.len() - MOST_SHOWN) as u64));
+                }
             }
-            Self::Other(error) => errln!("error: {error:#}"),
+            Self::Other(error) => out::error(format_args!("{error:#}")),
         }
     }
+
+    /// The same for scripts, which read standard output: `error`, and where a recipe is refused `mistakes`, each with its message and
+    /// where there are any its line and hint.
+    pub(crate) fn to_json(&self) -> Value {
+        match self {
+            Self::Refused(path, mistakes) => {
+                let first = mistakes.first().map(ToString::to_string).unwrap_or_default();
+                let error = match mistakes.len() {
+                    0 | 1 => first,
+                    count => format!("{first}, and {} more", whole(count as u64 - 1)),
+                };
+                let mistakes = mistakes
+                    .iter()
+                    .map(|mistake| json!({ "message": mistake.message, "line": mistake.line, "hint": mistake.hint }));
+                let file = path.as_ref().map(|path| path.display().to_string());
+                json!({ "error": error, "file": file, "mistakes": mistakes.collect::<Vec<_>>() })
+            }
+            Self::Other(error) => json!({ "error": format!("{error:#}") }),
+        }
+    }
+}
+
+/// What clap refuses, for scripts: its first line says what.
+pub(crate) fn usage_json(message: &clap::Error) -> Value {
+    let text = message.render().to_string();
+    let first = text.lines().next().unwrap_or_default();
+    json!({ "error": first.strip_prefix("error: ").unwrap_or(first) })
 }

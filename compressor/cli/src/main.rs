@@ -31,9 +31,13 @@ fn main() -> ExitCode {
         Ok(arguments) => arguments,
         Err(message) => {
             out::usage(&message);
+            if message.use_stderr() && std::env::args_os().any(|argument| argument == "--json") {
+                out::json(&failure::usage_json(&message)).expect("text has a JSON form");
+            }
             return exit_code(if message.use_stderr() { failure::COULD_NOT_RUN } else { 0 });
         }
     };
+    out::choose_colours(arguments.color);
     log(arguments.verbose);
     let output = Output { json: arguments.json, threads: arguments.threads.map(usize::from) };
     exit_code(match dispatch(arguments.command, output) {
@@ -44,6 +48,9 @@ fn main() -> ExitCode {
         }
         Err(failure) => {
             failure.show();
+            if output.json {
+                out::json(&failure.to_json()).expect("text has a JSON form");
+            }
             failure::COULD_NOT_RUN
         }
     })
@@ -53,7 +60,7 @@ fn main() -> ExitCode {
 fn exit_code(code: u8) -> ExitCode {
     ExitCode::from(match out::lost() {
         Some(error) => {
-            errln!("error: standard output: {error}; files that the command writes are complete");
+            out::error(format_args!("standard output: {error}; files that the command writes are complete"));
             failure::COULD_NOT_RUN
         }
         None => code,

@@ -16,6 +16,7 @@ use std::fmt::{Arguments, Write as _};
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::sync::OnceLock;
 
+use clap::ColorChoice;
 use serde::Serialize;
 
 /// A line on standard output.
@@ -38,6 +39,15 @@ static FAILED: OnceLock<io::Error> = OnceLock::new();
 /// Writes one line for people to standard output.
 pub(crate) fn line(text: Arguments<'_>) {
     bytes(format!("{}\n", escaped(&text.to_string())).as_bytes());
+}
+
+/// Writes one line whose last word, `passed` or `FAILED`, a terminal shows in colour; it can be read without.
+pub(crate) fn verdict_line(text: &str, word: &str, colour: Colour) {
+    let text = escaped(text);
+    match text.strip_suffix(word).filter(|_| has_colours(io::stdout().is_terminal())) {
+        Some(before) => bytes(format!("{before}{}\n", colour.on(word)).as_bytes()),
+        None => bytes(format!("{text}\n").as_bytes()),
+    }
 }
 
 /// Writes a value as JSON over several lines to standard output.
@@ -84,6 +94,12 @@ pub(crate) fn note(text: Arguments<'_>) {
     let _ = Stderr.write_all(format!("{}\n", escaped(&text.to_string())).as_bytes());
 }
 
+/// Writes one line that begins with `error:`, in colour on a terminal.
+pub(crate) fn error(text: Arguments<'_>) {
+    let word = if stderr_has_colours() { Colour::Red.on("error:") } else { "error:".to_owned() };
+    let _ = Stderr.write_all(format!("{word} {}\n", escaped(&text.to_string())).as_bytes());
+}
+
 /// Standard error for libraries: the log.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Stderr;
@@ -108,7 +124,7 @@ pub(crate) fn usage(message: &clap::Error) {
     let is_terminal = if to_stderr { io::stderr().is_terminal() } else { io::stdout().is_terminal() };
     // Arguments are quoted in it, names of files among them: with a character that a terminal obeys, no colours.
     let is_clean = plain.lines().all(|line| matches!(escaped(line), Cow::Borrowed(_)));
-    let text = match is_terminal && is_clean && wants_colours() {
+    let text = match has_colours(is_terminal) && is_clean {
         true => rendered.ansi().to_string(),
         false => plain.split_inclusive('\n').map(escaped_before_break).collect(),
     };
@@ -118,9 +134,9 @@ pub(crate) fn usage(message: &clap::Error) {
     }
 }
 
-/// True where standard error is read by a person who takes colours.
+/// True where what is written to standard error gets colours.
 pub(crate) fn stderr_has_colours() -> bool {
-    stderr_is_terminal() && wants_colours()
+    has_colours(stderr_is_terminal())
 }
 
 /// True where standard error is read by a person.
@@ -128,9 +144,46 @@ pub(crate) fn stderr_is_terminal() -> bool {
     io::stderr().is_terminal()
 }
 
-/// <https://no-color.org>.
-fn wants_colours() -> bool {
-    std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty())
+/// What `--color` says, once it is read.
+static COLOURS: OnceLock<ColorChoice> = OnceLock::new();
+
+/// Takes `--color` for everything from now on.
+pub(crate) fn choose_colours(choice: ColorChoice) {
+    // Set once, by `main`.
+    let _ = COLOURS.set(choice);
+}
+
+/// Whether a stream gets colours: `--color`, then `NO_COLOR` (<https://no-color.org>) and `CLICOLOR_FORCE`, then terminals alone, unless
+/// `CLICOLOR` is 0 (<https://bixense.com/clicolors>).
+fn has_colours(is_terminal: bool) -> bool {
+    let is_set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty() && value != "0");
+    match COLOURS.get().unwrap_or(&ColorChoice::Auto) {
+        ColorChoice::Always => true,
+        ColorChoice::Never => false,
+        ColorChoice::Auto if std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty()) => false,
+        ColorChoice::Auto if is_set("CLICOLOR_FORCE") => true,
+        ColorChoice::Auto => is_terminal && std::env::var_os("CLICOLOR").is_none_or(|value| value != "0"),
+    }
+}
+
+/// The colours that words get.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Colour {
+    Red,
+    Yellow,
+    Green,
+}
+
+impl Colour {
+    /// `word` in this colour, and what follows as before.
+    fn on(self, word: &str) -> String {
+        let code = match self {
+            Self::Red => "1;31",
+            Self::Yellow => "1;33",
+            Self::Green => "32",
+        };
+        format!("\u{1b}[{code}m{word}\u{1b}[0m")
+    }
 }
 
 /// A line without characters that a terminal obeys or that reorder what is read: `\u{1b}` for an escape.

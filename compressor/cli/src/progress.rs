@@ -26,27 +26,43 @@ impl Progress {
         Self { bar: None, is_terminal: out::stderr_is_terminal(), last_line: Instant::now(), tokens: 0, seconds: 0.0 }
     }
 
-    fn advance(&mut self, position: u64, of: u64, message: String) {
+    /// Shows how far the work is.
+    pub(crate) fn advance(&mut self, position: u64, of: u64, message: String) {
         if self.is_terminal {
+            // Other work than before: what is left of it is not estimated from the speed of that.
+            if self.bar.as_ref().is_some_and(|bar| bar.length() != Some(of)) {
+                self.clear();
+            }
             let bar = self.bar.get_or_insert_with(|| bar(of));
-            bar.set_length(of);
+            // Names of tensors are other people's.
+            bar.set_message(out::escaped(&format!("{}  {message}", far(position, of))).into_owned());
             bar.set_position(position);
-            bar.set_message(message);
         } else if self.last_line.elapsed() >= LINE_EVERY {
             self.last_line = Instant::now();
-            errln!("  {position}/{of}  {message}");
+            errln!("  {}  {message}", far(position, of));
         }
     }
 
-    fn clear(&mut self) {
+    /// Takes the bar away.
+    pub(crate) fn clear(&mut self) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
     }
 }
 
+/// `12/400`, and `20.5 M/134.5 M` where single elements are counted.
+fn far(position: u64, of: u64) -> String {
+    const COUNTED_ROUGHLY: u64 = 1_000_000;
+    match of < COUNTED_ROUGHLY {
+        true => format!("{}/{}", figures::whole(position), figures::whole(of)),
+        false => format!("{}/{}", figures::count(position as f64), figures::count(of as f64)),
+    }
+}
+
 fn bar(of: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("  {bar:20} {pos}/{len}  {msg}  {eta} left").expect("a constant template");
+    // The message takes what the rest leaves of the terminal's width: a longer one is cut, so the line never wraps.
+    let style = ProgressStyle::with_template("  {bar:12} {wide_msg}  {eta} left").expect("a constant template");
     ProgressBar::new(of).with_style(style.progress_chars("━╸ "))
 }
 

@@ -1,33 +1,48 @@
 //! Tables and figures as a person reads them.
 
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
-use compressor_format::{ArtifactTensor, Check, InputRounding, Manifest, Model, Outcome, Report, StageReport};
-use compressor_pipeline::Plan;
-use compressor_pipeline::figures::{self, bytes, count, figure, percent, perplexity, seconds};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
+use compressor_format::{ArtifactTensor, Check, InputRounding, Limit, Manifest, Model, Outcome, Report, StageReport};
+use compressor_pipeline::figures::{self, bytes, count, figure, percent, perplexity, seconds, whole};
 use compressor_pipeline::quantize::{QuantizationReport, instead_lines};
+use compressor_pipeline::{Origin, Plan};
 use serde_json::{Value, json};
 
-use crate::out::outln;
+use crate::out::{self, Colour, outln};
 
-/// A table without colours that fits 80 columns.
-fn table(header: &[&str]) -> Table {
+/// Columns that every line of a table fits in, as terminals have them at least.
+const COLUMNS: u16 = 80;
+
+/// A table whose figures stand on the right, and of which `texts`, by index, are columns that are broken into lines where all is too wide.
+fn table(header: &[&str], texts: &[usize]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(header.to_vec());
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
+    // Its library leaves a margin on each side.
+    table.set_width(COLUMNS + 2).set_header(header.to_vec());
+    for (index, column) in table.column_iter_mut().enumerate() {
+        if !texts.contains(&index) {
+            column.set_constraint(ColumnConstraint::ContentWidth);
+        }
+        if index > 0 {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
     table
 }
 
-/// A table without the margins that its library leaves.
-fn print_table(table: &Table) {
-    for line in table.to_string().lines() {
-        outln!("{}", line.strip_prefix(' ').unwrap_or(line).trim_end());
-    }
+/// A row of other people's names and our figures.
+fn add_row(table: &mut Table, cells: impl IntoIterator<Item = String>) {
+    table.add_row(cells.into_iter().map(|cell| out::escaped(&cell).into_owned()));
 }
 
-/// Everything but the first column is a figure.
-fn align(table: &mut Table) {
-    for column in table.column_iter_mut().skip(1) {
-        column.set_cell_alignment(CellAlignment::Right);
+/// The lines of a table without the margins that its library leaves.
+fn lines(table: &Table) -> Vec<String> {
+    let text = table.to_string();
+    text.lines().map(|line| line.strip_prefix(' ').unwrap_or(line).trim_end().to_owned()).collect()
+}
+
+fn print_table(table: &Table) {
+    for line in lines(table) {
+        outln!("{line}");
     }
 }
 
@@ -48,16 +63,16 @@ pub(crate) fn taken_instead(step: &StageReport) -> Vec<String> {
 
 /// The plan's steps.
 pub(crate) fn plan(plan: &Plan) {
-    let mut shown = table(&["step", "from", "parameters", "stored as", "bytes", "memory"]);
+    let mut shown = table(&["step", "from", "params", "stored as", "bytes", "memory"], &[1, 3]);
     for step in plan.steps() {
-        let exact = match (step.output.is_artifact, step.output.is_at_most) {
-            (false, _) => "~",
-            (true, true) => "≤ ",
-            (true, false) => "",
+        let weight_bytes = match (step.output.is_artifact, step.output.is_at_most) {
+            (false, _) => format!("~{}", bytes(step.output.weight_bytes)),
+            (true, true) => format!("≤ {}", whole(step.output.weight_bytes)),
+            (true, false) => whole(step.output.weight_bytes),
         };
-        let beside = step.beside.as_ref().map(|origin| format!(" + {}", plan.name_of(origin))).unwrap_or_default();
-        let student = step.student.as_ref().map_or_else(|| plan.name_of(&step.input), |origin| plan.name_of(origin));
-        shown.add_row([
+        let beside = step.beside.as_ref().map(|origin| format!(" + {}", short_name(plan, origin))).unwrap_or_default();
+        let student = short_name(plan, step.student.as_ref().unwrap_or(&step.input));
+        let cells = [
             step.name.clone(),
             format!("{student}{beside}"),
             count(step.output.architecture.parameters() as f64),
@@ -65,11 +80,11 @@ pub(crate) fn plan(plan: &Plan) {
                 Some(quantization) => format!("{} for {}", step.output.stored_as, quantization.name()),
                 None => step.output.stored_as.clone(),
             },
-            format!("{exact}{}", step.output.weight_bytes),
-            format!("~{}{}", bytes(step.peak_memory_bytes), if step.spilled_bytes > 0 { " + disk" } else { "" }),
-        ]);
+            weight_bytes,
+            format!("~{}", bytes(step.peak_memory_bytes)),
+        ];
+        add_row(&mut shown, cells);
     }
-    align(&mut shown);
     if let Some(column) = shown.column_mut(1) {
         column.set_cell_alignment(CellAlignment::Left);
     }
@@ -80,7 +95,10 @@ pub(crate) fn plan(plan: &Plan) {
         }
     }
     outln!();
-    outln!("written to {}; ~ is an estimate, artifact bytes are exact", plan.run_folder.display());
+    if let Origin::Path(path) = &plan.start {
+        outln!("model: {}", path.display());
+    }
+    outln!("will be written to {}; ~ is an estimate, artifact bytes are exact", plan.run_folder.display());
     for step in plan.steps().iter().filter(|step| step.spilled_bytes > 0) {
         outln!("{} keeps {} of activations on the disk while it works", step.name, bytes(step.spilled_bytes));
     }
@@ -89,12 +107,12 @@ pub(crate) fn plan(plan: &Plan) {
 /// The report: what each step made, then the checks.
 pub(crate) fn report(report: &Report) {
     let has_score = report.stages.iter().any(|step| step.score.is_some());
-    let mut header = vec!["step", "parameters", "stored as", "bytes", "ratio", "perplexity"];
+    let mut header = vec!["step", "params", "stored as", "bytes", "ratio", "perplexity"];
     if has_score {
         header.push("score");
     }
     header.push("seconds");
-    let mut shown = table(&header);
+    let mut shown = table(&header, &[2]);
     for step in &report.stages {
         let mut row = vec![
             step.name.clone(),
@@ -108,9 +126,8 @@ pub(crate) fn report(report: &Report) {
             row.push(step.score.map(|score| percent(score.value)).unwrap_or_default());
         }
         row.push(seconds(step.seconds));
-        shown.add_row(row);
+        add_row(&mut shown, row);
     }
-    align(&mut shown);
     print_table(&shown);
     if let Some(reference) = &report.reference {
         // A GGUF file mixes block types; its own bytes are what it costs.
@@ -131,24 +148,24 @@ pub(crate) fn report(report: &Report) {
 
 /// One line a check.
 pub(crate) fn checks(checks: &[Check]) {
-    let mut shown = table(&["check", "value", "limit", "sample", "outcome"]);
+    let mut shown = table(&["check", "value", "limit", "sample", "outcome"], &[0]);
     for check in checks {
-        shown.add_row([
+        let cells = [
             check.name.clone(),
             figure(check.value, &check.unit),
             figures::limit(check),
-            check.sample_size.to_string(),
-            match check.outcome {
-                Outcome::Passed => "passed",
-                Outcome::Failed => "FAILED",
-                Outcome::Undecided => "UNDECIDED",
-                Outcome::Measured => "–",
-            }
-            .to_owned(),
-        ]);
+            whole(check.sample_size),
+            word(check.outcome).0.to_owned(),
+        ];
+        add_row(&mut shown, cells);
     }
-    align(&mut shown);
-    print_table(&shown);
+    for line in lines(&shown) {
+        let outcomes = [Outcome::Undecided, Outcome::Failed, Outcome::Passed].map(word);
+        match outcomes.into_iter().find(|(word, _)| line.ends_with(word)) {
+            Some((word, colour)) => out::verdict_line(&line, word, colour),
+            None => outln!("{line}"),
+        }
+    }
     for check in checks.iter().filter(|check| matches!(check.outcome, Outcome::Failed | Outcome::Undecided)) {
         if let Some(note) = &check.note {
             outln!("{}: {note}", check.name);
@@ -157,6 +174,60 @@ pub(crate) fn checks(checks: &[Check]) {
             let end = |end: Option<f64>| end.map_or_else(|| "unknown".to_owned(), |end| format!("{end:.4}"));
             outln!("{}: 95 % interval {} to {}; a larger sample would decide", check.name, end(low), end(high));
         }
+    }
+    if let Some(verdict) = verdict(checks) {
+        outln!("{verdict}");
+    }
+}
+
+fn word(outcome: Outcome) -> (&'static str, Colour) {
+    match outcome {
+        Outcome::Passed => ("passed", Colour::Green),
+        Outcome::Failed => ("FAILED", Colour::Red),
+        Outcome::Undecided => ("UNDECIDED", Colour::Yellow),
+        Outcome::Measured => ("–", Colour::Green),
+    }
+}
+
+/// How many limits are kept, and by how much the others are exceeded; nothing where there is no limit.
+fn verdict(checks: &[Check]) -> Option<String> {
+    let with = |outcome: Outcome| checks.iter().filter(move |check| check.outcome == outcome);
+    let limits = checks.iter().filter(|check| check.outcome != Outcome::Measured).count();
+    let exceeded: Vec<String> = with(Outcome::Failed).map(by_how_much).collect();
+    let undecided: Vec<&str> = with(Outcome::Undecided).map(|check| check.name.as_str()).collect();
+    let of = |count: usize| format!("{count} of {limits} {}", if limits == 1 { "limit" } else { "limits" });
+    let mut said = Vec::new();
+    if !exceeded.is_empty() {
+        said.push(format!("{} exceeded: {}", of(exceeded.len()), exceeded.join(", ")));
+    }
+    if !undecided.is_empty() {
+        said.push(format!("{} undecided: {}", of(undecided.len()), undecided.join(", ")));
+    }
+    match (limits, said.is_empty()) {
+        (0, _) => None,
+        (_, false) => Some(said.join("; ")),
+        (1, true) => Some("the limit is kept".to_owned()),
+        (_, true) => Some(format!("all {limits} limits are kept")),
+    }
+}
+
+/// A check that failed, and how far its value is beyond its limit.
+fn by_how_much(check: &Check) -> String {
+    let (name, threshold) = (&check.name, check.threshold.unwrap_or(f64::NAN));
+    let beyond = figure((check.value - threshold).abs(), &check.unit);
+    match check.limit {
+        _ if !check.value.is_finite() => format!("{name}, which has no value"),
+        Some(Limit::AtLeast) => format!("{name} too small by {beyond}"),
+        Some(Limit::AtMost) | None => format!("{name} by {beyond}"),
+    }
+}
+
+/// What a model is called in a table: the step, `model` where the chain starts, or the last part of a path.
+fn short_name(plan: &Plan, origin: &Origin) -> String {
+    match origin {
+        Origin::Path(_) if *origin == plan.start => "model".to_owned(),
+        Origin::Path(path) => path.file_name().map_or_else(|| plan.name_of(origin), |name| name.to_string_lossy().into_owned()),
+        Origin::New(_) | Origin::Step(_) => plan.name_of(origin),
     }
 }
 

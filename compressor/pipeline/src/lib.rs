@@ -22,7 +22,7 @@ mod verify;
 pub use artifact::{open_tokenizer, write_manifest};
 pub use error::Error;
 pub use machine::{describe as describe_machine, peak_memory_bytes};
-pub use measure::{Comparison, HeldOut, Prompt, Sequence};
+pub use measure::{Advances, Comparison, HeldOut, Prompt, Sequence};
 pub use page::path as page_path;
 pub use plan::{ModelSize, Origin, Plan, Step};
 pub use run::{Observer, Workers, run};

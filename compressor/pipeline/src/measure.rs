@@ -7,6 +7,9 @@ use rayon::prelude::*;
 use crate::Error;
 use crate::statistics::mean;
 
+/// Hears what is measured, how much of it is done, and of how much.
+pub type Advances<'a> = &'a mut dyn FnMut(&str, u64, u64);
+
 /// What models are measured on.
 pub struct HeldOut {
     /// Token sequences with the first scored place of each.
@@ -85,13 +88,16 @@ impl HeldOut {
     ///
     /// # Errors
     /// What the engine refuses.
-    pub fn perplexity(&self, engine: &Engine) -> Result<Measured, Error> {
+    pub fn perplexity(&self, engine: &Engine, advances: Advances<'_>) -> Result<Measured, Error> {
         let vocab_size = engine.architecture().vocab_size;
         let mut losses = Vec::new();
+        let mut done = 0;
         for group in self.groups(vocab_size) {
             let logits = scored_logits(engine, group)?;
             let rows = logits.chunks(vocab_size).zip(group.iter().flat_map(Sequence::scored)).collect::<Vec<_>>();
             losses.extend(rows.into_par_iter().map(|(row, token)| loss(row, token)).collect::<Vec<f64>>());
+            done += group.len() as u64;
+            advances("texts read", done, self.sequences.len() as u64);
         }
         Ok(Measured { value: mean(&losses).0.exp(), sample_size: losses.len() as u64 })
     }
@@ -100,12 +106,13 @@ impl HeldOut {
     ///
     /// # Errors
     /// [`Error::Vocabularies`], and what the engine refuses.
-    pub fn compare(&self, reference: &Engine, candidate: &Engine) -> Result<Comparison, Error> {
+    pub fn compare(&self, reference: &Engine, candidate: &Engine, advances: Advances<'_>) -> Result<Comparison, Error> {
         let vocab_size = reference.architecture().vocab_size;
         if candidate.architecture().vocab_size != vocab_size {
             return Err(Error::Vocabularies { reference: vocab_size, candidate: candidate.architecture().vocab_size });
         }
         let mut comparison = Comparison { losses: [Vec::new(), Vec::new()], kl: Vec::new(), agrees: Vec::new() };
+        let mut done = 0;
         for group in self.groups(vocab_size) {
             let (ours, theirs) = (scored_logits(reference, group)?, scored_logits(candidate, group)?);
             let tokens: Vec<u32> = group.iter().flat_map(Sequence::scored).collect();
@@ -119,6 +126,8 @@ impl HeldOut {
                 comparison.kl.push(kl);
                 comparison.agrees.push(agrees);
             }
+            done += group.len() as u64;
+            advances("texts compared", done, self.sequences.len() as u64);
         }
         Ok(comparison)
     }
@@ -127,9 +136,13 @@ impl HeldOut {
     ///
     /// # Errors
     /// What the engine refuses, or an answer that can't be decoded.
-    pub fn exact_matches(&self, engine: &Engine, tokenizer: &Tokenizer) -> Result<Vec<bool>, Error> {
-        let prompts: Vec<Vec<u32>> = self.prompts.iter().map(|prompt| prompt.tokens.clone()).collect();
-        let answers = generate_batch(engine, &prompts, self.longest_answer + ANSWER_MARGIN, &self.stop)?;
+    pub fn exact_matches(&self, engine: &Engine, tokenizer: &Tokenizer, advances: Advances<'_>) -> Result<Vec<bool>, Error> {
+        let mut answers = Vec::with_capacity(self.prompts.len());
+        for group in self.prompts.chunks(ANSWERED_TOGETHER) {
+            let prompts: Vec<Vec<u32>> = group.iter().map(|prompt| prompt.tokens.clone()).collect();
+            answers.extend(generate_batch(engine, &prompts, self.longest_answer + ANSWER_MARGIN, &self.stop)?);
+            advances("examples answered", answers.len() as u64, self.prompts.len() as u64);
+        }
         let matches = answers.iter().zip(&self.prompts).map(|(answer, prompt)| {
             let kept: Vec<u32> = answer.iter().copied().filter(|token| !self.stop.contains(token)).collect();
             Ok(completion_matches(&prompt.answer, &tokenizer.decode(&kept)?))
@@ -143,6 +156,9 @@ impl HeldOut {
         self.sequences.chunks((LOGIT_FLOATS / (longest * vocab_size)).max(1))
     }
 }
+
+/// Examples that are answered between two looks at the progress.
+const ANSWERED_TOGETHER: usize = 64;
 
 /// Tokens that an answer may be longer than the longest expected one.
 const ANSWER_MARGIN: usize = 4;

@@ -108,7 +108,7 @@ impl Run<'_> {
         };
         made.seconds = started.elapsed().as_secs_f64();
         if !matches!(step.stage, Stage::Verify(_)) {
-            self.measure(step, &mut made)?;
+            self.measure(step, &mut made, workers.observer)?;
         }
         made.peak_memory_bytes = crate::machine::peak_memory_bytes();
         if let Some(most) = self.plan.max_memory_bytes {
@@ -281,7 +281,7 @@ impl Run<'_> {
         let load = |model| Engine::load(&model, crate::engine_options_of(&measured_by));
         let teacher = load(Model::Checkpoint(teacher.clone()))?;
         let divergence = |artifact: &Artifact| -> Result<Measured, Error> {
-            let kl = held_out.compare(&teacher, &load(Model::Artifact(artifact.clone()))?)?.kl;
+            let kl = held_out.compare(&teacher, &load(Model::Artifact(artifact.clone()))?, &mut |_, _, _| {})?.kl;
             Ok(Measured { value: mean(&kl).0, sample_size: kl.len() as u64 })
         };
         Ok([divergence(artifacts[0])?, divergence(artifacts[1])?])
@@ -367,7 +367,8 @@ impl Run<'_> {
             tokenizer: self.tokenizer.as_ref().expect("opened with the held-out text"),
             held_out: self.held_out.as_ref().expect("opened above"),
         };
-        let findings = verify(&subject, settings, &self.plan.recipe.budget, workers.trainer, workers.bench)?;
+        let mut advances = |what: &str, done, of| workers.observer.advances(what, done, of);
+        let findings = verify(&subject, settings, &self.plan.recipe.budget, workers.trainer, workers.bench, &mut advances)?;
         let mut made = self.step_report(step)?;
         made.bytes = Model::open(&artifact)?.weight_bytes()?;
         (made.perplexity, made.score) = (findings.perplexity, findings.score);
@@ -507,16 +508,18 @@ impl Run<'_> {
     }
 
     /// Perplexity and score of what a step made.
-    fn measure(&mut self, step: &Step, made: &mut StageReport) -> Result<(), Error> {
+    fn measure(&mut self, step: &Step, made: &mut StageReport, observer: &mut dyn Observer) -> Result<(), Error> {
         if self.plan.dataset.as_ref().is_none_or(|dataset| !dataset.has(Split::Test)) {
             return Ok(());
         }
         self.open_held_out(&step.folder)?;
         let engine = Engine::open(&step.folder, crate::engine_options_of(&self.plan.measured_by()))?;
         let held_out = self.held_out.as_ref().expect("opened above");
-        made.perplexity = Some(held_out.perplexity(&engine)?);
+        let mut advances = |what: &str, done, of| observer.advances(what, done, of);
+        made.perplexity = Some(held_out.perplexity(&engine, &mut advances)?);
         if !held_out.prompts.is_empty() {
-            let matches = held_out.exact_matches(&engine, self.tokenizer.as_ref().expect("opened with the held-out text"))?;
+            let tokenizer = self.tokenizer.as_ref().expect("opened with the held-out text");
+            let matches = held_out.exact_matches(&engine, tokenizer, &mut advances)?;
             let hits = matches.iter().filter(|hit| **hit).count();
             made.score = Some(Measured { value: hits as f64 / matches.len() as f64, sample_size: matches.len() as u64 });
         }

@@ -8,7 +8,7 @@ use compressor_format::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::measure::{Comparison, HeldOut};
+use crate::measure::{Advances, Comparison, HeldOut};
 use crate::statistics::{mean, proportion, quantile};
 use crate::{Error, Trainer};
 
@@ -88,6 +88,7 @@ pub fn verify(
     budget: &Budget,
     trainer: &dyn Trainer,
     bench: &dyn Bench,
+    advances: Advances<'_>,
 ) -> Result<Findings, Error> {
     let mut checks = vec![integrity(subject.artifact)?];
     let artifact = Artifact::open(subject.artifact)?;
@@ -96,15 +97,15 @@ pub fn verify(
     let reference = Engine::load(&Model::Checkpoint(checkpoint.clone()), crate::engine_options())?;
     checks.push(parity(&reference, &checkpoint, subject.held_out, trainer, settings.parity)?);
 
-    let comparison = subject.held_out.compare(&reference, &candidate)?;
+    let comparison = subject.held_out.compare(&reference, &candidate, advances)?;
     let samples = comparison.kl.len() as u64;
     checks.extend(closeness(&comparison, settings));
     let perplexity = Measured { value: mean(&comparison.losses[1]).0.exp(), sample_size: samples };
 
     let mut score = None;
     if !subject.held_out.prompts.is_empty() {
-        let theirs = subject.held_out.exact_matches(&candidate, subject.tokenizer)?;
-        let ours = subject.held_out.exact_matches(&reference, subject.tokenizer)?;
+        let theirs = subject.held_out.exact_matches(&candidate, subject.tokenizer, advances)?;
+        let ours = subject.held_out.exact_matches(&reference, subject.tokenizer, advances)?;
         let (value, interval) = proportion(count(&theirs), theirs.len());
         let samples = theirs.len() as u64;
         score = Some(Measured { value, sample_size: samples });
@@ -112,7 +113,7 @@ pub fn verify(
         checks.push(score_drop(&ours, &theirs, settings.score_drop));
     }
     if let Some(largest) = subject.largest {
-        checks.extend(largest_checks(largest, &artifact, subject, settings)?);
+        checks.extend(largest_checks(largest, &artifact, subject, settings, advances)?);
     }
     checks.extend(budget_checks(subject.artifact, budget, bench)?);
     Ok(Findings { checks, perplexity: Some(perplexity), score })
@@ -209,7 +210,13 @@ fn score_drop(ours: &[bool], theirs: &[bool], threshold: Option<f64>) -> Check {
 }
 
 /// What the recipe asks of the chain's largest checkpoint.
-fn largest_checks(largest: &Path, artifact: &Artifact, subject: &Subject<'_>, settings: &Verify) -> Result<Vec<Check>, Error> {
+fn largest_checks(
+    largest: &Path,
+    artifact: &Artifact,
+    subject: &Subject<'_>,
+    settings: &Verify,
+    advances: Advances<'_>,
+) -> Result<Vec<Check>, Error> {
     let checkpoint = Checkpoint::open(largest)?;
     let mut checks = Vec::new();
     let dense_bytes = checkpoint.architecture().parameters() * 4;
@@ -218,7 +225,7 @@ fn largest_checks(largest: &Path, artifact: &Artifact, subject: &Subject<'_>, se
     checks.push(check.note("f32 bytes of the largest checkpoint ÷ bytes of the artifact's weights"));
     if settings.teacher_score.is_some() && !subject.held_out.prompts.is_empty() {
         let engine = Engine::load(&Model::Checkpoint(checkpoint), crate::engine_options())?;
-        let matches = subject.held_out.exact_matches(&engine, subject.tokenizer)?;
+        let matches = subject.held_out.exact_matches(&engine, subject.tokenizer, advances)?;
         let (value, interval) = proportion(count(&matches), matches.len());
         let threshold = settings.teacher_score.map(Threshold::AtLeast);
         checks.push(Check::new("score of the teacher", value, "", threshold, matches.len() as u64, Some(interval)));

@@ -61,7 +61,8 @@ fn perplexity_is_that_of_transformers_logits() {
         sum.ln() - f64::from(row[tokens[position + 1] as usize])
     };
     let expected = (2..23).map(loss).sum::<f64>() / 21.0;
-    let found = HeldOut::new(&text(&tokens), &numbers(), &windows(4, 24, 3)).unwrap().perplexity(&engine).unwrap();
+    let found =
+        HeldOut::new(&text(&tokens), &numbers(), &windows(4, 24, 3)).unwrap().perplexity(&engine, &mut |_, _, _| {}).unwrap();
     assert_eq!(found.sample_size, 21);
     assert!((found.value.ln() - expected).abs() < 1e-5, "{} {expected}", found.value.ln());
 }
@@ -71,11 +72,11 @@ fn a_model_compared_with_itself_is_at_no_distance() {
     let (tokens, _) = golden("llama");
     let engine = golden_engine("llama");
     let held_out = HeldOut::new(&text(&tokens), &numbers(), &windows(100, 8, 3)).unwrap();
-    let comparison = held_out.compare(&engine, &engine).unwrap();
+    let comparison = held_out.compare(&engine, &engine, &mut |_, _, _| {}).unwrap();
     assert_eq!((comparison.kl, comparison.agrees), (vec![0.0; 3 * 5], vec![true; 3 * 5]));
     assert_eq!(comparison.losses[0], comparison.losses[1]);
     let mean = comparison.losses[0].iter().sum::<f64>() / 15.0;
-    assert!((held_out.perplexity(&engine).unwrap().value.ln() - mean).abs() < 1e-12);
+    assert!((held_out.perplexity(&engine, &mut |_, _, _| {}).unwrap().value.ln() - mean).abs() < 1e-12);
 }
 
 /// New weights in the sizes of the golden Llama, with another vocabulary.
@@ -94,7 +95,7 @@ fn pairs(pairs: &[(&str, &str)]) -> HeldOut {
 fn examples_of_unequal_length_are_scored_as_if_alone() {
     let engine = with_vocabulary(97);
     let examples = [("7 8 9 10 11", "12"), ("20", "30 31 32"), ("40 41", "50 51")];
-    let losses = |held_out: &HeldOut| held_out.compare(&engine, &engine).unwrap().losses[0].clone();
+    let losses = |held_out: &HeldOut| held_out.compare(&engine, &engine, &mut |_, _, _| {}).unwrap().losses[0].clone();
     let together = losses(&pairs(&examples));
     let alone: Vec<f64> = examples.iter().flat_map(|example| losses(&pairs(&[*example]))).collect();
     // The completions and the end of each.
@@ -107,13 +108,13 @@ fn examples_without_prompts_are_scored_from_their_second_token() {
     let engine = with_vocabulary(97);
     let held_out = pairs(&[("", "3 4 5"), ("", "6 7"), ("8", "9")]);
     assert_eq!(held_out.sequences.iter().map(|sequence| sequence.first_scored).collect::<Vec<_>>(), [1, 1, 1]);
-    assert_eq!(held_out.perplexity(&engine).unwrap().sample_size, 3 + 2 + 2);
-    assert!(held_out.exact_matches(&engine, &numbers()).unwrap().is_empty());
+    assert_eq!(held_out.perplexity(&engine, &mut |_, _, _| {}).unwrap().sample_size, 3 + 2 + 2);
+    assert!(held_out.exact_matches(&engine, &numbers(), &mut |_, _, _| {}).unwrap().is_empty());
 }
 
 #[test]
 fn a_last_token_that_the_model_does_not_know_is_refused() {
-    let message = pairs(&[("3 4", "5")]).perplexity(&golden_engine("llama")).unwrap_err().to_string();
+    let message = pairs(&[("3 4", "5")]).perplexity(&golden_engine("llama"), &mut |_, _, _| {}).unwrap_err().to_string();
     let expected = "token 96 at position 3, the vocabulary has 96: was the text encoded with another tokenizer?";
     assert_eq!(message, expected);
 }
@@ -122,7 +123,7 @@ fn a_last_token_that_the_model_does_not_know_is_refused() {
 fn vocabularies_that_differ_are_refused_with_both_sizes() {
     let (tokens, _) = golden("llama");
     let held_out = HeldOut::new(&text(&tokens), &numbers(), &windows(1, 8, 3)).unwrap();
-    let message = held_out.compare(&golden_engine("llama"), &with_vocabulary(80)).err().unwrap().to_string();
+    let message = held_out.compare(&golden_engine("llama"), &with_vocabulary(80), &mut |_, _, _| {}).err().unwrap().to_string();
     let expected = "the reference predicts 96 tokens, the candidate 80; compare it with the checkpoint it was made from";
     assert_eq!(message, expected);
 }
@@ -158,7 +159,7 @@ fn the_perplexity_of_a_real_model_is_that_of_pytorch() {
     let tokenizer = Tokenizer::open(model.join("tokenizer.json")).unwrap();
     let held_out = HeldOut::new(&text, &tokenizer, &windows(6, 512, 257)).unwrap();
     assert_eq!(held_out.sequences[0].tokens[..8], [3717, 446, 6356, 389, 9226, 352, 446, 3717]);
-    let found = held_out.perplexity(&Engine::open(&model, Options::default()).unwrap()).unwrap();
+    let found = held_out.perplexity(&Engine::open(&model, Options::default()).unwrap(), &mut |_, _, _| {}).unwrap();
     println!("perplexity {:.4} over {} tokens", found.value, found.sample_size);
     assert_eq!(found.sample_size, 6 * 255);
     assert!((found.value / PYTORCH - 1.0).abs() < 1e-3, "{}", found.value);
