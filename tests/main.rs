@@ -30,7 +30,7 @@ mod paths;
 mod quantization_aware;
 #[path = "integration/refusals.rs"]
 mod refusals;
-#[path = "integration/supply_chain.rs"]
-mod supply_chain;
 #[path = "integration/streams.rs"]
 mod streams;
+#[path = "integration/supply_chain.rs"]
+mod supply_chain;
