@@ -79,7 +79,11 @@ impl ChatTemplate {
         let config = read_json(&config_path)?;
         let jinja_path = folder.join("chat_template.jinja");
         let (path, source) = match jinja_path.is_file() {
-            true => (jinja_path.clone(), fs_err::read_to_string(&jinja_path)?),
+            true => {
+                let source = fs_err::read_to_string(&jinja_path)?;
+                Error::refuse_pointer(&jinja_path, source.as_bytes())?;
+                (jinja_path.clone(), source)
+            }
             false => {
                 let source = match &config["chat_template"] {
                     Value::Null => return Ok(None),
@@ -165,7 +169,8 @@ pub(crate) fn read_json(path: &Path) -> Result<Value> {
     if !path.is_file() {
         return Ok(Value::Null);
     }
-    serde_json::from_slice(&fs_err::read(path)?).map_err(|error| Error::malformed(path, format!("is not valid JSON: {error}")))
+    let json = fs_err::read(path)?;
+    serde_json::from_slice(&json).map_err(|error| Error::unreadable(path, &json, format!("is not valid JSON: {error}")))
 }
 
 /// Jinja set up as Transformers does it.

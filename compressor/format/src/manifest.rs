@@ -168,8 +168,9 @@ impl Manifest {
     /// folder; [`Error::Unsupported`] for another format version.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(NAME);
-        let malformed = |error: serde_json::Error| Error::malformed(&path, format!("is no manifest: {error}"));
-        let value: serde_json::Value = serde_json::from_slice(&fs_err::read(&path)?).map_err(malformed)?;
+        let json = fs_err::read(&path)?;
+        let malformed = |error: serde_json::Error| Error::unreadable(&path, &json, format!("is no manifest: {error}"));
+        let value: serde_json::Value = serde_json::from_slice(&json).map_err(malformed)?;
         // Before the rest: another version may have other keys.
         if let Some(version) = value.get("format_version").and_then(serde_json::Value::as_u64)
             && version != u64::from(Self::FORMAT_VERSION)
@@ -177,7 +178,8 @@ impl Manifest {
             let what = format!("has format version {version}, this program reads {}", Self::FORMAT_VERSION);
             return Err(Error::unsupported(&path, what));
         }
-        let manifest: Self = serde_json::from_value(value).map_err(malformed)?;
+        // Out of the text: an error then has its line.
+        let manifest: Self = serde_json::from_slice(&json).map_err(malformed)?;
         manifest.check_itself(&path)?;
         Ok(manifest)
     }

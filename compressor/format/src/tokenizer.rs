@@ -37,10 +37,11 @@ impl Tokenizer {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let json = fs::read(path)?;
-        let malformed = |error: &dyn std::fmt::Display| Error::malformed(path, format!("this is no tokenizer.json: {error}"));
+        let malformed =
+            |error: &dyn std::fmt::Display| Error::unreadable(path, &json, format!("this is no tokenizer.json: {error}"));
         // The library panics inside of its own readers where the JSON breaks off, so the whole is read as JSON first.
         check(path, &serde_json::from_slice(&json).map_err(|error| malformed(&error))?)?;
-        Self::from_json(json).map_err(|error| malformed(&error))
+        Self::from_json(json.clone()).map_err(|error| malformed(&error))
     }
 
     /// Writes the `tokenizer.json` that was read or trained, byte for byte.

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::{Checkpoint, Source};
 use crate::content::ContentHash;
+use crate::entropy::ENTROPY;
 use crate::model::{CONFIG, parse_config};
 use crate::{Error, Family, GgufFile, GgufTensor, Origin, Result, TensorFiles, Tokenizer, Weights};
 
@@ -32,7 +33,13 @@ impl Checkpoint {
     /// tensors that nothing would read; all by name. [`Error::Unsupported`] for a folder with quantized weights.
     pub fn open(path: &Path) -> Result<Self> {
         if path.is_file() {
-            return Self::open_gguf(path);
+            return match folder_of(path) {
+                Some(folder) => {
+                    let what = format!("is a file of a model: name its folder instead, {}", folder.display());
+                    Err(Error::unsupported(path, what))
+                }
+                None => Self::open_gguf(path),
+            };
         }
         let config = read_config(path)?;
         Self::read(config, &path.join(CONFIG).shown(), path.to_owned(), || TensorFiles::open(path))
@@ -139,6 +146,15 @@ impl Checkpoint {
     }
 }
 
+/// The folder of a model, where `path` names a file in it.
+fn folder_of(path: &Path) -> Option<&Path> {
+    let name = path.file_name()?.to_str()?;
+    let is_part =
+        [CONFIG, ENTROPY].contains(&name) || name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json");
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    (is_part && folder.join(CONFIG).is_file()).then_some(folder)
+}
+
 /// Reads a folder's `config.json`.
 ///
 /// # Errors
@@ -156,6 +172,7 @@ pub fn copy_companions(from: &Path, to: &Path) -> Result<()> {
     for file in companions(from) {
         let name = file.file_name().expect("made by joining a name");
         let bytes = fs_err::read(&file)?;
+        Error::refuse_pointer(&file, &bytes)?;
         crate::write_beside(to.join(name), |out| Ok(out.write_all(&bytes)?))?;
     }
     Ok(())

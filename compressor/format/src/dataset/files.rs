@@ -108,6 +108,7 @@ impl FileSet {
     pub(super) fn read(&self, split: Split) -> Result<String> {
         let File { path, sha256 } = self.file(split)?;
         let bytes = fs::read(path)?;
+        Error::refuse_pointer(path, &bytes)?;
         if let Some(expected) = sha256 {
             let found: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
             if found != *expected {
@@ -152,6 +153,7 @@ impl FileSet {
 
 /// `bytes` as text, or where they stop being text.
 pub(super) fn utf8(path: &Path, bytes: Vec<u8>) -> Result<String> {
+    Error::refuse_pointer(path, &bytes)?;
     String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         Error::malformed(path, format!("byte {at} (0x{:02x}) is not UTF-8; convert the file to UTF-8", error.as_bytes()[at]))
