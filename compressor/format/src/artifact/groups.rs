@@ -444,10 +444,20 @@ impl<'a> Keys<'a> {
         }
     }
 
-    /// What `input_activations` says.
-    fn input(&self) -> Result<Input> {
+    /// Refuses what is no `QuantizationArgs`, and passes over what does not matter: stored scales and zero points have types of their
+    /// own, and the observer is what scales were found with.
+    fn check_arguments(&self) -> Result<()> {
         self.only(&ARGUMENTS)?;
         self.refuse_null(&NEVER_NULL)?;
+        self.expect("scale_dtype", "a text", Value::is_string)?;
+        self.expect("zp_dtype", "a text", Value::is_string)?;
+        self.expect("observer", "a text", Value::is_string)?;
+        self.expect("observer_kwargs", "an object", Value::is_object)
+    }
+
+    /// What `input_activations` says.
+    fn input(&self) -> Result<Input> {
+        self.check_arguments()?;
         let text = |key: &str| self.object.get(key).map_or_else(|| "null".to_owned(), Value::to_string);
         let is_int8 =
             text("num_bits") == "8" && text("symmetric") == "true" && ["null", "\"int\""].contains(&text("type").as_str());
@@ -469,8 +479,7 @@ impl<'a> Keys<'a> {
         if kind.as_deref() == Some("codebook") {
             return self.codebooks(group, format.as_deref());
         }
-        self.only(&ARGUMENTS)?;
-        self.refuse_null(&NEVER_NULL)?;
+        self.check_arguments()?;
         if kind.is_some_and(|kind| kind != "int") {
             return self.refuse_value("type", &self.object["type"], "weights are read as \"int\" and \"codebook\"");
         }
@@ -492,11 +501,6 @@ impl<'a> Keys<'a> {
                 return self.refuse_value("actorder", other, "columns are read in their own order, \"weight\" or \"static\"");
             }
         }
-        // Stored scales and zero points have types of their own, and with an observer scales were found.
-        self.expect("scale_dtype", "a text", Value::is_string)?;
-        self.expect("zp_dtype", "a text", Value::is_string)?;
-        self.expect("observer", "a text", Value::is_string)?;
-        self.expect("observer_kwargs", "an object", Value::is_object)?;
         let group_size = self.group_size()?;
         let is_packed = match format.as_deref() {
             Some("pack-quantized") => true,
