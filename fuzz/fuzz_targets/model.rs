@@ -92,7 +92,7 @@ const KEYS: [&str; 29] = [
 ];
 const TEXTS: [&str; 8] = ["llama", "mistral", "qwen2", "qwen3", "gpt2", "gelu", "silu", ""];
 const SUFFIXES: [&str; 7] = ["_packed", "_scale", "_shape", "_zero_point", "_codebook", "", "_"];
-const DTYPES: [Dtype; 6] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8, Dtype::I32, Dtype::I64];
+const DTYPES: [Dtype; 7] = [Dtype::F64, Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8, Dtype::I32, Dtype::I64];
 /// Elements of all tensors together.
 const MOST_ELEMENTS: usize = 1 << 16;
 

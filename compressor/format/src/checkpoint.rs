@@ -12,6 +12,8 @@ use alloc::vec::Vec;
 use serde_json::Value;
 
 #[cfg(feature = "std")]
+pub(crate) use self::folder::refuse_part;
+#[cfg(feature = "std")]
 pub use self::folder::{copy_companions, read_config};
 use crate::model::{CONFIG, WEIGHTS, is_quantized, parse_config};
 use crate::origin::Kept;

@@ -167,6 +167,7 @@ impl Manifest {
     /// [`Error::Io`] where there is none; [`Error::Malformed`] where it is no manifest, lists a file twice, or lists one outside the
     /// folder; [`Error::Unsupported`] for another format version.
     pub fn read(folder: &Path) -> Result<Self> {
+        crate::checkpoint::refuse_part(folder)?;
         let path = folder.join(NAME);
         let json = fs_err::read(&path)?;
         let malformed = |error: serde_json::Error| Error::unreadable(&path, &json, format!("is no manifest: {error}"));

@@ -2,7 +2,7 @@
 
 use alloc::borrow::ToOwned;
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 
 use crate::{Error, Origin};
 
@@ -92,7 +92,7 @@ fn answer(bytes: &[u8]) -> Option<String> {
     ];
     let text = str::from_utf8(bytes.get(..200).unwrap_or(bytes)).ok()?;
     let said = STARTS.iter().find(|start| text.starts_with(**start))?;
-    Some(format!("is not the file itself: it holds the hub's answer \"{}\"", said.to_string()))
+    Some(format!("is not the file itself: it holds the hub's answer \"{said}\""))
 }
 
 #[cfg(all(test, feature = "std"))]
@@ -191,7 +191,18 @@ mod tests {
             );
             assert_eq!(Model::open(&path).unwrap_err().to_string(), expected);
             assert_eq!(Checkpoint::open(&path).unwrap_err().to_string(), expected);
+            assert_eq!(crate::Artifact::open(&path).unwrap_err().to_string(), expected);
+            assert_eq!(crate::Manifest::read(&path).unwrap_err().to_string(), expected);
         }
+        let folder = tempfile::tempdir().unwrap();
+        let alone = folder.path().join("weights.safetensors");
+        fs_err::write(&alone, b"").unwrap();
+        let expected = format!(
+            "{}: is a file of a model, whose folder is named, and in {} there is no config.json",
+            alone.display(),
+            folder.path().display()
+        );
+        assert_eq!(Model::open(&alone).unwrap_err().to_string(), expected);
     }
 
     #[test]

@@ -32,14 +32,9 @@ impl Checkpoint {
     /// A missing or damaged file, an unknown family, a tensor that is missing or of another shape than `config.json` says, and
     /// tensors that nothing would read; all by name. [`Error::Unsupported`] for a folder with quantized weights.
     pub fn open(path: &Path) -> Result<Self> {
+        refuse_part(path)?;
         if path.is_file() {
-            return match folder_of(path) {
-                Some(folder) => {
-                    let what = format!("is a file of a model: name its folder instead, {}", folder.display());
-                    Err(Error::unsupported(path, what))
-                }
-                None => Self::open_gguf(path),
-            };
+            return Self::open_gguf(path);
         }
         let config = read_config(path)?;
         Self::read(config, &path.join(CONFIG).shown(), path.to_owned(), || TensorFiles::open(path))
@@ -146,20 +141,29 @@ impl Checkpoint {
     }
 }
 
-/// The folder of a model, where `path` names a file in it.
-fn folder_of(path: &Path) -> Option<&Path> {
-    let name = path.file_name()?.to_str()?;
+/// Refuses one of the files of a model, where the folder that holds all of them is meant.
+pub(crate) fn refuse_part(path: &Path) -> Result<()> {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let is_part =
         [CONFIG, ENTROPY].contains(&name) || name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json");
+    if !is_part || !path.is_file() {
+        return Ok(());
+    }
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    (is_part && folder.join(CONFIG).is_file()).then_some(folder)
+    let what = match folder.join(CONFIG).is_file() {
+        true => format!("is a file of a model: name its folder instead, {}", folder.display()),
+        false => format!("is a file of a model, whose folder is named, and in {} there is no {CONFIG}", folder.display()),
+    };
+    Err(Error::unsupported(path, what))
 }
 
 /// Reads a folder's `config.json`.
 ///
 /// # Errors
-/// [`Error::Io`] where there is none, [`Error::Malformed`] with line and column where it is no JSON.
+/// [`Error::Io`] where there is none, [`Error::Malformed`] with line and column where it is no JSON, [`Error::Unsupported`] where
+/// `folder` is a file of a model.
 pub fn read_config(folder: &Path) -> Result<Value> {
+    refuse_part(folder)?;
     let path = folder.join(CONFIG);
     parse_config(&fs_err::read(&path)?, &path)
 }

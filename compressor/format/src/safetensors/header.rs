@@ -101,10 +101,13 @@ pub(crate) fn read(file: &[u8], origin: &str) -> Result<Contents> {
         }
         let element = Element::in_header(&dtype)
             .ok_or_else(|| invalid(format_args!("tensor `{name}` is of the type {dtype}, which there is not")))?;
-        // Of 64 bits on every machine: on 32, no tensor beyond 512 MB would be read.
-        let bits = shape.iter().try_fold(element.bits(), |bits, size| bits.checked_mul(*size as u64));
-        let bits = bits.ok_or_else(|| invalid(format_args!("overflow computing buffer size from shape and/or element type")))?;
-        if !bits.is_multiple_of(8) || (to - from) as u64 != bits / 8 {
+        // Of 64 bits on every machine: on 32, no tensor beyond 512 MB would be read. Whole bytes first, because the product may be 0.
+        let (unit, units_in_a_byte) =
+            if element.bits().is_multiple_of(8) { (element.bits() / 8, 1) } else { (element.bits(), 8) };
+        let units = shape.iter().try_fold(unit, |units, size| units.checked_mul(*size as u64));
+        let units =
+            units.ok_or_else(|| invalid(format_args!("overflow computing buffer size from shape and/or element type")))?;
+        if !units.is_multiple_of(units_in_a_byte) || (to - from) as u64 != units / units_in_a_byte {
             return Err(invalid(format_args!("invalid shape, data type, or offset for tensor")));
         }
         end = to;
