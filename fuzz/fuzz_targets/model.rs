@@ -92,7 +92,7 @@ const KEYS: [&str; 29] = [
 ];
 const TEXTS: [&str; 8] = ["llama", "mistral", "qwen2", "qwen3", "gpt2", "gelu", "silu", ""];
 const SUFFIXES: [&str; 7] = ["_packed", "_scale", "_shape", "_zero_point", "_codebook", "", "_"];
-const DTYPES: [Dtype; 6] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8, Dtype::I32, Dtype::I64];
+const DTYPES: [Dtype; 7] = [Dtype::F64, Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8, Dtype::I32, Dtype::I64];
 /// Elements of all tensors together.
 const MOST_ELEMENTS: usize = 1 << 16;
 
@@ -173,21 +173,43 @@ fn config(input: &Input<'_>) -> Value {
     };
     if let Some(scheme) = &input.scheme {
         let activations = json!({"num_bits": 8, "dynamic": true, "strategy": "token", "symmetric": true});
-        let integers = json!({"num_bits": scheme.bits(), "strategy": if scheme.group.is_some() { "group" } else { "channel" }});
-        let codebooks = scheme.codebooks().map(|codebooks| {
-            json!({"num_bits": codebooks.bits, "type": "codebook", "codebook_rows": codebooks.rows})
-        });
-        config["quantization_config"] = json!({
-            "quant_method": "compressed-tensors",
-            "config_groups": {
-                "group_0": {
-                    "targets": ["model.embed_tokens", "lm_head", "transformer.wte"],
-                    "weights": integers,
-                    "input_activations": if scheme.activations { activations } else { Value::Null },
-                },
-                "group_1": {"targets": ["Linear", "Conv1D"], "weights": codebooks.unwrap_or(integers.clone())},
-            },
-        });
+        // Every matrix by its name: whether groups divide its columns is another for each width.
+        let architecture = Family::read(&config, Path::new("config.json"));
+        let stored = architecture.iter().flat_map(|architecture| Family::stored(architecture).into_iter().map(move |stored| (architecture, stored)));
+        let groups: serde_json::Map<String, Value> = stored
+            .enumerate()
+            .filter_map(|(index, (architecture, stored))| {
+                let storage = scheme.storage(&stored, architecture)?;
+                let weights = match storage {
+                    Storage::Codebooks(codebooks) => {
+                        json!({"num_bits": codebooks.bits, "type": "codebook", "codebook_rows": codebooks.rows})
+                    }
+                    Storage::Packed(Scheme { bits, group_size, symmetric }) | Storage::Signed(Scheme { bits, group_size, symmetric }) => json!({
+                        "num_bits": bits, "strategy": if group_size.is_some() { "group" } else { "channel" },
+                        "group_size": group_size, "symmetric": symmetric,
+                    }),
+                    Storage::Dense(_) | Storage::SignedStatic(_) => return None,
+                };
+                let is_rounded = scheme.activations && stored.parts[0].is_projection() && !matches!(storage, Storage::Codebooks(_));
+                let group = json!({
+                    "targets": [stored.name.trim_end_matches(".weight")],
+                    "format": match storage {
+                        Storage::Signed(_) => "int-quantized",
+                        Storage::Codebooks(_) => "codebook-packed",
+                        Storage::Packed(_) | Storage::Dense(_) | Storage::SignedStatic(_) => "pack-quantized",
+                    },
+                    "weights": weights,
+                    "input_activations": if is_rounded { activations.clone() } else { Value::Null },
+                });
+                Some((format!("group_{index}"), group))
+            })
+            .collect();
+        if !groups.is_empty() {
+            config["quantization_config"] = json!({
+                "quant_method": "compressed-tensors", "quantization_status": "compressed", "config_groups": groups,
+                "ignore": if input.tied { json!(["lm_head"]) } else { json!([]) },
+            });
+        }
     }
     config
 }

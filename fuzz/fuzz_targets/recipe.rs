@@ -1,7 +1,7 @@
 //! A recipe, a zero byte, and one `key=value` change in each line.
 #![no_main]
 
-use compressor_format::{Draft, Mistake, Place, Recipe};
+use compressor_format::{Architecture, Draft, Mistake, ModelSource, Place, Recipe};
 use compressor_fuzz::{folder, in_proportion, parts};
 use libfuzzer_sys::fuzz_target;
 
@@ -13,11 +13,19 @@ fuzz_target!(|input: &[u8]| {
     in_proportion(input.len(), || {
         match Recipe::load(&path) {
             Ok((recipe, _)) => {
+                assert!(recipe.stages.len() <= 256);
+                if let ModelSource::New(sizes) = &recipe.model {
+                    assert!(sizes.layers <= Architecture::MOST_LAYERS && sizes.hidden_size <= Architecture::LARGEST_SIZE);
+                }
                 assert_eq!(Recipe::from_toml(text).as_ref(), Ok(&recipe));
                 let written = toml::to_string(&recipe).expect("a recipe is TOML");
                 assert_eq!(Recipe::from_toml(&written).as_ref(), Ok(&recipe), "{written}");
             }
-            Err(mistakes) => check(&mistakes, text),
+            Err(mistakes) => {
+                // The others are counted.
+                assert!(mistakes.len() <= 51, "{} mistakes", mistakes.len());
+                check(&mistakes, text);
+            }
         }
         let changes: Vec<String> = changes.lines().map(str::to_owned).collect();
         let draft = Draft::load(&path, &changes);

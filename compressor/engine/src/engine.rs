@@ -147,7 +147,7 @@ impl Engine {
             arena: source.arena(architecture, layers),
             activations: options.activations,
         };
-        let embedding = loader.end(TensorId::Embedding)?;
+        let embedding = loader.embedding()?;
         let layers: Result<Vec<Layer>> = (0..layers).map(|layer| loader.layer(layer)).collect();
         let position_embedding = match architecture.positions {
             Positions::Learned => Some(loader.matrix(TensorId::PositionEmbedding)?),
@@ -155,7 +155,7 @@ impl Engine {
         };
         let head = match architecture.tied_embeddings {
             true => None,
-            false => Some(loader.end(TensorId::Head)?),
+            false => Some(loader.linear(TensorId::Head, None)?),
         };
         Ok(Self {
             kernels: options.kernels.unwrap_or_else(Kernels::best),
@@ -302,9 +302,9 @@ impl Loader<'_> {
         })
     }
 
-    /// Embedding or head, which have no bias.
-    fn end(&self, id: TensorId) -> Result<Linear> {
-        let matrix = self.matrix(id)?;
+    /// The embedding, which may be the head as well: no artifact rounds its input.
+    fn embedding(&self) -> Result<Linear> {
+        let matrix = self.matrix(TensorId::Embedding)?;
         let rounding = self.rounding(&matrix, None);
         Ok(Linear { matrix, bias: None, rounding })
     }
@@ -314,7 +314,7 @@ impl Loader<'_> {
         let asked_for = match self.source {
             Source::Model(Model::Artifact(artifact)) => match artifact.input_rounding() {
                 InputRounding::None => None,
-                InputRounding::PerToken => Some(InputScales::PerToken),
+                InputRounding::PerToken => artifact.rounds_input(weight).then_some(InputScales::PerToken),
                 InputRounding::Static(_) => artifact.input_scale(weight).map(InputScales::Static),
             },
             Source::Model(Model::Checkpoint(_)) => None,

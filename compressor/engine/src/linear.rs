@@ -217,7 +217,7 @@ impl Matrix {
         Self { rows: values.len() / columns, columns, elements: Elements::Owned(values) }
     }
 
-    /// A dense tensor where it lies in its file; `None` for an integer type or an address that does not fit the type.
+    /// A dense tensor where it lies in its file; `None` for an integer type, f64 or an address that does not fit the type.
     pub(crate) fn mapped(slice: &TensorSlice) -> Option<Self> {
         let [rows, columns] = *slice.shape else { return None };
         let bytes = &slice.bytes;
@@ -225,7 +225,7 @@ impl Matrix {
             Dtype::F32 => (FloatType::F32, bytemuck::try_cast_slice::<u8, f32>(bytes).is_ok()),
             Dtype::F16 => (FloatType::F16, bytemuck::try_cast_slice::<u8, u16>(bytes).is_ok()),
             Dtype::Bf16 => (FloatType::Bf16, bytemuck::try_cast_slice::<u8, u16>(bytes).is_ok()),
-            Dtype::I8 | Dtype::I32 | Dtype::I64 => return None,
+            Dtype::F64 | Dtype::I8 | Dtype::I32 | Dtype::I64 => return None,
         };
         fits.then(|| Self { rows, columns, elements: Elements::Mapped(float, bytes.clone()) })
     }

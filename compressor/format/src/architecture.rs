@@ -1,5 +1,7 @@
 //! What a forward pass must know about a model, as data: the engine and the trainer both interpret an [`Architecture`].
 
+use alloc::format;
+use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::fmt;
@@ -203,6 +205,24 @@ pub enum Part {
 }
 
 impl Architecture {
+    /// Sizes above this are taken for damage: no model is this wide, and the bytes of a matrix of two of them fit 64 bits.
+    pub const LARGEST_SIZE: usize = 1 << 24;
+    /// More layers are taken for damage: no model is this deep, and a name for each of their tensors must fit memory.
+    pub const MOST_LAYERS: usize = 4096;
+    /// More weights are taken for damage: 70 times the largest model that was published by 2026. Bytes of any number of copies that
+    /// this program holds fit 64 bits.
+    pub const MOST_PARAMETERS: u64 = 1 << 46;
+
+    /// What is wrong with sizes that are each in their range and together describe more than any model is.
+    pub fn too_large(&self) -> Option<String> {
+        let (head_dim, most) = (self.head_dim, Self::LARGEST_SIZE);
+        if let Some(heads) = self.layers.iter().map(|layer| layer.heads).find(|heads| heads.saturating_mul(head_dim) > most) {
+            return Some(format!("{heads} attention heads of {head_dim} elements are together wider than {most}"));
+        }
+        let (parameters, most) = (self.parameters(), Self::MOST_PARAMETERS);
+        (parameters > most).then(|| format!("its sizes make {parameters} weights, and at most {most} are read"))
+    }
+
     /// Every tensor the model has, in the order of the computation.
     pub fn tensors(&self) -> Vec<TensorId> {
         use LayerTensor::*;
@@ -274,9 +294,10 @@ impl Architecture {
         }
     }
 
-    /// Number of weights, tied tensors counted once.
+    /// Number of weights, tied tensors counted once; the largest number there is where they are more.
     pub fn parameters(&self) -> u64 {
-        self.tensors().into_iter().map(|tensor| self.shape(tensor).iter().map(|size| *size as u64).product::<u64>()).sum()
+        let weights = |tensor| self.shape(tensor).iter().fold(1u64, |product, size| product.saturating_mul(*size as u64));
+        self.tensors().into_iter().map(weights).fold(0, u64::saturating_add)
     }
 
     /// The sizes that every layer shares, or `None` where layers differ.

@@ -1,12 +1,14 @@
 //! Artifacts: a Hugging Face folder whose weights are quantized as compressed-tensors stores them.
 
+mod groups;
+mod pattern;
 #[cfg(feature = "std")]
 mod write;
 
 use alloc::borrow::ToOwned;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 #[cfg(feature = "std")]
@@ -14,6 +16,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use self::groups::{Group, Groups, Input, Weights};
 #[cfg(feature = "std")]
 pub use self::write::{ArtifactLayout, ArtifactWriter, NewArtifact, NewArtifactTensor, ScalesByTensor, Storage};
 #[cfg(feature = "std")]
@@ -36,9 +39,12 @@ pub struct Artifact {
     tensors: BTreeMap<String, ArtifactTensor>,
     parts: BTreeMap<TensorId, (String, usize)>,
     input_rounding: InputRounding,
+    /// The stored matrices that round what they multiply.
+    rounds_input: BTreeSet<String>,
 }
 
-/// What the projections inside the layers of an artifact do with what they multiply.
+/// What the matrices of an artifact that round what they multiply do with it: those that its `quantization_config` says it of, which
+/// are all projections inside the layers in what this program writes.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum InputRounding {
     /// Nothing.
@@ -93,39 +99,41 @@ impl Artifact {
         if !is_quantized(&config) {
             return Err(Error::unsupported(&origin, "is no artifact: its config.json has no `quantization_config`"));
         }
-        let quantization = &config["quantization_config"];
-        let method = quantization.get("quant_method").and_then(Value::as_str).unwrap_or("none");
-        if method != "compressed-tensors" {
-            return Err(Error::unsupported(config_origin, format!("quant_method \"{method}\"; known is compressed-tensors")));
-        }
-        let mut input_rounding = declared_input_rounding(quantization, config_origin)?;
+        let groups = Groups::read(&config["quantization_config"], config_origin)?;
         let architecture = Family::read(&config, config_origin)?;
+        groups.check_modules(&architecture, config_origin)?;
         let files = files()?;
-        let declared = declared_schemes(quantization, config_origin)?;
-        let mut reader = Reader { origin: &origin, files: &files, architecture: &architecture, declared, used: BTreeSet::new() };
+        let mut input_rounding = match groups.input() {
+            Input::Real => InputRounding::None,
+            Input::PerToken => InputRounding::PerToken,
+            Input::Static => InputRounding::Static(BTreeMap::new()),
+        };
+        let mut reader =
+            Reader { origin: &origin, config_origin, files: &files, architecture: &architecture, groups, used: BTreeSet::new() };
         let mut tensors = BTreeMap::new();
         let mut parts = BTreeMap::new();
+        let mut rounds_input = BTreeSet::new();
         for stored in Family::stored(&architecture) {
             let mut first_row = 0;
             for part in &stored.parts {
                 parts.insert(*part, (stored.name.clone(), first_row));
                 first_row += architecture.shape(*part)[0];
             }
-            let tensor = reader.read(&stored)?;
-            if let (InputRounding::Static(scales), ArtifactTensor::Quantized(_)) = (&mut input_rounding, &tensor)
-                && stored.parts[0].is_projection()
-            {
+            let (tensor, input) = reader.read(&stored)?;
+            if input != Input::Real {
+                rounds_input.insert(stored.name.clone());
+            }
+            if let (InputRounding::Static(scales), Input::Static) = (&mut input_rounding, input) {
                 scales.insert(stored.name.clone(), reader.input_scale(&stored.name)?);
             }
             tensors.insert(stored.name, tensor);
         }
-        let used = reader.used;
-        let unread = |name: &str| !used.contains(name) && !Family::is_ignored(&architecture, name);
-        if let Some((name, _)) = files.iter().find(|(name, _)| unread(name)) {
-            let what = format!("tensor `{name}` has no place in the model that config.json describes");
-            return Err(Error::malformed(&origin, what));
+        if rounds_input.is_empty() {
+            input_rounding = InputRounding::None;
         }
-        Ok(Self { path, architecture, config, files, tensors, parts, input_rounding })
+        let used = reader.used;
+        files.refuse_unread(|name| used.contains(name) || Family::is_ignored(&architecture, name), &origin)?;
+        Ok(Self { path, architecture, config, files, tensors, parts, input_rounding, rounds_input })
     }
 
     /// Where it is; `model.safetensors` where it was read from bytes, as errors call it then.
@@ -144,9 +152,14 @@ impl Artifact {
         &self.config
     }
 
-    /// What its projections do with what they multiply.
+    /// What those of its matrices do with what they multiply that round it at all, which [`Self::rounds_input`] tells.
     pub fn input_rounding(&self) -> &InputRounding {
         &self.input_rounding
+    }
+
+    /// Whether one of the architecture's tensors rounds what it multiplies.
+    pub fn rounds_input(&self, id: TensorId) -> bool {
+        self.rounds_input.contains(&self.parts[&id].0)
     }
 
     /// The scale with which one of the architecture's tensors has its input rounded, where that is the same for all tokens.
@@ -209,53 +222,79 @@ impl Artifact {
 /// Reads the stored tensors of an artifact, remembering which names it used.
 struct Reader<'a> {
     origin: &'a str,
+    config_origin: &'a str,
     files: &'a TensorFiles,
     architecture: &'a Architecture,
-    declared: Vec<Declared>,
+    groups: Groups,
     used: BTreeSet<String>,
 }
 
-/// One of `quantization_config.config_groups`.
-struct Declared {
-    bits: u64,
-    /// One scale per output channel.
-    per_channel: bool,
-    /// Indices into these, instead of integers.
-    codebooks: Option<Codebooks>,
-    /// Names or classes of modules.
-    targets: Vec<String>,
-}
-
 impl Reader<'_> {
-    fn read(&mut self, stored: &StoredTensor) -> Result<ArtifactTensor> {
+    /// A stored tensor as config.json says that it is stored, and what becomes of what it multiplies.
+    fn read(&mut self, stored: &StoredTensor) -> Result<(ArtifactTensor, Input)> {
         let mut shape = stored.shape(self.architecture);
-        if let Some(packed) = self.take(&format!("{}_packed", stored.name)) {
+        let packed_name = format!("{}_packed", stored.name);
+        let is_packed = self.files.get(&packed_name).is_some();
+        let is_signed = self.files.get(&stored.name).is_some_and(|slice| slice.dtype == Dtype::I8);
+        if is_packed || is_signed {
             self.refuse_integers_of_a_vector(stored, &shape)?;
-            shape_of_rows(&mut shape, stored);
-            self.expect_said_shape(&stored.name, &shape)?;
-            self.expect_words(&stored.name, &packed)?;
-            return match self.declared(stored).and_then(|declared| declared.codebooks) {
-                Some(codebooks) => self.codebooks(stored, packed, &shape, codebooks).map(ArtifactTensor::Codebooks),
-                None => self.packed(stored, &packed, &shape).map(ArtifactTensor::Quantized),
-            };
         }
-        let Some(slice) = self.take(&stored.name) else {
-            return Err(Error::MissingTensor { path: self.origin.to_owned(), name: stored.name.clone() });
+        let group = self.groups.of(stored, self.config_origin)?;
+        let Some((Group { name: group, input, .. }, weights)) = group.and_then(|group| Some((group, group.weights?))) else {
+            if is_packed || is_signed {
+                let what = format!("tensor `{}` is quantized, and no group of `quantization_config` says how", stored.name);
+                return Err(Error::unsupported(self.origin, what));
+            }
+            return Ok((ArtifactTensor::Dense(self.dense(stored, &shape)?), Input::Real));
         };
-        if slice.dtype == Dtype::I8 {
-            self.refuse_integers_of_a_vector(stored, &shape)?;
-            shape_of_rows(&mut shape, stored);
-            return self.signed(stored, slice, &shape).map(ArtifactTensor::Quantized);
+        let (group, input) = (group.clone(), *input);
+        if input != Input::Real && !(stored.parts[0].is_projection() || stored.parts[0] == TensorId::Head) {
+            let what = format!("`config_groups.{group}.input_activations`: the input of `{}` is not rounded here", stored.name);
+            return Err(Error::unsupported(self.config_origin, what));
         }
-        if !slice.dtype.is_float() {
+        if self.files.get(&stored.name).is_some_and(|slice| slice.dtype.is_float()) {
+            let what =
+                format!("tensor `{}` is dense, and `config_groups.{group}` quantizes it: name it in `ignore`", stored.name);
+            return Err(Error::unsupported(self.origin, what));
+        }
+        shape_of_rows(&mut shape, stored);
+        let is_words = !matches!(weights, Weights::Integers { is_packed: false, .. });
+        if is_packed != is_words && (is_packed || is_signed) {
+            let [found, asked] = if is_packed { ["packed", "int-quantized"] } else { ["not packed", "packed"] };
+            let what = format!("tensor `{}` is {found}, and the format of `config_groups.{group}` is {asked}", stored.name);
+            return Err(Error::unsupported(self.origin, what));
+        }
+        let name = if is_words { &packed_name } else { &stored.name };
+        let slice = self.take(name).ok_or_else(|| self.missing(name))?;
+        if is_words {
+            self.expect_said_shape(&stored.name, &shape)?;
+            self.expect_words(&stored.name, &slice)?;
+        }
+        let tensor = match weights {
+            Weights::Codebooks(codebooks) => ArtifactTensor::Codebooks(self.codebooks(stored, slice, &shape, codebooks)?),
+            Weights::Integers { bits, is_packed: true, group_size, symmetric } => {
+                let scheme = Scheme { bits, group_size, symmetric };
+                ArtifactTensor::Quantized(self.packed(&stored.name, &slice, &shape, scheme)?)
+            }
+            Weights::Integers { is_packed: false, group_size, symmetric, .. } => {
+                let scheme = Scheme { bits: 8, group_size, symmetric };
+                ArtifactTensor::Quantized(self.signed(&stored.name, slice, &shape, scheme)?)
+            }
+        };
+        Ok((tensor, input))
+    }
+
+    fn dense(&mut self, stored: &StoredTensor, shape: &[usize]) -> Result<TensorSlice> {
+        let slice = self.take(&stored.name).ok_or_else(|| self.missing(&stored.name))?;
+        if !slice.dtype.is_float() || slice.dtype == Dtype::F64 {
             return Err(Error::unsupported(self.origin, format!("tensor `{}` is {}", stored.name, slice.dtype)));
         }
-        self.expect_shape(&stored.name, &slice, &shape)?;
+        self.expect_shape(&stored.name, &slice, shape)?;
         if stored.transposed {
             // Only GPT-2 stores `[in, out]`; this program writes its artifacts with every matrix quantized or turned.
             return Err(Error::unsupported(self.origin, format!("tensor `{}` is dense and stored [in, out]", stored.name)));
         }
-        Ok(ArtifactTensor::Dense(slice))
+        Ok(slice)
     }
 
     fn refuse_integers_of_a_vector(&self, stored: &StoredTensor, shape: &[usize]) -> Result<()> {
@@ -271,31 +310,15 @@ impl Reader<'_> {
         Some(slice)
     }
 
-    fn packed(&mut self, stored: &StoredTensor, packed: &TensorSlice, shape: &[usize]) -> Result<QuantizedMatrix> {
-        let name = &stored.name;
+    fn packed(&mut self, name: &str, packed: &TensorSlice, shape: &[usize], scheme: Scheme) -> Result<QuantizedMatrix> {
         let (rows, columns) = (shape[0], shape[1]);
-        let words = packed.shape.get(1).copied().unwrap_or(0);
-        let fits = |bits: u8| (columns * usize::from(bits)).div_ceil(32) == words;
-        // Narrow rows of different bits fill the same number of words: what config.json says decides.
-        let declared = self.declared(stored).filter(|declared| u8::try_from(declared.bits).is_ok_and(fits));
-        let bits = declared.and_then(|declared| u8::try_from(declared.bits).ok()).or_else(|| (1..=8).find(|bits| fits(*bits)));
-        let per_channel = declared.is_none_or(|declared| declared.per_channel);
-        let bits = match bits {
-            Some(bits) if packed.shape == [rows, words] && Scheme::BITS.contains(&bits) => bits,
-            Some(bits) if packed.shape == [rows, words] => {
-                let what = format!("tensor `{name}` has {bits} bits; the engine runs 2, 3, 4, 5, 6 and 8");
-                return Err(Error::unsupported(self.origin, what));
-            }
-            _ => {
-                let what =
-                    format!("tensor `{name}_packed` has shape {:?}, which packs no [{rows}, {columns}] matrix", packed.shape);
-                return Err(Error::malformed(self.origin, what));
-            }
+        let words = (columns * usize::from(scheme.bits)).div_ceil(32);
+        self.expect_shape(&format!("{name}_packed"), packed, &[rows, words])?;
+        let (scales, groups) = self.scales(name, rows, columns, scheme)?;
+        let zero_points = match scheme.symmetric {
+            true => None,
+            false => Some(self.zero_points(name, rows, groups, scheme.bits)?),
         };
-        let (scales, groups) = self.scales(name, rows, columns)?;
-        let zero_points = self.zero_points(name, rows, groups, bits)?;
-        let group_size = (groups > 1 || !per_channel).then(|| columns / groups);
-        let scheme = Scheme { bits, group_size, symmetric: zero_points.is_none() };
         let values = Values::Packed(WeightBytes::Mapped(packed.bytes.clone()));
         Ok(QuantizedMatrix { rows, columns, scheme, values, scales, zero_points })
     }
@@ -322,42 +345,36 @@ impl Reader<'_> {
         let centroids = self.take(&codebook_name).ok_or_else(|| self.missing(&codebook_name))?;
         self.expect_shape(&codebook_name, &centroids, &[codebooks.count(rows), codebooks.centroids()])?;
         let integers = || Error::unsupported(self.origin, format!("tensor `{codebook_name}` is {}", centroids.dtype));
-        check_finite(self.origin, &codebook_name, &centroids.to_f32().ok_or_else(integers)?)?;
+        let values = centroids.to_f32().filter(|_| centroids.dtype != Dtype::F64);
+        check_finite(self.origin, &codebook_name, &values.ok_or_else(integers)?)?;
         Ok(CodebookMatrix { rows, columns, codebooks, indices: WeightBytes::Mapped(packed.bytes), centroids })
     }
 
-    /// What config.json says about a tensor: the group that names its module, else the one that names its class.
-    fn declared(&self, stored: &StoredTensor) -> Option<&Declared> {
-        let module = stored.name.strip_suffix(".weight").unwrap_or(&stored.name);
-        let class = if stored.transposed { "Conv1D" } else { "Linear" };
-        let by_target = |target: &str| self.declared.iter().find(|group| group.targets.iter().any(|name| name == target));
-        by_target(module).or_else(|| by_target(class))
-    }
-
-    fn signed(&mut self, stored: &StoredTensor, slice: TensorSlice, shape: &[usize]) -> Result<QuantizedMatrix> {
-        self.expect_shape(&stored.name, &slice, shape)?;
+    fn signed(&mut self, name: &str, slice: TensorSlice, shape: &[usize], scheme: Scheme) -> Result<QuantizedMatrix> {
         let (rows, columns) = (shape[0], shape[1]);
-        let (scales, groups) = self.scales(&stored.name, rows, columns)?;
-        if self.files.get(&format!("{}_zero_point", stored.name)).is_some() {
-            return Err(Error::unsupported(
-                self.origin,
-                format!("tensor `{}` is INT8 with zero points and not packed", stored.name),
-            ));
+        self.expect_shape(name, &slice, shape)?;
+        if slice.dtype != Dtype::I8 {
+            return Err(Error::unsupported(self.origin, format!("tensor `{name}` is {}, i8 is needed", slice.dtype)));
         }
-        let scheme = Scheme { bits: 8, group_size: (groups > 1).then(|| columns / groups), symmetric: true };
+        if !scheme.symmetric || self.files.get(&format!("{name}_zero_point")).is_some() {
+            return Err(Error::unsupported(self.origin, format!("tensor `{name}` is INT8 with zero points and not packed")));
+        }
+        let (scales, _) = self.scales(name, rows, columns, scheme)?;
         let values = Values::Signed(WeightBytes::Mapped(slice.bytes));
         Ok(QuantizedMatrix { rows, columns, scheme, values, scales, zero_points: None })
     }
 
     /// Scales `[rows, groups]`, with the number of groups.
-    fn scales(&mut self, name: &str, rows: usize, columns: usize) -> Result<(Scales, usize)> {
+    fn scales(&mut self, name: &str, rows: usize, columns: usize, scheme: Scheme) -> Result<(Scales, usize)> {
         let scale_name = format!("{name}_scale");
         let slice = self.take(&scale_name).ok_or_else(|| self.missing(&scale_name))?;
-        let groups = slice.shape.get(1).copied().unwrap_or(0);
-        if slice.shape != [rows, groups] || groups == 0 || !columns.is_multiple_of(groups) {
-            let what = format!("tensor `{scale_name}` has shape {:?}, which fits no [{rows}, {columns}] matrix", slice.shape);
+        let group_size = scheme.group_size.unwrap_or(columns);
+        if !columns.is_multiple_of(group_size) {
+            let what = format!("tensor `{name}`: groups of {group_size} do not divide its {columns} columns");
             return Err(Error::malformed(self.origin, what));
         }
+        let groups = columns / group_size;
+        self.expect_shape(&scale_name, &slice, &[rows, groups])?;
         let integers = || Error::unsupported(self.origin, format!("tensor `{scale_name}` is {}", slice.dtype));
         let scales = Scales::stored(&slice).ok_or_else(integers)?;
         if let Some((index, value)) = scales.not_finite() {
@@ -384,9 +401,9 @@ impl Reader<'_> {
     }
 
     /// Zero points are packed down the rows: `[ceil(rows · bits / 32), groups]` words.
-    fn zero_points(&mut self, name: &str, rows: usize, groups: usize, bits: u8) -> Result<Option<Vec<i8>>> {
+    fn zero_points(&mut self, name: &str, rows: usize, groups: usize, bits: u8) -> Result<Vec<i8>> {
         let point_name = format!("{name}_zero_point");
-        let Some(slice) = self.take(&point_name) else { return Ok(None) };
+        let slice = self.take(&point_name).ok_or_else(|| self.missing(&point_name))?;
         let words = (rows * usize::from(bits)).div_ceil(32);
         if slice.dtype != Dtype::I32 {
             return Err(Error::unsupported(
@@ -403,7 +420,7 @@ impl Reader<'_> {
                 points[row * groups + group] = point;
             }
         }
-        Ok(Some(points))
+        Ok(points)
     }
 
     /// The shape of a packed matrix is a tensor of its own.
@@ -436,7 +453,7 @@ impl Reader<'_> {
     }
 
     fn missing(&self, name: &str) -> Error {
-        Error::MissingTensor { path: self.origin.to_owned(), name: name.to_owned() }
+        self.files.missing(name, self.origin)
     }
 }
 
@@ -445,86 +462,6 @@ fn shape_of_rows(shape: &mut [usize], stored: &StoredTensor) {
     if stored.transposed {
         shape.reverse();
     }
-}
-
-/// The groups of `quantization_config` in the order of their names, which is the same with and without `std`: the file's is not.
-fn config_groups<'a>(quantization: &'a Value, origin: &str) -> Result<BTreeMap<&'a str, &'a Value>> {
-    let groups = quantization.get("config_groups").and_then(Value::as_object);
-    let groups = groups.ok_or_else(|| Error::malformed(origin, "`quantization_config.config_groups` is missing"))?;
-    Ok(groups.iter().map(|(name, group)| (name.as_str(), group)).collect())
-}
-
-fn declared_schemes(quantization: &Value, origin: &str) -> Result<Vec<Declared>> {
-    let groups = config_groups(quantization, origin)?;
-    let declared = groups.into_iter().filter_map(|(name, group)| {
-        let weights = group.get("weights").filter(|value| !value.is_null())?;
-        let Some(bits) = weights.get("num_bits").and_then(Value::as_u64) else {
-            return Some(Err(Error::malformed(origin, format!("`config_groups.{name}.weights.num_bits` is missing"))));
-        };
-        let targets = group.get("targets").and_then(Value::as_array).into_iter().flatten();
-        let codebooks = match weights.get("type").and_then(Value::as_str) {
-            Some("codebook") => match declared_codebooks(weights, bits) {
-                Some(codebooks) => Some(codebooks),
-                None => {
-                    let what =
-                        format!("`config_groups.{name}.weights`: only codebooks of 4 and 8 bits, for 1 row or more, are read");
-                    return Some(Err(Error::unsupported(origin, what)));
-                }
-            },
-            _ => None,
-        };
-        Some(Ok(Declared {
-            bits,
-            per_channel: weights.get("strategy").and_then(Value::as_str) == Some("channel"),
-            codebooks,
-            targets: targets.filter_map(Value::as_str).map(str::to_owned).collect(),
-        }))
-    });
-    declared.collect()
-}
-
-/// `None` for codebooks that can't be.
-fn declared_codebooks(weights: &Value, bits: u64) -> Option<Codebooks> {
-    let bits = u8::try_from(bits).ok().filter(|bits| Codebooks::BITS.contains(bits))?;
-    let rows = match weights.get("codebook_rows").filter(|rows| !rows.is_null()) {
-        Some(rows) => Some(rows.as_u64().and_then(|rows| usize::try_from(rows).ok()).filter(|rows| *rows > 0)?),
-        None => None,
-    };
-    Some(Codebooks { bits, rows })
-}
-
-/// What `quantization_config` says about activations, static scales still to be read. INT8, symmetric, is run here: dynamic per token
-/// or static per tensor, and the same in every group that says anything.
-fn declared_input_rounding(quantization: &Value, origin: &str) -> Result<InputRounding> {
-    let mut found: Option<(&str, InputRounding)> = None;
-    for (name, group) in config_groups(quantization, origin)? {
-        let Some(activations) = group.get("input_activations").filter(|value| !value.is_null()) else { continue };
-        let text = |key: &str| activations.get(key).map_or_else(|| "null".to_owned(), Value::to_string);
-        let is_int8 = text("num_bits") == "8" && text("symmetric") == "true" && text("type") != "\"float\"";
-        let rounding = match (text("dynamic").as_str(), text("strategy").as_str()) {
-            ("true", "\"token\"") if is_int8 => InputRounding::PerToken,
-            ("false", "\"tensor\"") if is_int8 => InputRounding::Static(BTreeMap::new()),
-            _ => {
-                let what = format!(
-                    "`config_groups.{name}.input_activations`: only 8 bits, symmetric, dynamic per token or static per tensor, is \
-                     run here"
-                );
-                return Err(Error::unsupported(origin, what));
-            }
-        };
-        match &found {
-            Some((first, known)) if *known != rounding => {
-                let what = format!(
-                    "`config_groups.{first}.input_activations` and `config_groups.{name}.input_activations`: dynamic and static \
-                     scales in one model are not run here"
-                );
-                return Err(Error::unsupported(origin, what));
-            }
-            Some(_) => {}
-            None => found = Some((name, rounding)),
-        }
-    }
-    Ok(found.map(|(_, rounding)| rounding).unwrap_or_default())
 }
 
 /// The tensor with the one scale of what a matrix multiplies.
@@ -734,7 +671,7 @@ mod tests {
             let scale = named(tensors, &format!("{QUERY}_scale"));
             (scale.2, scale.3) = (vec![8, 3], vec![0; 96]);
         });
-        assert_eq!(scale, format!("tensor `{QUERY}_scale` has shape [8, 3], which fits no [8, 8] matrix"));
+        assert_eq!(scale, format!("tensor `{QUERY}_scale` has shape [8, 3], config.json asks for [8, 4]"));
         let shape = refused(|tensors| named(tensors, &format!("{QUERY}_shape")).3 = vec![0xff; 16]);
         assert!(shape.starts_with(&format!("tensor `{QUERY}` has shape [18446744073709551615, ")), "{shape}");
         let words = refused(|tensors| named(tensors, &format!("{QUERY}_packed")).1 = Dtype::F32);
@@ -909,22 +846,10 @@ mod tests {
             folder.path().display()
         );
         assert_eq!(with("codebook_rows", json!(12)), cut);
-        // As integers they have no scales.
+        // Integers have none.
         let integers = with("type", json!("int"));
-        let missing = "there is no tensor `transformer.h.0.attn.c_attn.weight_scale`, and config.json asks for it";
-        assert!(integers.ends_with(missing), "{integers}");
-    }
-
-    #[test]
-    fn where_two_groups_name_a_module_the_first_name_decides_whatever_their_order_in_the_file() {
-        let group = |bits: u8| json!({"targets": ["Linear"], "weights": {"num_bits": bits}});
-        for quantization in [
-            json!({"config_groups": {"group_0": group(4), "group_1": group(8)}}),
-            json!({"config_groups": {"group_1": group(8), "group_0": group(4)}}),
-        ] {
-            let declared = declared_schemes(&quantization, "config.json").unwrap();
-            assert_eq!(declared.iter().map(|declared| declared.bits).collect::<Vec<_>>(), [4, 8]);
-        }
+        let unknown = "`config_groups.group_0.weights.codebook_rows`: this key is not known here";
+        assert!(integers.ends_with(unknown), "{integers}");
     }
 
     proptest! {

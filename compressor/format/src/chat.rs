@@ -165,8 +165,8 @@ pub(crate) fn read_json(path: &Path) -> Result<Value> {
     if !path.is_file() {
         return Ok(Value::Null);
     }
-    serde_json::from_slice(&crate::read_file(path, crate::LIST_BYTES)?)
-        .map_err(|error| Error::malformed(path, format!("is not valid JSON: {error}")))
+    let json = crate::read_file(path, crate::LIST_BYTES)?;
+    serde_json::from_slice(&json).map_err(|error| Error::unreadable(path, &json, format!("is not valid JSON: {error}")))
 }
 
 /// Jinja set up as Transformers does it.

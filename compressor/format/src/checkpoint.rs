@@ -12,6 +12,8 @@ use alloc::vec::Vec;
 use serde_json::Value;
 
 #[cfg(feature = "std")]
+pub(crate) use self::folder::refuse_part;
+#[cfg(feature = "std")]
 pub use self::folder::{copy_companions, read_config};
 use crate::model::{CONFIG, WEIGHTS, is_quantized, parse_config};
 use crate::origin::Kept;
@@ -164,8 +166,8 @@ impl SafetensorsSource {
         let mut locations = BTreeMap::new();
         let mut known = Vec::new();
         for tensor in Family::stored(architecture) {
-            let name_in_file = name_in(&files, architecture, &tensor.name)
-                .ok_or_else(|| Error::MissingTensor { path: origin.to_owned(), name: tensor.name.clone() })?;
+            let name_in_file =
+                name_in(&files, architecture, &tensor.name).ok_or_else(|| missing(&files, architecture, &tensor.name, origin))?;
             let slice = files.get(&name_in_file).expect("found by name above");
             let expected = tensor.shape(architecture);
             if slice.shape != expected {
@@ -173,7 +175,7 @@ impl SafetensorsSource {
                 return Err(Error::Shape { path: origin.to_owned(), name: name_in_file, found, expected });
             }
             if !slice.dtype.is_float() {
-                let what = format!("tensor `{name_in_file}` is {}, dense weights are f32, f16 or bf16", slice.dtype);
+                let what = format!("tensor `{name_in_file}` is {}, dense weights are f64, f32, f16 or bf16", slice.dtype);
                 return Err(Error::unsupported(origin, what));
             }
             let mut first_row = 0;
@@ -185,11 +187,8 @@ impl SafetensorsSource {
             known.push(name_in_file);
         }
         known.sort();
-        let unread = |name: &str| known.binary_search(&name.to_owned()).is_err() && !Family::is_ignored(architecture, name);
-        if let Some((name, _)) = files.iter().find(|(name, _)| unread(name)) {
-            let what = format!("tensor `{name}` has no place in the model that config.json describes");
-            return Err(Error::malformed(origin, what));
-        }
+        let is_read = |name: &str| known.binary_search(&name.to_owned()).is_ok() || Family::is_ignored(architecture, name);
+        files.refuse_unread(is_read, origin)?;
         Ok(Self { files, locations })
     }
 
@@ -235,7 +234,9 @@ impl SafetensorsSource {
         let mut bytes = BTreeMap::new();
         for location in self.locations.values() {
             let slice = self.slice(location);
-            *bytes.entry(slice.dtype).or_insert(0) += slice.bytes.len();
+            // What is read as f32 is written as f32.
+            let dtype = if slice.dtype == Dtype::F64 { Dtype::F32 } else { slice.dtype };
+            *bytes.entry(dtype).or_insert(0) += slice.bytes.len();
         }
         bytes.into_iter().max_by_key(|(_, bytes)| *bytes).map_or(Dtype::F32, |(dtype, _)| dtype)
     }
@@ -245,6 +246,14 @@ impl SafetensorsSource {
 fn name_in(files: &TensorFiles, architecture: &Architecture, name: &str) -> Option<String> {
     let short = name.strip_prefix(architecture.family.optional_prefix());
     [Some(name), short].into_iter().flatten().find(|name| files.get(name).is_some()).map(str::to_owned)
+}
+
+/// The error for a tensor that is under neither name.
+fn missing(files: &TensorFiles, architecture: &Architecture, name: &str, origin: &str) -> Error {
+    match name.strip_prefix(architecture.family.optional_prefix()).map(|short| files.missing(short, origin)) {
+        Some(error @ Error::Unsupported { .. }) => error,
+        _ => files.missing(name, origin),
+    }
 }
 
 /// Turns row-major `[rows, columns]` into `[columns, rows]`.
@@ -382,6 +391,73 @@ mod tests {
 
     fn write_config_of(folder: &Path, config: &Value) {
         fs_err::write(folder.join("config.json"), config.to_string()).unwrap();
+    }
+
+    /// Adds a tensor of four bytes, of any type of the format, to a folder's weights.
+    fn add_tensor(folder: &Path, name: &str, dtype: &str, shape: &[usize]) {
+        let path = folder.join("model.safetensors");
+        let file = fs_err::read(&path).unwrap();
+        let length = u64::from_le_bytes(*file.first_chunk().unwrap()) as usize;
+        let (header, data) = file[8..].split_at(length);
+        let mut header: Value = serde_json::from_slice(header).unwrap();
+        header[name] = json!({"dtype": dtype, "shape": shape, "data_offsets": [data.len(), data.len() + 4]});
+        let header = header.to_string().into_bytes();
+        fs_err::write(path, [&(header.len() as u64).to_le_bytes(), &header[..], data, &[1; 4]].concat()).unwrap();
+    }
+
+    #[test]
+    fn masks_of_gpt2_may_be_of_any_type() {
+        let (folder, weights) = written(Family::Gpt2, Dtype::F32);
+        add_tensor(folder.path(), "h.0.attn.bias", "BOOL", &[1, 1, 2, 2]);
+        add_tensor(folder.path(), "transformer.h.1.attn.bias", "U8", &[1, 1, 2, 2]);
+        add_tensor(folder.path(), "h.1.attn.masked_bias", "F8_E4M3", &[4]);
+        let checkpoint = Checkpoint::open(folder.path()).unwrap();
+        assert_eq!(checkpoint.tensor(TensorId::Embedding).unwrap(), weights.get(TensorId::Embedding));
+        check_bytes_against_folder(folder.path());
+        add_tensor(folder.path(), "h.0.attn.rotation", "U8", &[4]);
+        let shown = folder.path().display();
+        let expected = format!("{shown}: tensor `h.0.attn.rotation` has no place in the model that config.json describes");
+        assert_eq!(Checkpoint::open(folder.path()).unwrap_err().to_string(), expected);
+    }
+
+    #[test]
+    fn weights_of_a_type_that_is_not_read_are_refused_by_it() {
+        for (family, name) in [(Family::Llama, "model.norm.weight"), (Family::Gpt2, "ln_f.weight")] {
+            let (folder, _) = written(family, Dtype::F32);
+            let path = folder.path().join("model.safetensors");
+            let file = fs_err::read(&path).unwrap();
+            let full = if family == Family::Gpt2 { "transformer.ln_f.weight" } else { name };
+            let text = String::from_utf8_lossy(&file[8..4096]);
+            let at = 8 + text.find(&format!("\"{full}\":{{\"dtype\":\"F32\"")).unwrap();
+            let mut changed = file.clone();
+            let dtype = at + full.len() + 13;
+            assert_eq!(&changed[dtype..dtype + 3], b"F32");
+            changed[dtype] = b'U';
+            fs_err::write(&path, changed).unwrap();
+            let expected =
+                format!("{}: tensor `{full}` is U32; known are F64, F32, F16, BF16, I8, I32, I64", folder.path().display());
+            assert_eq!(Checkpoint::open(folder.path()).unwrap_err().to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn weights_in_f64_are_read_as_f32() {
+        for family in [Family::Llama, Family::Gpt2] {
+            let (folder, weights) = written(family, Dtype::F64);
+            let checkpoint = Checkpoint::open(folder.path()).unwrap();
+            assert_eq!(checkpoint.dtype(), Dtype::F32);
+            for (id, values) in weights.iter() {
+                assert_eq!(checkpoint.tensor(id).unwrap(), values, "{id}");
+            }
+            check_bytes_against_folder(folder.path());
+            let path = folder.path().join("model.safetensors");
+            let mut file = fs_err::read(&path).unwrap();
+            let last = file.len() - 8;
+            file[last..].copy_from_slice(&1e300f64.to_le_bytes());
+            fs_err::write(&path, file).unwrap();
+            let error = Checkpoint::open(folder.path()).unwrap().weights().unwrap_err().to_string();
+            assert!(error.contains(" holds inf at element "), "{error}");
+        }
     }
 
     #[test]

@@ -107,10 +107,11 @@ impl Delta {
         let file = MappedBytes::from(map_file(path)?);
         let malformed = |what: String| Error::malformed(path, what);
         let Some((start, rest)) = file.split_first_chunk::<HEAD_BYTES>() else {
-            return Err(malformed(format!("is cut short: its {} bytes are less than a head", file.len())));
+            let what = format!("is cut short: its {} bytes are less than a head", file.len());
+            return Err(Error::unreadable(path, &file, what));
         };
         if start[..MAGIC.len()] != *MAGIC {
-            return Err(malformed("is no delta".to_owned()));
+            return Err(Error::unreadable(path, &file, "is no delta"));
         }
         let version = u32_at(start, 8);
         if version != VERSION {

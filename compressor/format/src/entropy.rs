@@ -11,7 +11,7 @@ use std::sync::Arc;
 use rayon::prelude::*;
 
 use crate::coded::{Coding, FAST, PIECE_BYTES, encode, likely_bits, u32_at};
-use crate::safetensors::header::{self, Entry};
+use crate::safetensors::header::{self, Element, Entry};
 use crate::{Dtype, Error, MappedBytes, Result, map_file, write_beside};
 
 /// The file's name in a folder.
@@ -101,14 +101,18 @@ fn cut(file: &[u8], origin: &str) -> Result<Vec<(Range<usize>, Vec<Coding>)>> {
     let contents = header::read(file, origin)?;
     let mut cuts = pieces(0..contents.data, vec![Coding::Bytes], 1);
     let entries: Vec<Entry> = contents.entries.into_iter().filter(|entry| !entry.bytes.is_empty()).collect();
-    for run in entries.chunk_by(|left, right| left.dtype == right.dtype && left.dtype != Dtype::I32) {
+    for run in entries.chunk_by(|left, right| left.element == right.element && left.element != Element::Known(Dtype::I32)) {
         let (first, last) = (&run[0], &run[run.len() - 1]);
         let range = contents.data + first.bytes.start..contents.data + last.bytes.end;
-        let width = first.dtype.bytes();
-        let (ways, whole) = match first.dtype {
-            Dtype::F32 | Dtype::F16 | Dtype::Bf16 => (vec![Coding::Planes(width as u8), Coding::Distinct(width as u8)], width),
-            Dtype::I64 | Dtype::I8 => (vec![Coding::Bytes], width),
-            Dtype::I32 => words(&file[range.clone()], &first.shape),
+        let (ways, whole) = match &first.element {
+            Element::Known(dtype) => match (dtype, dtype.bytes()) {
+                (Dtype::F32 | Dtype::F16 | Dtype::Bf16, width) => {
+                    (vec![Coding::Planes(width as u8), Coding::Distinct(width as u8)], width)
+                }
+                (Dtype::F64 | Dtype::I64 | Dtype::I8, width) => (vec![Coding::Bytes], width),
+                (Dtype::I32, _) => words(&file[range.clone()], &first.shape),
+            },
+            Element::Other(_) => (vec![Coding::Bytes], 1),
         };
         cuts.extend(pieces(range, ways, whole));
     }
@@ -141,12 +145,13 @@ impl EntropyFile {
     pub fn open(path: &Path) -> Result<Self> {
         let file = MappedBytes::from(map_file(path)?);
         let malformed = |what: String| Error::malformed(path, what);
+        let unreadable = |what: String| Error::unreadable(path, &file, what);
         let Some((head, _)) = file.split_first_chunk::<HEAD_BYTES>() else {
-            return Err(malformed(format!("is cut short: its {} bytes are less than a head", file.len())));
+            return Err(unreadable(format!("is cut short: its {} bytes are less than a head", file.len())));
         };
         let (magic, head) = head.split_at(MAGIC.len());
         if magic != MAGIC {
-            return Err(malformed("is no entropy-coded file".to_owned()));
+            return Err(unreadable("is no entropy-coded file".to_owned()));
         }
         let version = u32_at(head, 0);
         if version != VERSION {

@@ -229,7 +229,8 @@ impl GgufFile {
 
 fn check_magic_and_version(cursor: &mut Cursor) -> Result<()> {
     if !cursor.file.starts_with(&MAGIC) {
-        return Err(Error::malformed(cursor.path, "is not a GGUF file: it does not begin with the bytes `GGUF`"));
+        let what = "is not a GGUF file: it does not begin with the bytes `GGUF`";
+        return Err(Error::unreadable(cursor.path, cursor.file, what));
     }
     cursor.u32("the magic")?;
     match cursor.u32("the version")? {

@@ -16,6 +16,7 @@ mod codebooks;
 mod error;
 mod families;
 mod mapped;
+mod mistaken;
 mod model;
 mod origin;
 mod quantized;

@@ -167,9 +167,11 @@ impl Manifest {
     /// [`Error::Io`] where there is none; [`Error::Malformed`] where it is no manifest, lists a file twice, or lists one outside the
     /// folder; [`Error::Unsupported`] for another format version.
     pub fn read(folder: &Path) -> Result<Self> {
+        crate::checkpoint::refuse_part(folder)?;
         let path = folder.join(NAME);
-        let malformed = |error: serde_json::Error| Error::malformed(&path, format!("is no manifest: {error}"));
-        let value: serde_json::Value = serde_json::from_slice(&crate::read_file(&path, crate::LIST_BYTES)?).map_err(malformed)?;
+        let json = crate::read_file(&path, crate::LIST_BYTES)?;
+        let malformed = |error: serde_json::Error| Error::unreadable(&path, &json, format!("is no manifest: {error}"));
+        let value: serde_json::Value = serde_json::from_slice(&json).map_err(malformed)?;
         // Before the rest: another version may have other keys.
         if let Some(version) = value.get("format_version").and_then(serde_json::Value::as_u64)
             && version != u64::from(Self::FORMAT_VERSION)
@@ -177,7 +179,8 @@ impl Manifest {
             let what = format!("has format version {version}, this program reads {}", Self::FORMAT_VERSION);
             return Err(Error::unsupported(&path, what));
         }
-        let manifest: Self = serde_json::from_value(value).map_err(malformed)?;
+        // Out of the text: an error then has its line.
+        let manifest: Self = serde_json::from_slice(&json).map_err(malformed)?;
         manifest.check_itself(&path)?;
         Ok(manifest)
     }

@@ -119,7 +119,7 @@ impl Model {
 
 /// The `config.json` in these bytes, which errors call `origin`.
 pub(crate) fn parse_config<O: Origin + ?Sized>(bytes: &[u8], origin: &O) -> Result<Value> {
-    serde_json::from_slice(bytes).map_err(|error| Error::malformed(origin, format!("is not valid JSON: {error}")))
+    serde_json::from_slice(bytes).map_err(|error| Error::unreadable(origin, bytes, format!("is not valid JSON: {error}")))
 }
 
 /// True where a `config.json` says that the weights are quantized.
@@ -224,7 +224,8 @@ pub(crate) mod tests {
     #[test]
     fn bytes_that_are_no_model_are_refused_by_the_name_of_the_file() {
         let refused = |config: &str| Model::from_bytes(config.as_bytes(), Vec::new()).unwrap_err().to_string();
-        assert_eq!(refused(""), "config.json: is not valid JSON: EOF while parsing a value at line 1 column 0");
+        assert_eq!(refused(""), "config.json: is empty: copy or download it again");
+        assert_eq!(refused("{"), "config.json: is not valid JSON: EOF while parsing an object at line 1 column 1");
         assert_eq!(refused("7"), "config.json: the configuration is not a JSON object");
         assert_eq!(
             refused(r#"{"model_type": "phi3"}"#),
@@ -232,10 +233,11 @@ pub(crate) mod tests {
         );
         assert_eq!(
             refused(r#"{"quantization_config": {"quant_method": "gptq"}}"#),
-            "config.json: quant_method \"gptq\"; known is compressed-tensors"
+            "config.json: quant_method \"gptq\" (AutoGPTQ, GPTQModel) is not read; known is compressed-tensors. Open the model with dense \
+             weights that it was made from, and quantize that"
         );
         let small = r#"{"model_type": "gpt2", "vocab_size": 5, "n_embd": 8, "n_layer": 1, "n_head": 2, "n_positions": 16}"#;
-        assert_eq!(refused(small), "model.safetensors: is cut short: the header reaches past the end of its 0 bytes");
+        assert_eq!(refused(small), "model.safetensors: is empty: copy or download it again");
         let empty = [&2u64.to_le_bytes()[..], b"{}"].concat();
         assert_eq!(
             Model::from_bytes(small.as_bytes(), empty.clone()).unwrap_err().to_string(),

@@ -153,6 +153,7 @@ fn with_way_out(what: String) -> String {
 /// The types as the command's flags and the engine's documents call them.
 fn type_name(dtype: Dtype) -> &'static str {
     match dtype {
+        Dtype::F64 => "f64",
         Dtype::F32 => "f32",
         Dtype::F16 => "f16",
         Dtype::Bf16 => "bf16",

@@ -46,7 +46,8 @@ pub fn read_file(path: &Path, most: u64) -> Result<Vec<u8>> {
     file.take(most.saturating_add(1)).read_to_end(&mut contents)?;
     match contents.len() as u64 {
         bytes if bytes > most => Err(too_large(bytes)),
-        _ => Ok(contents),
+        // Whatever the file should be: what stands for one that was not fetched would be taken for text.
+        _ => Error::refuse_pointer(path, &contents).map(|()| contents),
     }
 }
 

@@ -215,8 +215,9 @@ impl Report {
     /// [`Error::Io`] where there is none, [`Error::Malformed`] where it is damaged, [`Error::Unsupported`] for another version.
     pub fn read(run_folder: &Path) -> Result<Self> {
         let path = Self::path(run_folder);
-        let report: Self = serde_json::from_slice(&crate::read_file(&path, crate::LIST_BYTES)?)
-            .map_err(|error| Error::malformed(&path, error.to_string()))?;
+        let json = crate::read_file(&path, crate::LIST_BYTES)?;
+        let report: Self =
+            serde_json::from_slice(&json).map_err(|error| Error::unreadable(&path, &json, format!("is no report: {error}")))?;
         match report.format_version {
             REPORT_VERSION => Ok(report),
             version => {

@@ -33,6 +33,8 @@ pub struct TensorFiles {
     bytes: u64,
     metadata: BTreeMap<String, String>,
     tensors: BTreeMap<String, TensorSlice>,
+    /// Tensors of types that nothing here reads, by name, each with its type.
+    others: BTreeMap<String, (&'static str, MappedBytes)>,
 }
 
 /// One tensor as it lies in its file.
@@ -50,6 +52,8 @@ pub struct TensorSlice {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[cfg_attr(feature = "std", derive(Serialize, Deserialize), serde(rename_all = "lowercase"))]
 pub enum Dtype {
+    /// 64-bit float: read as the nearest f32, never written.
+    F64,
     /// 32-bit float.
     F32,
     /// IEEE half precision.
@@ -68,7 +72,7 @@ impl TensorFiles {
     /// Reads the header of a whole file's bytes, which errors call `origin`.
     ///
     /// # Errors
-    /// [`Error::Malformed`] for a truncated or contradictory header, [`Error::Unsupported`] for other element types.
+    /// [`Error::Malformed`] for a truncated or contradictory header.
     pub fn from_bytes<O: Origin + ?Sized>(bytes: impl Into<MappedBytes>, origin: &O) -> Result<Self> {
         let mut files = Self::default();
         files.add(&bytes.into(), &origin.shown())?;
@@ -79,12 +83,28 @@ impl TensorFiles {
     fn add(&mut self, file: &MappedBytes, origin: &str) -> Result<()> {
         let header::Contents { data, metadata, entries } = header::read(file, origin)?;
         self.metadata.extend(metadata);
-        for header::Entry { name, dtype, shape, bytes } in entries {
+        for header::Entry { name, element, shape, bytes } in entries {
             let bytes = file.slice(data + bytes.start..data + bytes.end).expect("`header::read` lets no tensor past the end");
-            if self.tensors.contains_key(&name) {
-                return Err(Error::malformed(origin, format!("tensor `{name}` stands in another shard too")));
+            // Some programs write a tensor that two modules share into the shard of each.
+            let is_the_same = match (&element, self.tensors.get(&name), self.others.get(&name)) {
+                (_, None, None) => true,
+                (header::Element::Known(dtype), Some(known), None) => {
+                    (known.dtype, &known.shape, &*known.bytes) == (*dtype, &shape, &*bytes)
+                }
+                (header::Element::Other(dtype), None, Some((known, old))) => (known, &**old) == (dtype, &*bytes),
+                _ => false,
+            };
+            if !is_the_same {
+                return Err(Error::malformed(origin, format!("tensor `{name}` stands in another shard too, with other values")));
             }
-            self.tensors.insert(name, TensorSlice { dtype, shape, bytes });
+            match element {
+                header::Element::Known(dtype) => {
+                    self.tensors.entry(name).or_insert(TensorSlice { dtype, shape, bytes });
+                }
+                header::Element::Other(dtype) => {
+                    self.others.entry(name).or_insert((dtype, bytes));
+                }
+            }
         }
         self.bytes += file.len() as u64;
         Ok(())
@@ -105,7 +125,26 @@ impl TensorFiles {
         self.tensors.get(name)
     }
 
-    /// Every tensor, in the order of the names.
+    /// The error for a tensor that is asked for and not there: that its type is not read, where that is why.
+    pub(crate) fn missing(&self, name: &str, origin: &str) -> Error {
+        match self.others.get(name) {
+            Some((dtype, _)) => Error::unsupported(origin, format!("tensor `{name}` is {dtype}; {}", Dtype::KNOWN)),
+            None => Error::MissingTensor { path: origin.into(), name: name.into() },
+        }
+    }
+
+    /// Refuses tensors that are not read, of any type: those for which `is_read` is false.
+    pub(crate) fn refuse_unread(&self, is_read: impl Fn(&str) -> bool, origin: &str) -> Result<()> {
+        match self.tensors.keys().chain(self.others.keys()).find(|name| !is_read(name)) {
+            None => Ok(()),
+            Some(name) => {
+                let what = format!("tensor `{name}` has no place in the model that config.json describes");
+                Err(Error::malformed(origin, what))
+            }
+        }
+    }
+
+    /// Every tensor of a type that is read here, in the order of the names.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &TensorSlice)> {
         self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
     }
@@ -119,7 +158,7 @@ impl TensorSlice {
 }
 
 impl Dtype {
-    const KNOWN: &'static str = "known are F32, F16, BF16, I8, I32, I64";
+    const KNOWN: &'static str = "known are F64, F32, F16, BF16, I8, I32, I64";
 
     /// Bytes of one element.
     pub fn bytes(self) -> usize {
@@ -127,19 +166,21 @@ impl Dtype {
             Self::I8 => 1,
             Self::F16 | Self::Bf16 => 2,
             Self::F32 | Self::I32 => 4,
-            Self::I64 => 8,
+            Self::F64 | Self::I64 => 8,
         }
     }
 
     /// True for the types weights are trained in.
     pub fn is_float(self) -> bool {
-        matches!(self, Self::F32 | Self::F16 | Self::Bf16)
+        matches!(self, Self::F64 | Self::F32 | Self::F16 | Self::Bf16)
     }
 
-    /// Little-endian elements as f32, exactly; `None` for an integer type.
+    /// Little-endian elements as f32, exactly but for f64, of which the nearest is taken, infinite beyond f32; `None` for an integer
+    /// type.
     pub fn to_f32(self, bytes: &[u8]) -> Option<Vec<f32>> {
         let halves = || bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
         match self {
+            Self::F64 => Some(bytes.as_chunks().0.iter().map(|eight| f64::from_le_bytes(*eight) as f32).collect()),
             Self::F32 => {
                 Some(bytes.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect())
             }
@@ -152,6 +193,7 @@ impl Dtype {
     /// The type that a header calls so.
     fn in_header(name: &str) -> Option<Self> {
         match name {
+            "F64" => Some(Self::F64),
             "F32" => Some(Self::F32),
             "F16" => Some(Self::F16),
             "BF16" => Some(Self::Bf16),
@@ -180,6 +222,7 @@ pub(crate) fn f16_to_f32(bits: u16) -> f32 {
 impl fmt::Display for Dtype {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::F64 => "f64",
             Self::F32 => "f32",
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
@@ -205,7 +248,7 @@ mod tests {
     use super::*;
     use crate::damage::Damage;
 
-    const DTYPES: [Dtype; 6] = [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8, Dtype::I32, Dtype::I64];
+    const DTYPES: [Dtype; 7] = [Dtype::F64, Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::I8, Dtype::I32, Dtype::I64];
 
     type Tensor = (Dtype, Vec<usize>, Vec<u8>);
 
@@ -305,8 +348,58 @@ mod tests {
         let shared =
             r#"{"t":{"dtype":"I8","shape":[4],"data_offsets":[0,4]},"u":{"dtype":"I8","shape":[4],"data_offsets":[2,6]}}"#;
         assert_eq!(refused(shared, &[0; 6]), "model.safetensors: is not a valid safetensors file: invalid offset for tensor `u`");
-        let other = r#"{"t":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}"#;
-        assert_eq!(refused(other, &[0; 4]), "model.safetensors: tensor `t` is U8; known are F32, F16, BF16, I8, I32, I64");
+        let other = r#"{"t":{"dtype":"U9","shape":[4],"data_offsets":[0,4]}}"#;
+        assert_eq!(
+            refused(other, &[0; 4]),
+            "model.safetensors: is not a valid safetensors file: tensor `t` is of the type U9, which there is not"
+        );
+        let half = r#"{"t":{"dtype":"F4","shape":[3],"data_offsets":[0,1]}}"#;
+        assert_eq!(
+            refused(half, &[0; 1]),
+            "model.safetensors: is not a valid safetensors file: invalid shape, data type, or offset for tensor"
+        );
+    }
+
+    #[test]
+    fn types_that_nothing_reads_are_no_reason_to_refuse_a_file() {
+        let header = r#"{"b":{"dtype":"BOOL","shape":[2],"data_offsets":[0,2]},"c":{"dtype":"F4","shape":[2,2],"data_offsets":[2,4]},
+                         "w":{"dtype":"F64","shape":[1],"data_offsets":[4,12]}}"#;
+        let data = [&[1, 0, 7, 7][..], &1e300f64.to_le_bytes()].concat();
+        let files = TensorFiles::from_bytes(with_header(header.as_bytes(), &data), SINGLE).unwrap();
+        assert_eq!(files.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["w"]);
+        assert_eq!(files.get("w").unwrap().to_f32().unwrap(), [f32::INFINITY], "beyond f32, which readers of values refuse");
+        assert_eq!(
+            files.missing("b", SINGLE).to_string(),
+            "model.safetensors: tensor `b` is BOOL; known are F64, F32, F16, BF16, I8, I32, I64"
+        );
+        assert_eq!(
+            files.refuse_unread(|name| name == "w", SINGLE).unwrap_err().to_string(),
+            "model.safetensors: tensor `b` has no place in the model that config.json describes"
+        );
+    }
+
+    #[test]
+    fn a_tensor_may_stand_in_two_shards_with_the_same_values() {
+        let folder = tempfile::tempdir().unwrap();
+        let shard = |name: &str, values: [u8; 4], mask: u8| {
+            let header =
+                r#"{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"m":{"dtype":"U8","shape":[1],"data_offsets":[4,5]}}"#;
+            fs_err::write(folder.path().join(name), with_header(header.as_bytes(), &[&values[..], &[mask]].concat())).unwrap();
+        };
+        let index = r#"{"weight_map": {"w": "a.safetensors", "m": "b.safetensors"}}"#;
+        fs_err::write(folder.path().join("model.safetensors.index.json"), index).unwrap();
+        shard("a.safetensors", [1; 4], 1);
+        shard("b.safetensors", [1; 4], 1);
+        let files = TensorFiles::open(folder.path()).unwrap();
+        assert_eq!((files.iter().count(), &*files.get("w").unwrap().bytes), (1, &[1; 4][..]));
+        for (values, mask, name) in [([2; 4], 1, "w"), ([1; 4], 0, "m")] {
+            shard("b.safetensors", values, mask);
+            let expected = format!(
+                "{}: tensor `{name}` stands in another shard too, with other values",
+                folder.path().join("b.safetensors").display()
+            );
+            assert_eq!(TensorFiles::open(folder.path()).unwrap_err().to_string(), expected);
+        }
     }
 
     #[test]
@@ -389,9 +482,12 @@ mod tests {
                 let tensor = |(name, slice): (&str, &TensorSlice)| {
                     (name.to_owned(), (slice.dtype.stored(), slice.shape.clone(), slice.bytes.to_vec()))
                 };
-                assert_eq!(ours.iter().map(tensor).collect::<Found>(), theirs);
+                let others = theirs.iter().filter(|(name, _)| ours.others.contains_key(*name)).count();
+                let read: Found = ours.iter().map(tensor).collect();
+                assert_eq!((read.len() + others, ours.others.len()), (theirs.len(), others));
+                assert!(read.iter().all(|(name, tensor)| theirs[name] == *tensor));
             }
-            (Err(Error::Unsupported { .. }), Some(_)) | (Err(_), None) => {}
+            (Err(_), None) => {}
             (ours, theirs) => panic!("{ours:?}, but {theirs:?}"),
         }
     }

@@ -25,13 +25,13 @@ enum Float {
 }
 
 impl Scales {
-    /// A tensor as it lies in its file; `None` for an integer type.
+    /// A tensor as it lies in its file; `None` for a type that scales are not stored in.
     pub fn stored(slice: &TensorSlice) -> Option<Self> {
         let float = match slice.dtype {
             Dtype::F32 => Float::F32,
             Dtype::F16 => Float::F16,
             Dtype::Bf16 => Float::Bf16,
-            Dtype::I8 | Dtype::I32 | Dtype::I64 => return None,
+            Dtype::F64 | Dtype::I8 | Dtype::I32 | Dtype::I64 => return None,
         };
         Some(Self(Kept::Stored(float, slice.bytes.clone())))
     }

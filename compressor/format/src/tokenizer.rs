@@ -36,10 +36,11 @@ impl Tokenizer {
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let json = crate::read_file(path, crate::LIST_BYTES)?;
-        let malformed = |error: &dyn std::fmt::Display| Error::malformed(path, format!("this is no tokenizer.json: {error}"));
+        let malformed =
+            |error: &dyn std::fmt::Display| Error::unreadable(path, &json, format!("this is no tokenizer.json: {error}"));
         // The library panics inside of its own readers where the JSON breaks off, so the whole is read as JSON first.
         check(path, &serde_json::from_slice(&json).map_err(|error| malformed(&error))?)?;
-        Self::from_json(json).map_err(|error| malformed(&error))
+        Self::from_json(json.clone()).map_err(|error| malformed(&error))
     }
 
     /// Writes the `tokenizer.json` that was read or trained, byte for byte.
@@ -327,7 +328,7 @@ mod tests {
         let text = String::from_utf8(tokenizer.json().to_vec()).unwrap();
         // The vocabulary is most of the file and all alike; the library's own readers stand before it.
         let head = text.find("\"vocab\"").unwrap();
-        for length in (0..text.len()).filter(|length| *length < head || length % 97 == 0) {
+        for length in (1..text.len()).filter(|length| *length < head || length % 97 == 0) {
             fs_err::write(&path, &text.as_bytes()[..length]).unwrap();
             let refused = Tokenizer::open(&path).unwrap_err().to_string();
             assert!(refused.starts_with(&format!("{}: this is no tokenizer.json: ", path.display())), "{refused}");

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use compressor_format::{
-    Alternative, Checkpoint, Dataset, Distill, Draft, Dtype, Importance, LearnScales, Method, Mistake, Place, Prune, Quantize,
-    Recipe, RecipeText, Split, Stage, Student, Tokenizer, TrainingKeys, Verify,
+    Alternative, Architecture, Checkpoint, Dataset, Distill, Draft, Dtype, Importance, LearnScales, Method, Mistake, Place,
+    Prune, Quantize, Recipe, RecipeText, Sizes, Split, Stage, Student, Tokenizer, TrainingKeys, Verify,
 };
 
 use crate::fingerprint::Fingerprint;
@@ -217,10 +217,23 @@ impl<'a> Planner<'a> {
                     self.refuse(&Place::root("model"), mistake);
                 }
                 let tokenizer = TokenizerOf::Trained(sizes.vocab_size);
-                Some(dense(architecture(sizes), Dtype::F32, tokenizer, fingerprint.hex()))
+                let architecture = self.architecture(sizes, &Place::root("model").then("new"))?;
+                Some(dense(architecture, Dtype::F32, tokenizer, fingerprint.hex()))
             }
             Origin::Path(path) => self.size_of_path(path, &Place::root("model").then("path")),
             Origin::Step(_) => unreachable!("a chain starts outside of itself"),
+        }
+    }
+
+    /// What new sizes make; `None` where that is more than any model is.
+    fn architecture(&mut self, sizes: &Sizes, place: &Place) -> Option<Architecture> {
+        let architecture = architecture(sizes);
+        match architecture.too_large() {
+            None => Some(architecture),
+            Some(what) => {
+                self.refuse(place, Mistake::new(what));
+                None
+            }
         }
     }
 
@@ -501,14 +514,15 @@ impl<'a> Planner<'a> {
             (None, _) => Some(step.output.clone()),
             (Some(Student::New(sizes)), teacher) => {
                 step.student = Some(Origin::New(*sizes));
-                let mut architecture = architecture(sizes);
                 let mut tokenizer = TokenizerOf::Trained(sizes.vocab_size);
-                if let Some((_, teacher)) = teacher {
-                    architecture.bos_token_id = teacher.architecture.bos_token_id;
-                    architecture.eos_token_ids.clone_from(&teacher.architecture.eos_token_ids);
-                    tokenizer = teacher.tokenizer.clone();
-                }
-                Some(dense(architecture, Dtype::F32, tokenizer, String::new()))
+                self.architecture(sizes, &place.then("student").then("new")).map(|mut architecture| {
+                    if let Some((_, teacher)) = teacher {
+                        architecture.bos_token_id = teacher.architecture.bos_token_id;
+                        architecture.eos_token_ids.clone_from(&teacher.architecture.eos_token_ids);
+                        tokenizer = teacher.tokenizer.clone();
+                    }
+                    dense(architecture, Dtype::F32, tokenizer, String::new())
+                })
             }
             (Some(Student::Layers(_)), None) => None,
             (Some(Student::Layers(layers)), Some((origin, teacher))) => {

@@ -676,3 +676,23 @@ fn a_quantization_aware_stage_is_redone_where_what_it_rounds_to_changes_and_only
         assert_eq!(step(true, same).fingerprint, aware.fingerprint, "{same}");
     }
 }
+
+#[test]
+fn sizes_that_are_together_more_than_any_model_is_are_refused() {
+    let refused = |sizes: &[(&str, &str)]| {
+        let recipe = sizes.iter().fold(format!("{NEW}{TRAIN}"), |recipe, (from, to)| recipe.replace(from, to));
+        Bench::new().refused(&recipe)
+    };
+    let wide = [("hidden_size = 16", "hidden_size = 16777216"), ("intermediate_size = 64", "intermediate_size = 16777216")];
+    let deep = ("layers = 1", "layers = 4096");
+    // 7 matrices of 2⁴⁸ weights in each of 2¹² layers, 2 · 2¹² + 1 norms and 258 rows of the embedding, each 2²⁴ wide.
+    assert_eq!(
+        refused(&[wide[0], wide[1], deep]),
+        [format!("5: its sizes make {} weights, and at most 70368744177664 are read", 7 * (1u64 << 60) + ((8193 + 258) << 24))]
+    );
+    let heads = ("heads = 2", "heads = 16777216\nhead_dim = 16777216");
+    assert_eq!(
+        refused(&[heads, wide[0], deep]),
+        ["5: 16777216 attention heads of 16777216 elements are together wider than 16777216"]
+    );
+}

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::{Checkpoint, Source};
 use crate::content::ContentHash;
+use crate::entropy::ENTROPY;
 use crate::model::{CONFIG, parse_config};
 use crate::read::check_link;
 use crate::{Error, Family, GgufFile, GgufTensor, Origin, Result, TensorFiles, Tokenizer, Weights};
@@ -32,6 +33,7 @@ impl Checkpoint {
     /// A missing or damaged file, an unknown family, a tensor that is missing or of another shape than `config.json` says, and
     /// tensors that nothing would read; all by name. [`Error::Unsupported`] for a folder with quantized weights.
     pub fn open(path: &Path) -> Result<Self> {
+        refuse_part(path)?;
         if !crate::is_model_folder(path)? {
             return Self::open_gguf(path);
         }
@@ -151,11 +153,29 @@ impl Checkpoint {
     }
 }
 
+/// Refuses one of the files of a model, where the folder that holds all of them is meant.
+pub(crate) fn refuse_part(path: &Path) -> Result<()> {
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let is_part =
+        [CONFIG, ENTROPY].contains(&name) || name.ends_with(".safetensors") || name.ends_with(".safetensors.index.json");
+    if !is_part || !path.is_file() {
+        return Ok(());
+    }
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let what = match folder.join(CONFIG).is_file() {
+        true => format!("is a file of a model: name its folder instead, {}", folder.display()),
+        false => format!("is a file of a model, whose folder is named, and in {} there is no {CONFIG}", folder.display()),
+    };
+    Err(Error::unsupported(path, what))
+}
+
 /// Reads a folder's `config.json`.
 ///
 /// # Errors
-/// [`Error::Io`] where there is none, [`Error::Malformed`] with line and column where it is no JSON.
+/// [`Error::Io`] where there is none, [`Error::Malformed`] with line and column where it is no JSON, [`Error::Unsupported`] where
+/// `folder` is a file of a model.
 pub fn read_config(folder: &Path) -> Result<Value> {
+    refuse_part(folder)?;
     let path = folder.join(CONFIG);
     parse_config(&crate::read_file(&path, crate::DESCRIPTION_BYTES)?, &path)
 }

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::{HEAD_BYTES, Head, MAGIC, PREFIX_BYTES, Source, VERSION, files_of};
 use crate::coded::{Coding, FAST, PIECE_BYTES, THOROUGH, encode};
-use crate::safetensors::header;
+use crate::safetensors::header::{self, Element};
 use crate::{Dtype, Error, MappedBytes, Result, map_file, write_beside};
 
 /// A part of a new file and what it is compared with.
@@ -24,7 +24,7 @@ struct Part {
 }
 
 /// An old tensor: its file, type, shape, and first byte.
-type OldTensors = BTreeMap<String, (u32, Dtype, Vec<usize>, usize)>;
+type OldTensors = BTreeMap<String, (u32, Element, Vec<usize>, usize)>;
 
 /// Pieces that are in memory at once, for each thread.
 const PIECES_AT_ONCE: usize = 4;
@@ -43,7 +43,7 @@ pub fn write_delta(old: &Path, new: &Path, out: &Path) -> Result<u64> {
     for ((file, bytes), index) in head.old.iter().zip(&old_files).zip(0..) {
         let Some(contents) = safetensors(&file.name, bytes) else { continue };
         for entry in contents.entries {
-            tensors.insert(entry.name, (index, entry.dtype, entry.shape, contents.data + entry.bytes.start));
+            tensors.insert(entry.name, (index, entry.element, entry.shape, contents.data + entry.bytes.start));
         }
     }
     let json = serde_json::to_vec(&head).map_err(|error| Error::malformed(out, error.to_string()))?;
@@ -85,11 +85,13 @@ fn parts_of_tensors(contents: header::Contents, namesake: Option<u32>, tensors: 
     let mut parts = vec![whole(0..contents.data, namesake, false)];
     for entry in contents.entries {
         let range = contents.data + entry.bytes.start..contents.data + entry.bytes.end;
-        let old = tensors.get(&entry.name).filter(|(_, dtype, shape, _)| (*dtype, shape) == (entry.dtype, &entry.shape));
-        let width = entry.dtype.bytes() as u8;
-        let (ways, level) = match entry.dtype.is_float() {
-            true => (vec![Coding::Bytes, Coding::Planes(width), Coding::Distinct(width)], THOROUGH),
-            false => (vec![Coding::Bytes], FAST),
+        let old = tensors.get(&entry.name).filter(|(_, element, shape, _)| (element, shape) == (&entry.element, &entry.shape));
+        let (ways, level) = match entry.element {
+            Element::Known(dtype @ (Dtype::F32 | Dtype::F16 | Dtype::Bf16)) => {
+                let width = dtype.bytes() as u8;
+                (vec![Coding::Bytes, Coding::Planes(width), Coding::Distinct(width)], THOROUGH)
+            }
+            Element::Known(Dtype::F64 | Dtype::I8 | Dtype::I32 | Dtype::I64) | Element::Other(_) => (vec![Coding::Bytes], FAST),
         };
         parts.push(Part { range, old: old.map(|(file, _, _, start)| (*file, *start)), ways, level, dictionary: None });
     }

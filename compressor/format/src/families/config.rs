@@ -9,10 +9,8 @@ use serde_json::{Map, Value};
 
 use crate::{Activation, Architecture, Error, Result};
 
-/// Sizes above this are taken for damage: no model is this wide, and the bytes of a matrix of two of them fit 64 bits.
-const LARGEST_SIZE: u64 = 1 << 24;
-/// More layers are taken for damage: no model is this deep, and a name for each of their tensors must fit memory.
-const MOST_LAYERS: u64 = 4096;
+const LARGEST_SIZE: u64 = Architecture::LARGEST_SIZE as u64;
+const MOST_LAYERS: u64 = Architecture::MOST_LAYERS as u64;
 
 pub(super) struct Config<'a> {
     keys: &'a Map<String, Value>,
@@ -133,12 +131,10 @@ impl<'a> Config<'a> {
                 format!("head_dim is missing, and a width of {} is less than one element a head", architecture.hidden_size);
             return Err(self.malformed(what));
         }
+        if let Some(what) = architecture.too_large() {
+            return Err(self.malformed(what));
+        }
         for layer in &architecture.layers {
-            let (heads, head_dim) = (layer.heads, architecture.head_dim);
-            if heads as u64 * head_dim as u64 > LARGEST_SIZE {
-                let what = format!("{heads} attention heads of {head_dim} elements are together wider than {LARGEST_SIZE}");
-                return Err(self.malformed(what));
-            }
             if layer.heads % layer.kv_heads != 0 {
                 let (heads, kv_heads) = (layer.heads, layer.kv_heads);
                 return Err(

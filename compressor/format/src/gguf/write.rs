@@ -166,7 +166,7 @@ fn dense_type(slice: &TensorSlice) -> GgmlType {
         Dtype::F16 => GgmlType::F16,
         Dtype::Bf16 => GgmlType::BF16,
         Dtype::F32 => GgmlType::F32,
-        Dtype::I8 | Dtype::I32 | Dtype::I64 => unreachable!("`Artifact::open` refused integer types"),
+        Dtype::F64 | Dtype::I8 | Dtype::I32 | Dtype::I64 => unreachable!("`Artifact::open` refused these types"),
     }
 }
 

@@ -4,6 +4,8 @@ use std::fmt;
 
 use toml::de::{DeTable, DeValue};
 
+use super::MOST_MISTAKES;
+
 /// Something wrong in a recipe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mistake {
@@ -103,6 +105,7 @@ impl Mistake {
 
     /// A key that nothing reads, with the known one that was probably meant.
     pub(super) fn unknown_key(key: &str, known: &[&str]) -> Self {
+        let key = &shortened(key);
         let message = match nearest(key, known) {
             Some(name) => format!("unknown key `{key}`{}", meant(name)),
             None => format!("unknown key `{key}`"),
@@ -164,6 +167,33 @@ fn line_at(text: &str, byte: usize) -> usize {
     text.as_bytes()[..byte.min(text.len())].iter().filter(|byte| **byte == b'\n').count() + 1
 }
 
+/// Where the lines of a text begin, for many questions about one text.
+struct LineStarts(Vec<usize>);
+
+impl LineStarts {
+    fn of(text: &str) -> Self {
+        Self(text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1).collect())
+    }
+
+    fn line_at(&self, byte: usize) -> usize {
+        self.0.partition_point(|start| *start <= byte) + 1
+    }
+}
+
+/// What stands for mistakes that are not told.
+pub(super) fn and_more(more: usize) -> Mistake {
+    Mistake::new(format!("and {more} more mistakes: is this a recipe?"))
+}
+
+/// A text of the recipe as a message shows it: its start where it is long.
+pub(super) fn shortened(text: &str) -> String {
+    const MOST: usize = 80;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
 /// Reads TOML into a table.
 ///
 /// # Errors
@@ -173,8 +203,9 @@ pub(super) fn parse(text: &str) -> Result<toml::Table, Vec<Mistake>> {
         Ok(table) => return Ok(table),
         Err(error) => error,
     };
+    let starts = LineStarts::of(text);
     let mistake = |error: &toml::de::Error| Mistake {
-        line: error.span().map(|span| line_at(text, span.start)),
+        line: error.span().map(|span| starts.line_at(span.start)),
         message: error.message().trim().replace('\n', ", "),
         hint: None,
     };
@@ -185,6 +216,10 @@ pub(super) fn parse(text: &str) -> Result<toml::Table, Vec<Mistake>> {
         mistakes.retain(|mistake| !is_doubled(mistake));
     }
     mistakes.dedup_by_key(|mistake| mistake.line);
+    if let Some(more) = mistakes.len().checked_sub(MOST_MISTAKES).filter(|more| *more > 0) {
+        mistakes.truncate(MOST_MISTAKES);
+        mistakes.push(and_more(more));
+    }
     Err(if mistakes.is_empty() { vec![mistake(&error)] } else { mistakes })
 }
 

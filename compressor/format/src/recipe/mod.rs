@@ -21,7 +21,7 @@ pub use stages::{
     Verify, WeightStorage,
 };
 
-use crate::Family;
+use crate::{Architecture, Family};
 
 /// A recipe as written.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -146,6 +146,13 @@ impl Recipe {
     }
 }
 
+/// More stages are a mistake of what wrote them.
+const MOST_STAGES: usize = 256;
+/// More mistakes are counted, not told: the text is something else, or what wrote it is wrong.
+const MOST_MISTAKES: usize = 50;
+/// Larger files are no recipes.
+const MOST_BYTES: u64 = 1 << 20;
+
 /// A recipe as far as it could be read, with everything that is wrong in its text.
 #[derive(Clone, Debug)]
 pub struct Draft {
@@ -158,13 +165,22 @@ pub struct Draft {
 impl Draft {
     /// Reads a recipe with keys changed, each `key=value`; stages are counted from 1: `stage.2.distill.steps=50`.
     pub fn load(path: &Path, changes: &[String]) -> Self {
+        if let Some(bytes) = std::fs::metadata(path).ok().map(|file| file.len()).filter(|bytes| *bytes > MOST_BYTES) {
+            return Self::unread(
+                path,
+                format!("{}: is no recipe: it has {bytes} bytes, and at most {MOST_BYTES} are read", path.display()),
+            );
+        }
         match crate::read_text(path) {
             Ok(text) => Self::new(path.to_owned(), text, changes),
-            Err(error) => {
-                let mistakes = vec![(Place::default(), Mistake::new(error.to_string()))];
-                Self { recipe: None, text: RecipeText::new(path.to_owned(), String::new()), mistakes }
-            }
+            Err(error) => Self::unread(path, error.to_string()),
         }
+    }
+
+    /// A file of which nothing is known but why.
+    fn unread(path: &Path, why: String) -> Self {
+        let mistakes = vec![(Place::default(), Mistake::new(why))];
+        Self { recipe: None, text: RecipeText::new(path.to_owned(), String::new()), mistakes }
     }
 
     fn new(path: PathBuf, text: String, changes: &[String]) -> Self {
@@ -183,14 +199,27 @@ impl Draft {
                 Err(mistake) => mistakes.push((Place::default(), mistake)),
             }
         }
+        if let Some(stages) = table.get("stage").and_then(toml::Value::as_array).filter(|stages| stages.len() > MOST_STAGES) {
+            let message = format!("there are {} stages; a recipe has at most {MOST_STAGES}", stages.len());
+            mistakes.push((Place::root("stage"), text.locate(&Place::root("stage"), Mistake::new(message))));
+            return Self { recipe: None, text, mistakes };
+        }
         let read = read::read::<Recipe>(table);
-        let OutOfRange { mut alone, mut together } = read.value.as_ref().map(out_of_range).unwrap_or_default();
+        let judged = read.value.as_ref().filter(|_| read.mistakes.len() <= MOST_MISTAKES);
+        let OutOfRange { mut alone, mut together } = judged.map(out_of_range).unwrap_or_default();
         // What was not read has a stand-in, of which nothing can be said, nor of a value that must fit to it.
         alone.retain(|(place, _)| !read.unread.iter().any(|unread| place.is_inside(unread)));
         together.retain(|(place, _)| !read.unread.iter().any(|unread| place.is_inside(unread) || place.is_beside(unread)));
-        let found = read.mistakes.into_iter().chain(alone).chain(together);
-        mistakes.extend(found.map(|(place, mistake)| (place.clone(), text.locate(&place, mistake))));
-        Self { recipe: read.value, text, mistakes }
+        let found: Vec<(Place, Mistake)> = read.mistakes.into_iter().chain(alone).chain(together).collect();
+        let more = found.len().saturating_sub(MOST_MISTAKES);
+        let shown = found.into_iter().take(MOST_MISTAKES);
+        mistakes.extend(shown.map(|(place, mistake)| (place.clone(), text.locate(&place, mistake))));
+        if more == 0 {
+            return Self { recipe: read.value, text, mistakes };
+        }
+        // Nothing is judged by a recipe of which it is not known where it is wrong.
+        mistakes.push((Place::default(), locate::and_more(more)));
+        Self { recipe: None, text, mistakes }
     }
 
     /// Writes the run into another folder.
@@ -335,7 +364,6 @@ impl Sizes {
         let sizes = [
             ("vocab_size", self.vocab_size, 258),
             ("hidden_size", self.hidden_size, 1),
-            ("layers", self.layers, 1),
             ("heads", self.heads, 1),
             ("kv_heads", self.kv_heads.unwrap_or(1), 1),
             ("head_dim", self.head_dim.unwrap_or(1), 1),
@@ -343,8 +371,11 @@ impl Sizes {
             ("max_position_embeddings", self.max_position_embeddings, 2),
         ];
         for (key, size, least) in sizes {
-            locate::check_range(&place.then(key), key, size as f64, f64::from(least), f64::from(1 << 24), &mut found.alone);
+            let most = Architecture::LARGEST_SIZE as f64;
+            locate::check_range(&place.then(key), key, size as f64, f64::from(least), most, &mut found.alone);
         }
+        let most = Architecture::MOST_LAYERS as f64;
+        locate::check_range(&place.then("layers"), "layers", self.layers as f64, 1.0, most, &mut found.alone);
         if let Some(kv_heads) = self.kv_heads.filter(|kv_heads| *kv_heads > 0 && !self.heads.is_multiple_of(*kv_heads)) {
             let message = format!("kv_heads {kv_heads} does not divide heads {}", self.heads);
             found.together.push((place.then("kv_heads"), Mistake::new(message)));

@@ -14,8 +14,9 @@ use serde::de::{
 use serde::forward_to_deserialize_any;
 use toml::{Table, Value};
 
+use super::MOST_MISTAKES;
 use super::byte_size::ByteSize;
-use super::locate::{Mistake, Place, nearest};
+use super::locate::{Mistake, Place, nearest, shortened};
 
 /// What could be read.
 pub(super) struct Reading<T> {
@@ -27,7 +28,7 @@ pub(super) struct Reading<T> {
     pub(super) unread: Vec<Place>,
 }
 
-/// Reads a table into a struct.
+/// Reads a table into a struct. Every missing key takes another reading of the whole, so only so many of them are found.
 pub(super) fn read<T: DeserializeOwned>(table: Table) -> Reading<T> {
     let table = Value::Table(table);
     let mut missing = Vec::new();
@@ -37,7 +38,7 @@ pub(super) fn read<T: DeserializeOwned>(table: Table) -> Reading<T> {
         let read = T::deserialize(reader);
         let Notes { mut mistakes, mut unread } = notes.into_inner();
         match read {
-            Err(Flaw::Missing(place)) if !missing.contains(&place) => missing.push(place),
+            Err(Flaw::Missing(place)) if missing.len() <= MOST_MISTAKES && !missing.contains(&place) => missing.push(place),
             read => {
                 for place in missing {
                     // Inside of another stand-in nothing is missing, and a key that is only misspelt is told of already.
@@ -169,7 +170,7 @@ fn shown(value: &Value) -> String {
     match value {
         Value::Table(_) => "a table".to_owned(),
         Value::Array(_) => "a list".to_owned(),
-        other => other.to_string(),
+        other => shortened(&other.to_string()),
     }
 }
 
@@ -236,8 +237,14 @@ impl<'de> Deserializer<'de> for Reader<'_> {
                 false => self.note(&place, Mistake::unknown_key(key, known)),
             }
         }
-        let missing = self.missing.iter().filter(|place| place.is_in(&self.place));
-        fields.extend(missing.map(|place| self.inner(place.clone(), None)));
+        match self.value {
+            Some(_) => {
+                let missing = self.missing.iter().filter(|place| place.is_in(&self.place));
+                fields.extend(missing.map(|place| self.inner(place.clone(), None)));
+            }
+            // A stand-in lacks nothing.
+            None => fields.extend(known.iter().map(|key| self.inner(self.place.then(key), None))),
+        }
         let read = visitor.visit_map(Fields { rest: fields.into_iter(), value: None });
         read.map_err(|flaw| flaw.at(&self.place))
     }

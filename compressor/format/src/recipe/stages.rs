@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::byte_size::ByteSize;
 use super::locate::{Mistake, Place, check_range};
 use super::{OutOfRange, Sizes, check_path};
-use crate::Dtype;
+use crate::{Architecture, Dtype};
 
 /// One entry of the recipe's `[[stage]]` list.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -734,7 +734,8 @@ impl Stage {
                 match &distill.student {
                     Some(Student::New(sizes)) => sizes.check(&place.then("student").then("new"), found),
                     Some(Student::Layers(layers)) => {
-                        check_range(&place.then("student").then("layers"), "layers", *layers as f64, 1.0, 1e6, &mut found.alone);
+                        let most = Architecture::MOST_LAYERS as f64;
+                        check_range(&place.then("student").then("layers"), "layers", *layers as f64, 1.0, most, &mut found.alone);
                     }
                     Some(Student::Checkpoint(path)) => check_path(&place.then("student").then("checkpoint"), path, found),
                     None => {}
@@ -759,6 +760,15 @@ impl Stage {
                     ("migration_strength", quantize.migration_strength.unwrap_or_default(), 0.0, 1.0),
                 ] {
                     check_range(&place.then(key), key, value, least, most, &mut found.alone);
+                }
+                for (key, entries, most) in [
+                    ("candidates", quantize.candidates.len(), MOST_CANDIDATES),
+                    ("overrides", quantize.overrides.len(), MOST_OVERRIDES),
+                ] {
+                    if entries > most {
+                        let message = format!("{key} has {entries} entries; at most {most} are taken");
+                        found.alone.push((place.then(key), Mistake::new(message)));
+                    }
                 }
                 quantize.check_target(place, found);
                 if quantize.migration_strength.is_some() && quantize.scaling != Scaling::SmoothQuant {
@@ -841,6 +851,11 @@ impl Quantize {
         }
     }
 }
+
+/// Each is measured on every matrix.
+const MOST_CANDIDATES: usize = 64;
+/// Each is held against every matrix.
+const MOST_OVERRIDES: usize = 1000;
 
 fn check_temperature(temperature: f64, place: &Place, found: &mut OutOfRange) {
     check_range(&place.then("temperature"), "temperature", temperature, f64::MIN_POSITIVE, 1e6, &mut found.alone);

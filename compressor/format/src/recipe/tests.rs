@@ -372,6 +372,68 @@ fn bits_are_given_or_a_target_chooses_them() {
 }
 
 #[test]
+fn sizes_that_no_model_has_are_refused() {
+    assert_eq!(mistake("layers = 2", "layers = 16777216"), at(7, "layers is 16777216; it must lie from 1 to 4096"));
+    assert_eq!(mistake("student.layers = 1", "student.layers = 4097"), at(19, "layers is 4097; it must lie from 1 to 4096"));
+    assert_eq!(mistake("heads = 4", "heads = nan").message, "heads is nan; it must be a whole number, 0 or more");
+    assert_eq!(mistake("temperature = 2.0", "temperature = nan").message.split(" is ").next(), Some("temperature"));
+    assert_eq!(mistake("temperature = 2.0", "temperature = inf").message.split(" is ").next(), Some("temperature"));
+    let date = mistake("temperature = 2.0", "temperature = 2026-12-01").message;
+    assert_eq!(date, "temperature is 2026-12-01; it must be a number");
+}
+
+#[test]
+fn many_stages_take_no_longer_than_their_number() {
+    let started = std::time::Instant::now();
+    let of = |count: usize| mistakes(&format!("{RECIPE}{}", "[[stage]]\n".repeat(count)));
+    assert_eq!(of(4000), [(Some(11), "there are 4003 stages; a recipe has at most 256".to_owned())]);
+    let some = of(200);
+    assert_eq!(some.len(), 51);
+    assert_eq!(some[50], (None, "and 150 more mistakes: is this a recipe?".to_owned()));
+    // Each lacks a key.
+    let lacking = mistakes(&format!("{RECIPE}{}", "[[stage]]\n[stage.train]\n".repeat(250)));
+    assert_eq!(lacking.len(), 51);
+    assert!(lacking[0].1 == "missing key `steps`", "{lacking:?}");
+    assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
+}
+
+#[test]
+fn mistakes_are_counted_beyond_those_that_are_told() {
+    let text = "Call me Ishmael. Some years ago\n".repeat(30_000);
+    let told = mistakes(&text);
+    assert_eq!(told.len(), 51);
+    assert!(told[50].1.starts_with("and ") && told[50].1.ends_with(" more mistakes: is this a recipe?"), "{:?}", told[50]);
+    let keys: String = (0..5000).map(|key| format!("key_{key} = 1\n")).collect();
+    assert_eq!(mistakes(&format!("{keys}{RECIPE}")).len(), 51);
+}
+
+#[test]
+fn absurd_texts_are_refused_in_few_words() {
+    let long = "k".repeat(100_000);
+    let words = mistakes(&format!("{long} = 1\n{RECIPE}")).remove(0).1;
+    assert!(words.starts_with("unknown key `kkk") && words.len() < 200, "{}", words.len());
+    let words = mistakes(&RECIPE.replace("steps = 10", &format!("steps = \"{long}\""))).remove(0).1;
+    assert!(words.len() < 200, "{}", words.len());
+    for nested in [format!("a = {}1{}\n", "[".repeat(50_000), "]".repeat(50_000)), format!("{}b = 1\n", "a.".repeat(50_000))] {
+        assert!(!mistakes(&format!("{nested}{RECIPE}")).is_empty());
+    }
+    for huge in ["99999999999999999999", "1e999", "0x7fffffffffffffff"] {
+        assert!(!mistakes(&RECIPE.replace("steps = 10", &format!("steps = {huge}"))).is_empty(), "{huge}");
+    }
+    assert!(mistakes(&RECIPE.replace("steps = 10", "steps = 10\nsteps = 11"))[0].1.contains("duplicate key"));
+}
+
+#[test]
+fn a_file_that_is_too_large_for_a_recipe_is_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    fs_err::write(&path, vec![0; (1 << 20) + 1]).unwrap();
+    let mistakes = Recipe::load(&path).unwrap_err();
+    let expected = format!("{}: is no recipe: it has 1048577 bytes, and at most 1048576 are read", path.display());
+    assert_eq!(mistakes, [Mistake::new(expected)]);
+}
+
+#[test]
 fn learning_scales_has_defaults_of_its_own_and_no_decay() {
     let read = |keys: &str| {
         let text = RECIPE.replacen("[stage.prune]\nhead_ratio = 0.25\n", &format!("[stage.learn_scales]\nsteps = 9\n{keys}"), 1);

@@ -18,7 +18,7 @@ impl TensorFiles {
     ///
     /// # Errors
     /// [`Error::Io`] where a file is missing; [`Error::Malformed`] for a truncated or contradictory header, an index that points
-    /// outside the folder, or a name that stands in two shards; [`Error::Unsupported`] for other element types. As [`EntropyFile`].
+    /// outside the folder, or a name that stands in two shards with other values. As [`EntropyFile`].
     pub fn open(folder: &Path) -> Result<Self> {
         let single = folder.join(SINGLE);
         let coded = folder.join(ENTROPY);
@@ -42,6 +42,34 @@ impl TensorFiles {
     }
 }
 
+/// Weights in another format, or under another name, and the way out.
+fn what_is_there(folder: &Path) -> Option<String> {
+    let mut names: Vec<String> =
+        std::fs::read_dir(folder).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    names.sort();
+    let find = |is_it: &dyn Fn(&str) -> bool| names.iter().find(|name| is_it(name));
+    let ends_with = |name: &str, ends: &[&str]| ends.iter().any(|end| name.ends_with(end));
+    let is_shard = |name: &str| name.starts_with("model-") && name.contains("-of-") && name.ends_with(".safetensors");
+    if let Some(name) = find(&|name| name == "adapter_model.safetensors" || name == "adapter_model.bin") {
+        return Some(format!("`{name}` is an adapter: merge it into its model first (`merge_and_unload` of PEFT)"));
+    }
+    if let Some(name) = find(&is_shard) {
+        return Some(format!("`{name}` is one of several shards: their index is missing"));
+    }
+    if let Some(name) = find(&|name| name.ends_with(".safetensors")) {
+        return Some(format!("`{name}` is read where it is called {SINGLE}"));
+    }
+    if let Some(name) = find(&|name| name.ends_with(".gguf")) {
+        return Some(format!("name `{name}` itself, which is a model in one file"));
+    }
+    let pickles = [".bin", ".bin.index.json", ".pt", ".pth", ".ckpt"];
+    if let Some(name) = find(&|name| ends_with(name, &pickles)) {
+        return Some(format!("`{name}` holds pickles: convert them to safetensors with Transformers (`save_pretrained`)"));
+    }
+    let name = find(&|name| ends_with(name, &[".h5", ".msgpack", ".onnx", ".tflite", ".npz"]))?;
+    Some(format!("`{name}` is of a format that is not read: convert it to safetensors"))
+}
+
 fn shards(folder: &Path) -> Result<Vec<PathBuf>> {
     #[derive(Deserialize)]
     struct Index {
@@ -49,10 +77,12 @@ fn shards(folder: &Path) -> Result<Vec<PathBuf>> {
     }
     let path = folder.join(INDEX);
     if !path.exists() {
-        return Err(Error::malformed(folder, format!("holds none of {SINGLE}, {ENTROPY} and {INDEX}")));
+        let instead = what_is_there(folder).map(|instead| format!("; {instead}")).unwrap_or_default();
+        return Err(Error::malformed(folder, format!("holds none of {SINGLE}, {ENTROPY} and {INDEX}{instead}")));
     }
-    let index: Index = serde_json::from_slice(&crate::read_file(&path, crate::LIST_BYTES)?)
-        .map_err(|error| Error::malformed(&path, error.to_string()))?;
+    let json = crate::read_file(&path, crate::LIST_BYTES)?;
+    let index: Index = serde_json::from_slice(&json)
+        .map_err(|error| Error::unreadable(&path, &json, format!("is no index of shards: {error}")))?;
     let mut names: Vec<String> = index.weight_map.into_values().collect();
     names.sort();
     names.dedup();

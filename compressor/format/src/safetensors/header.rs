@@ -15,10 +15,52 @@ use crate::{Error, Result};
 /// A tensor that a header names; its bytes lie inside the file and are as many as type and shape ask for.
 pub(crate) struct Entry {
     pub(crate) name: String,
-    pub(crate) dtype: Dtype,
+    pub(crate) element: Element,
     pub(crate) shape: Vec<usize>,
     /// Counted from the end of the header.
     pub(crate) bytes: Range<usize>,
+}
+
+/// The type of a tensor's elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Element {
+    Known(Dtype),
+    /// A type of the format that nothing here reads, and that files may hold: masks, buffers.
+    Other(&'static str),
+}
+
+/// Those types, each with the bits of an element.
+const OTHERS: [(&str, u64); 15] = [
+    ("BOOL", 8),
+    ("U8", 8),
+    ("I16", 16),
+    ("U16", 16),
+    ("U32", 32),
+    ("U64", 64),
+    ("C64", 64),
+    ("F4", 4),
+    ("F6_E2M3", 6),
+    ("F6_E3M2", 6),
+    ("F8_E4M3", 8),
+    ("F8_E5M2", 8),
+    ("F8_E8M0", 8),
+    ("F8_E4M3FNUZ", 8),
+    ("F8_E5M2FNUZ", 8),
+];
+
+impl Element {
+    /// The type that a header calls so.
+    fn in_header(name: &str) -> Option<Self> {
+        let other = || OTHERS.iter().find(|(other, _)| *other == name).map(|(other, _)| Self::Other(other));
+        Dtype::in_header(name).map(Self::Known).or_else(other)
+    }
+
+    fn bits(self) -> u64 {
+        match self {
+            Self::Known(dtype) => 8 * dtype.bytes() as u64,
+            Self::Other(name) => OTHERS.iter().find(|(other, _)| *other == name).map_or(0, |(_, bits)| *bits),
+        }
+    }
 }
 
 /// What a header says.
@@ -37,6 +79,7 @@ const LARGEST_HEADER_BYTES: usize = 100_000_000;
 
 /// Reads the header of a whole file, which errors call `origin`.
 pub(crate) fn read(file: &[u8], origin: &str) -> Result<Contents> {
+    let malformed = |origin: &str, what: String| Error::unreadable(origin, file, what);
     let cut_short = || malformed(origin, format!("is cut short: the header reaches past the end of its {} bytes", file.len()));
     let invalid = |what: fmt::Arguments<'_>| malformed(origin, format!("is not a valid safetensors file: {what}"));
     let (length, rest) = file.split_first_chunk::<LENGTH_BYTES>().ok_or_else(cut_short)?;
@@ -56,26 +99,25 @@ pub(crate) fn read(file: &[u8], origin: &str) -> Result<Contents> {
         if from != end || to < from {
             return Err(invalid(format_args!("invalid offset for tensor `{name}`")));
         }
-        let dtype = Dtype::in_header(&dtype)
-            .ok_or_else(|| Error::unsupported(origin, format!("tensor `{name}` is {dtype}; {}", Dtype::KNOWN)))?;
-        let bytes = shape.iter().try_fold(dtype.bytes(), |bytes, size| bytes.checked_mul(*size));
-        let bytes =
-            bytes.ok_or_else(|| invalid(format_args!("overflow computing buffer size from shape and/or element type")))?;
-        if to - from != bytes {
+        let element = Element::in_header(&dtype)
+            .ok_or_else(|| invalid(format_args!("tensor `{name}` is of the type {dtype}, which there is not")))?;
+        // Of 64 bits on every machine: on 32, no tensor beyond 512 MB would be read. Whole bytes first, because the product may be 0.
+        let (unit, units_in_a_byte) =
+            if element.bits().is_multiple_of(8) { (element.bits() / 8, 1) } else { (element.bits(), 8) };
+        let units = shape.iter().try_fold(unit, |units, size| units.checked_mul(*size as u64));
+        let units =
+            units.ok_or_else(|| invalid(format_args!("overflow computing buffer size from shape and/or element type")))?;
+        if !units.is_multiple_of(units_in_a_byte) || (to - from) as u64 != units / units_in_a_byte {
             return Err(invalid(format_args!("invalid shape, data type, or offset for tensor")));
         }
         end = to;
-        entries.push(Entry { name, dtype, shape, bytes: from..to });
+        entries.push(Entry { name, element, shape, bytes: from..to });
     }
     if end != data.len() {
         let what = format!("its {} bytes are not what the header says: the file is cut short or has a tail", file.len());
         return Err(malformed(origin, what));
     }
     Ok(Contents { data: LENGTH_BYTES + length, metadata, entries })
-}
-
-fn malformed(origin: &str, what: String) -> Error {
-    Error::malformed(origin, what)
 }
 
 /// A header as it stands there.

@@ -157,6 +157,7 @@ impl Dtype {
     /// Values in this float type, little endian, rounded to nearest even; `None` for an integer type.
     pub fn from_f32(self, values: &[f32]) -> Option<Vec<u8>> {
         match self {
+            Self::F64 => Some(values.iter().flat_map(|value| f64::from(*value).to_le_bytes()).collect()),
             Self::F32 => Some(values.iter().flat_map(|value| value.to_le_bytes()).collect()),
             Self::F16 => Some(values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect()),
             Self::Bf16 => Some(values.iter().flat_map(|value| bf16::from_f32(*value).to_le_bytes()).collect()),
@@ -167,7 +168,7 @@ impl Dtype {
     /// The nearest value of this float type, half to even; infinite beyond its range. `None` for an integer type.
     pub fn nearest(self, value: f32) -> Option<f32> {
         match self {
-            Self::F32 => Some(value),
+            Self::F64 | Self::F32 => Some(value),
             Self::F16 => Some(f16::from_f32(value).to_f32()),
             Self::Bf16 => Some(bf16::from_f32(value).to_f32()),
             Self::I8 | Self::I32 | Self::I64 => None,
@@ -177,6 +178,7 @@ impl Dtype {
     /// The type by the name that the `safetensors` crate has for it.
     pub(super) fn stored(self) -> ::safetensors::Dtype {
         match self {
+            Self::F64 => ::safetensors::Dtype::F64,
             Self::F32 => ::safetensors::Dtype::F32,
             Self::F16 => ::safetensors::Dtype::F16,
             Self::Bf16 => ::safetensors::Dtype::BF16,
