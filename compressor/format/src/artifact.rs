@@ -99,8 +99,9 @@ impl Artifact {
             return Err(Error::unsupported(config_origin, format!("quant_method \"{method}\"; known is compressed-tensors")));
         }
         let mut input_rounding = declared_input_rounding(quantization, config_origin)?;
-        let architecture = Family::read(&config, config_origin)?;
+        let mut architecture = Family::read(&config, config_origin)?;
         let files = files()?;
+        Family::settle_head(&mut architecture, &files);
         let declared = declared_schemes(quantization, config_origin)?;
         let mut reader = Reader { origin: &origin, files: &files, architecture: &architecture, declared, used: BTreeSet::new() };
         let mut tensors = BTreeMap::new();

@@ -58,8 +58,10 @@ impl Checkpoint {
                 "holds quantized weights (an artifact), a checkpoint with dense ones is needed",
             ));
         }
-        let architecture = Family::read(&config, config_origin)?;
-        let source = Source::Safetensors(SafetensorsSource::new(files()?, &architecture, &origin)?);
+        let mut architecture = Family::read(&config, config_origin)?;
+        let files = files()?;
+        Family::settle_head(&mut architecture, &files);
+        let source = Source::Safetensors(SafetensorsSource::new(files, &architecture, &origin)?);
         Ok(Self { path, architecture, config, source })
     }
 
@@ -164,7 +166,7 @@ impl SafetensorsSource {
         let mut locations = BTreeMap::new();
         let mut known = Vec::new();
         for tensor in Family::stored(architecture) {
-            let name_in_file = name_in(&files, architecture, &tensor.name)
+            let name_in_file = Family::name_in(&files, architecture, &tensor.name)
                 .ok_or_else(|| Error::MissingTensor { path: origin.to_owned(), name: tensor.name.clone() })?;
             let slice = files.get(&name_in_file).expect("found by name above");
             let expected = tensor.shape(architecture);
@@ -239,12 +241,6 @@ impl SafetensorsSource {
         }
         bytes.into_iter().max_by_key(|(_, bytes)| *bytes).map_or(Dtype::F32, |(dtype, _)| dtype)
     }
-}
-
-/// The name a tensor has in these files, which may leave out the family's prefix.
-fn name_in(files: &TensorFiles, architecture: &Architecture, name: &str) -> Option<String> {
-    let short = name.strip_prefix(architecture.family.optional_prefix());
-    [Some(name), short].into_iter().flatten().find(|name| files.get(name).is_some()).map(str::to_owned)
 }
 
 /// Turns row-major `[rows, columns]` into `[columns, rows]`.
