@@ -78,10 +78,9 @@ impl fmt::Display for Error {
                 f,
                 "token {token} at position {position}, the vocabulary has {vocab_size}: was the text encoded with another tokenizer?"
             ),
-            Self::TooLong { tokens, most } => write!(
-                f,
-                "the sequence has {tokens} tokens, the model takes at most {most}: use a shorter text or window"
-            ),
+            Self::TooLong { tokens, most } => {
+                write!(f, "the sequence has {tokens} tokens, the model takes at most {most}: use a shorter text or window")
+            }
             Self::Cache { found, expected } => write!(
                 f,
                 "the cache was made for another model: its layers have {found:?} key/value heads and elements of each, this model's {expected:?}"

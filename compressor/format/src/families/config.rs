@@ -58,7 +58,8 @@ impl<'a> Config<'a> {
         let other = |key: &str, value: &Value| !asked.contains(key) && !is_ignored(family, key) && !is_off(value);
         let Some((key, value)) = self.keys.iter().find(|(key, value)| other(key, value)) else { return Ok(()) };
         let (key, value, family) = (key.escape_debug(), shown(value), family.model_type());
-        let what = format!("`{key}` is {value}: what it does to a {family} is not known; remove it if the model needs none of it");
+        let what =
+            format!("`{key}` is {value}: what it does to a {family} is not known; remove it if the model needs none of it");
         Err(self.unsupported(what))
     }
 
@@ -110,8 +111,9 @@ impl<'a> Config<'a> {
         whole.filter(|number| (1..=LARGEST_SIZE).contains(number)).map(|number| number as usize).ok_or_else(wrong)
     }
 
+    /// A positive number; `null` is none, as in Transformers.
     pub(super) fn number_or(&self, key: &'static str, default: f64) -> Result<f64> {
-        self.get(key).map_or(Ok(default), |value| self.as_number(key, value))
+        self.value(key).map_or(Ok(default), |value| self.as_number(key, value))
     }
 
     /// The value of `key` as a positive number.
@@ -164,15 +166,10 @@ impl<'a> Config<'a> {
         }
     }
 
-    /// Token ids: one number or a list of them; negative ones stand for none.
+    /// Token ids, as [`token_ids`] reads them; none where the key is missing.
     pub(super) fn token_ids(&self, key: &'static str) -> Result<Vec<u32>> {
-        let Some(value) = self.get(key) else { return Ok(Vec::new()) };
-        let list = value.as_array().map_or(core::slice::from_ref(value), Vec::as_slice);
-        let one = |value: &Value| {
-            let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
-            id.ok_or_else(|| self.malformed(format!("`{key}` is {}, a token id is needed", shown(value))))
-        };
-        list.iter().filter(|id| id.as_i64().is_none_or(|id| id >= 0)).map(one).collect()
+        let wrong = |value| self.malformed(format!("`{key}` is {}, a token id is needed", shown(value)));
+        self.value(key).map_or(Ok(Vec::new()), |value| token_ids(value).map_err(wrong))
     }
 
     /// What must hold between the sizes, whatever the family.
@@ -201,6 +198,16 @@ impl<'a> Config<'a> {
         }
         Ok(())
     }
+}
+
+/// Token ids: one number or a list of them; null and negative ones stand for none.
+///
+/// # Errors
+/// The value that is no token id.
+pub(crate) fn token_ids(value: &Value) -> core::result::Result<Vec<u32>, &Value> {
+    let list = value.as_array().map_or(core::slice::from_ref(value), Vec::as_slice);
+    let is_one = |id: &&Value| !id.is_null() && id.as_i64().is_none_or(|id| id >= 0);
+    list.iter().filter(is_one).map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or(id)).collect()
 }
 
 /// A value as JSON, cut where it is long.

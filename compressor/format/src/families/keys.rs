@@ -10,7 +10,7 @@ use super::Family;
 type Ignored = (&'static str, &'static [&'static str]);
 
 /// Of every family.
-const EVERYWHERE: [Ignored; 9] = [
+const EVERYWHERE: [Ignored; 11] = [
     (
         "says where the model comes from and what wrote it",
         &[
@@ -31,7 +31,10 @@ const EVERYWHERE: [Ignored; 9] = [
         "names Python code and tokenizer classes, which are not run; Transformers runs its own class of a family too",
         &["auto_map", "custom_pipelines", "tokenizer_class"],
     ),
-    ("says how weights are stored, which each tensor says itself; all is computed in f32", &["dtype", "torch_dtype", "use_bfloat16"]),
+    (
+        "says how weights are stored, which each tensor says itself; all is computed in f32",
+        &["dtype", "torch_dtype", "use_bfloat16"],
+    ),
     ("says how weights are quantized: the reader of artifacts interprets it", &["quantization_config"]),
     (
         "acts in training alone",
@@ -97,10 +100,7 @@ const EVERYWHERE: [Ignored; 9] = [
             "typical_p",
         ],
     ),
-    (
-        "belongs to heads that classify",
-        &["finetuning_task", "id2label", "label2id", "num_labels", "_num_labels", "problem_type"],
-    ),
+    ("belongs to heads that classify", &["finetuning_task", "id2label", "label2id", "num_labels", "_num_labels", "problem_type"]),
     (
         "chooses what Transformers returns, and with which of its equal implementations it computes it",
         &[
@@ -128,18 +128,24 @@ const EVERYWHERE: [Ignored; 9] = [
         "names tokens that no text here is filled up, cut or opened with; a decoder is one whatever `is_decoder` says",
         &["is_decoder", "pad_token_id", "sep_token_id", "unk_token_id"],
     ),
+    ("split matrices in pretraining; their product is the same", &["pretraining_tp"]),
+    (
+        "another program's way to say what the sizes say",
+        &["ffn_dim_multiplier", "is_llama_config", "max_sequence_length", "model_max_length", "multiple_of"],
+    ),
 ];
 
 /// Of Llama, beside [`EVERYWHERE`].
-const LLAMA: [Ignored; 3] = [
-    ("split matrices in pretraining; their product is the same", &["pretraining_tp"]),
-    ("another program's way to say what the sizes say", &["ffn_dim_multiplier", "is_llama_config", "max_sequence_length", "multiple_of"]),
-    ("chooses layers with a window, and Llama has none", &["max_window_layers", "use_sliding_window"]),
-];
+const LLAMA: [Ignored; 1] = [(
+    "chooses layers with a window, where a window shorter than the context is refused",
+    &["max_window_layers", "use_sliding_window"],
+)];
 
 /// Of Mistral.
-const MISTRAL: [Ignored; 1] =
-    [("chooses layers with a window, which every layer of a Mistral has where `sliding_window` is set", &["max_window_layers", "use_sliding_window"])];
+const MISTRAL: [Ignored; 1] = [(
+    "chooses layers with a window, which all layers have where `sliding_window` is set",
+    &["max_window_layers", "use_sliding_window"],
+)];
 
 /// Of Qwen2.
 const QWEN2: [Ignored; 2] = [

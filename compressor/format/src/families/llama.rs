@@ -77,7 +77,8 @@ fn window(family: Family, config: &Config<'_>, layers: usize, context: usize) ->
     let kinds = config.texts("layer_types", layers)?;
     if let Some(other) = kinds.iter().flatten().find(|kind| !matches!(**kind, "full_attention" | "sliding_attention")) {
         let other = other.escape_debug();
-        let what = format!("`layer_types` names \"{other}\"; known are full_attention and, within the context, sliding_attention");
+        let what =
+            format!("`layer_types` names \"{other}\"; known are full_attention and, within the context, sliding_attention");
         return Err(config.unsupported(what));
     }
     let listed = kinds.map(|kinds| kinds.contains(&"sliding_attention"));
@@ -124,9 +125,11 @@ fn rotary(config: &Config<'_>, context: usize) -> Result<Positions> {
     let kind = rope.kind()?;
     let outside = config.value("rope_theta").map_or(Ok(10_000.0), |theta| config.as_number("rope_theta", theta));
     let theta = rope.number("rope_theta")?.map_or(outside, Ok)?;
-    for partial in [rope.number("partial_rotary_factor")?, Some(config.number_or("partial_rotary_factor", 1.0)?)] {
-        if partial.is_some_and(|factor| factor != 1.0) {
-            return Err(config.unsupported("`partial_rotary_factor` is not 1: only whole heads are rotated here".into()));
+    let partial = config.value("partial_rotary_factor").filter(|value| !value.is_null());
+    for partial in [rope.value("partial_rotary_factor"), partial].into_iter().flatten() {
+        if config.as_number("partial_rotary_factor", partial)? != 1.0 {
+            let what = format!("`partial_rotary_factor` is {}: only whole heads are rotated here", shown(partial));
+            return Err(config.unsupported(what));
         }
     }
     let trained = config.value("original_max_position_embeddings");
