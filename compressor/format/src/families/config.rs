@@ -106,7 +106,9 @@ impl<'a> Config<'a> {
 
     /// The value of `key` as a size: a whole number, also where a program wrote it as 4096.0.
     pub(super) fn as_size(&self, key: &str, value: &Value) -> Result<usize> {
-        let whole = value.as_u64().or_else(|| value.as_f64().filter(|number| number.fract() == 0.0).map(|number| number as u64));
+        let whole = value
+            .as_u64()
+            .or_else(|| value.as_f64().filter(|number| *number as u64 as f64 == *number).map(|number| number as u64));
         let wrong = || self.malformed(format!("`{key}` is {}, a whole number from 1 to {LARGEST_SIZE} is needed", shown(value)));
         whole.filter(|number| (1..=LARGEST_SIZE).contains(number)).map(|number| number as usize).ok_or_else(wrong)
     }

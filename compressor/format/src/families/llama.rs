@@ -1,6 +1,7 @@
 //! Llama and those that differ from it by a few keys: SmolLM2, TinyLlama, Mistral, Qwen2, Qwen3.
 
 use alloc::format;
+use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -170,7 +171,7 @@ struct Rope<'a, 'b> {
 }
 
 impl<'b> Rope<'_, 'b> {
-    fn path(&self, inner: &str) -> alloc::string::String {
+    fn path(&self, inner: &str) -> String {
         format!("{}.{}", self.key, inner.escape_debug())
     }
 

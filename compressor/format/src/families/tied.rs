@@ -1,5 +1,8 @@
 //! Tied embeddings as files hold them: once, under the name of either, or twice.
 
+use alloc::borrow::ToOwned;
+use alloc::string::String;
+
 use super::Family;
 use crate::{Architecture, TensorFiles, TensorSlice};
 
@@ -31,11 +34,11 @@ impl Family {
 
     /// The name that a tensor has in these files, which may leave out the family's prefix, and may hold a tied embedding under the
     /// name of the head alone.
-    pub(crate) fn name_in(files: &TensorFiles, architecture: &Architecture, name: &str) -> Option<alloc::string::String> {
+    pub(crate) fn name_in(files: &TensorFiles, architecture: &Architecture, name: &str) -> Option<String> {
         let short = name.strip_prefix(architecture.family.optional_prefix());
         let is_tied = architecture.tied_embeddings && name == Self::stored(architecture)[0].name;
         let names = [Some(name), short, is_tied.then_some(HEAD)];
-        names.into_iter().flatten().find(|name| files.get(name).is_some()).map(alloc::borrow::ToOwned::to_owned)
+        names.into_iter().flatten().find(|name| files.get(name).is_some()).map(str::to_owned)
     }
 }
 
