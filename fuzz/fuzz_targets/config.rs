@@ -1,4 +1,4 @@
-//! A `config.json` of any family: what is read is written and read again the same.
+//! A `config.json` of any family: what is read is written and read again the same, and a key that nothing knows is refused by name.
 #![no_main]
 
 use std::collections::BTreeSet;
@@ -17,6 +17,11 @@ fuzz_target!(|input: &[u8]| {
             Err(error) => return check_refusal(&error, path),
         };
         check_tensors(&architecture);
+        assert!(architecture.most_tokens().is_none_or(|most| most >= architecture.max_position_embeddings));
+        let mut more = config.clone();
+        more["no such key"] = true.into();
+        let refusal = Family::read(&more, path).expect_err("nothing knows this key").to_string();
+        assert!(refusal.contains("`no such key` is true"), "{refusal}");
         let written = Family::write(&architecture, &config, path).expect("its layers are alike");
         let again = Family::read(&written, path).expect("what was written can be read");
         // A Llama whose heads do not divide its width is written as the Mistral it equals.

@@ -35,12 +35,12 @@ pub enum Error {
         /// Rows of the embedding.
         vocab_size: usize,
     },
-    /// Learned positions end; rotary ones do not.
+    /// Learned positions end, and so does what a window reaches; rotary positions do not.
     TooLong {
         /// Tokens, those in the cache included.
         tokens: usize,
-        /// Rows of the position embedding.
-        positions: usize,
+        /// The most that the model can take.
+        most: usize,
     },
     /// A cache that another model filled.
     Cache {
@@ -78,10 +78,9 @@ impl fmt::Display for Error {
                 f,
                 "token {token} at position {position}, the vocabulary has {vocab_size}: was the text encoded with another tokenizer?"
             ),
-            Self::TooLong { tokens, positions } => write!(
-                f,
-                "the sequence has {tokens} tokens, the model has {positions} learned positions: use a shorter text or window"
-            ),
+            Self::TooLong { tokens, most } => {
+                write!(f, "the sequence has {tokens} tokens, the model takes at most {most}: use a shorter text or window")
+            }
             Self::Cache { found, expected } => write!(
                 f,
                 "the cache was made for another model: its layers have {found:?} key/value heads and elements of each, this model's {expected:?}"
@@ -143,8 +142,8 @@ mod tests {
                 "token 9 at position 2, the vocabulary has 8: was the text encoded with another tokenizer?",
             ),
             (
-                Error::TooLong { tokens: 9, positions: 8 },
-                "the sequence has 9 tokens, the model has 8 learned positions: use a shorter text or window",
+                Error::TooLong { tokens: 9, most: 8 },
+                "the sequence has 9 tokens, the model takes at most 8: use a shorter text or window",
             ),
             (
                 Error::Cache { found: vec![(1, 16), (1, 16)], expected: vec![(2, 16)] },

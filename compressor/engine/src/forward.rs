@@ -282,11 +282,11 @@ impl Engine {
         if let Some((at, token)) = tokens.iter().enumerate().find(|(_, token)| **token as usize >= vocab_size) {
             return Err(Error::Token { token: *token, position: past + at, vocab_size });
         }
-        let (total, positions) = (past + tokens.len(), self.architecture.max_position_embeddings);
-        if self.position_embedding.is_some() && total > positions {
-            return Err(Error::TooLong { tokens: total, positions });
+        let total = past + tokens.len();
+        match self.architecture.most_tokens() {
+            Some(most) if total > most => Err(Error::TooLong { tokens: total, most }),
+            Some(_) | None => Ok(()),
         }
-        Ok(())
     }
 
     /// Embeddings of the tokens, positions added where they are learned.

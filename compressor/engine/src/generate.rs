@@ -4,8 +4,6 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::ControlFlow;
 
-use compressor_format::Positions;
-
 use crate::engine::Engine;
 use crate::forward::{Logits, Sequence};
 use crate::sample::{Sampler, most_likely};
@@ -20,7 +18,7 @@ const SEQUENCES_TOGETHER: usize = 64;
 pub enum Finish {
     /// With a token of `stop`, which is not handed out.
     Stop,
-    /// After `max_new` tokens, or where the model's learned positions end.
+    /// After `max_new` tokens, or where the model's learned positions or its window end.
     Length,
     /// The caller had enough.
     Broken,
@@ -31,7 +29,7 @@ pub enum Finish {
 /// `sampler` sees the prompt and every token. Ends as [`Finish`] says.
 ///
 /// # Errors
-/// As [`Engine::forward`]: an empty prompt, an unknown token, a prompt of more tokens than learned positions.
+/// As [`Engine::forward`]: an empty prompt, an unknown token, a prompt of more tokens than the model takes.
 pub fn generate(
     engine: &Engine,
     prompt: &[u32],
@@ -80,7 +78,7 @@ pub fn generate_on(
 
 /// Continues `prompt` with the most likely token, again and again, the lowest id where two are equally likely.
 ///
-/// Ends after `max_new` tokens, with a token of `stop`, which is not returned, or where the model's learned positions end.
+/// Ends after `max_new` tokens, with a token of `stop`, which is not returned, or where the model's learned positions or its window end.
 ///
 /// # Errors
 /// As [`generate`].
@@ -141,10 +139,7 @@ fn continue_together(engine: &Engine, prompts: &[Vec<u32>], max_new: usize, stop
     Ok(generated)
 }
 
-/// Tokens that a sequence can have: rotary positions do not end.
+/// Tokens that a sequence can have.
 fn positions(engine: &Engine) -> usize {
-    match engine.architecture().positions {
-        Positions::Learned => engine.architecture().max_position_embeddings,
-        Positions::Rotary { .. } => usize::MAX,
-    }
+    engine.architecture().most_tokens().unwrap_or(usize::MAX)
 }

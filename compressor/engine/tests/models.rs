@@ -470,10 +470,7 @@ fn mistakes_are_refused_with_both_values() {
     );
     assert_eq!(
         message(&vec![3; positions + 1]),
-        format!(
-            "the sequence has {} tokens, the model has {positions} learned positions: use a shorter text or window",
-            positions + 1
-        )
+        format!("the sequence has {} tokens, the model takes at most {positions}: use a shorter text or window", positions + 1)
     );
     assert_eq!(message(&[]), "no tokens: a forward pass needs at least one");
     let other = open(&golden_folder("llama"));

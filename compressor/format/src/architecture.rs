@@ -25,6 +25,10 @@ pub struct Architecture {
     pub head_dim: usize,
     /// Longest sequence the model was made for, in tokens.
     pub max_position_embeddings: usize,
+    /// Tokens that attention reaches back, itself among them, where some layer's does not reach all; at least
+    /// `max_position_embeddings`. Attention through a window is not there, so no text may be longer.
+    #[cfg_attr(feature = "std", serde(default, skip_serializing_if = "Option::is_none"))]
+    pub window: Option<usize>,
     /// The layers in order, each with its own sizes.
     pub layers: Vec<LayerShape>,
     /// Normalization before attention, before the MLP and before the head.
@@ -298,6 +302,15 @@ impl Architecture {
     pub fn parameters(&self) -> u64 {
         let weights = |tensor| self.shape(tensor).iter().fold(1u64, |product, size| product.saturating_mul(*size as u64));
         self.tensors().into_iter().map(weights).fold(0, u64::saturating_add)
+    }
+
+    /// The most tokens that a text can have, where there is a limit: learned positions end, and so does a window. Rotary positions do
+    /// not.
+    pub fn most_tokens(&self) -> Option<usize> {
+        match self.positions {
+            Positions::Learned => Some(self.max_position_embeddings),
+            Positions::Rotary { .. } => self.window,
+        }
     }
 
     /// The sizes that every layer shares, or `None` where layers differ.

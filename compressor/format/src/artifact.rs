@@ -100,9 +100,10 @@ impl Artifact {
             return Err(Error::unsupported(&origin, "is no artifact: its config.json has no `quantization_config`"));
         }
         let groups = Groups::read(&config["quantization_config"], config_origin)?;
-        let architecture = Family::read(&config, config_origin)?;
-        groups.check_modules(&architecture, config_origin)?;
+        let mut architecture = Family::read(&config, config_origin)?;
         let files = files()?;
+        Family::settle_head(&mut architecture, &files);
+        groups.check_modules(&architecture, config_origin)?;
         let mut input_rounding = match groups.input() {
             Input::Real => InputRounding::None,
             Input::PerToken => InputRounding::PerToken,

@@ -14,6 +14,7 @@ use minijinja::{AutoEscape, Environment, ErrorKind};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use crate::families::token_ids;
 use crate::{Error, GgufFile, Result, Tokenizer};
 
 /// Who says something.
@@ -286,15 +287,8 @@ pub fn end_tokens(model: &Path, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     }
     let path = model.join("generation_config.json");
     let config = read_json(&path)?;
-    let one = |value: &Value| {
-        let id = value.as_u64().and_then(|id| u32::try_from(id).ok());
-        id.ok_or_else(|| Error::malformed(&path, format!("`eos_token_id` is {value}, a token id is needed")))
-    };
-    let mut ends = match &config["eos_token_id"] {
-        Value::Null => Vec::new(),
-        Value::Array(list) => list.iter().map(one).collect::<Result<_>>()?,
-        single => vec![one(single)?],
-    };
+    let wrong = |value: &Value| Error::malformed(&path, format!("`eos_token_id` is {value}, a token id is needed"));
+    let mut ends = token_ids(&config["eos_token_id"]).map_err(wrong)?;
     let config = read_json(&model.join("tokenizer_config.json"))?;
     ends.extend(written(&config["eos_token"]).and_then(|token| tokenizer.id(&token)));
     Ok(ends)
@@ -502,7 +496,7 @@ end
         };
         assert_eq!(ends(&[]).unwrap(), [0_u32; 0]);
         assert_eq!(ends(&[("generation_config.json", json!({ "eos_token_id": 5 }))]).unwrap(), [5]);
-        let list = ("generation_config.json", json!({ "eos_token_id": [7, 8] }));
+        let list = ("generation_config.json", json!({ "eos_token_id": [7, -1, 8] }));
         let config = ("tokenizer_config.json", json!({ "eos_token": { "content": "<|command|>" } }));
         assert_eq!(ends(&[list, config]).unwrap(), [7, 8, 1]);
         assert_eq!(

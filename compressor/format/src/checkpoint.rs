@@ -60,8 +60,10 @@ impl Checkpoint {
                 "holds quantized weights (an artifact), a checkpoint with dense ones is needed",
             ));
         }
-        let architecture = Family::read(&config, config_origin)?;
-        let source = Source::Safetensors(SafetensorsSource::new(files()?, &architecture, &origin)?);
+        let mut architecture = Family::read(&config, config_origin)?;
+        let files = files()?;
+        Family::settle_head(&mut architecture, &files);
+        let source = Source::Safetensors(SafetensorsSource::new(files, &architecture, &origin)?);
         Ok(Self { path, architecture, config, source })
     }
 
@@ -166,8 +168,8 @@ impl SafetensorsSource {
         let mut locations = BTreeMap::new();
         let mut known = Vec::new();
         for tensor in Family::stored(architecture) {
-            let name_in_file =
-                name_in(&files, architecture, &tensor.name).ok_or_else(|| missing(&files, architecture, &tensor.name, origin))?;
+            let name_in_file = Family::name_in(&files, architecture, &tensor.name)
+                .ok_or_else(|| missing(&files, architecture, &tensor.name, origin))?;
             let slice = files.get(&name_in_file).expect("found by name above");
             let expected = tensor.shape(architecture);
             if slice.shape != expected {
@@ -240,12 +242,6 @@ impl SafetensorsSource {
         }
         bytes.into_iter().max_by_key(|(_, bytes)| *bytes).map_or(Dtype::F32, |(dtype, _)| dtype)
     }
-}
-
-/// The name a tensor has in these files, which may leave out the family's prefix.
-fn name_in(files: &TensorFiles, architecture: &Architecture, name: &str) -> Option<String> {
-    let short = name.strip_prefix(architecture.family.optional_prefix());
-    [Some(name), short].into_iter().flatten().find(|name| files.get(name).is_some()).map(str::to_owned)
 }
 
 /// The error for a tensor that is under neither name.
@@ -386,6 +382,67 @@ mod tests {
         let expected = format!(
             "{shown}: tensor `model.layers.1.input_layernorm.weight` has no place in the model that config.json describes"
         );
+        assert_eq!(Checkpoint::open(folder.path()).unwrap_err().to_string(), expected);
+    }
+
+    /// Rewrites the weights with these names added or, where nothing stands there, renamed from the first of the pair.
+    fn with_head(folder: &Path, head: impl Fn(&[f32]) -> Vec<f32>, keep_embedding: bool) {
+        let files = TensorFiles::open(folder).unwrap();
+        let name = "model.embed_tokens.weight";
+        let mut tensors: BTreeMap<String, TensorSlice> = files
+            .iter()
+            .map(|(name, tensor)| (name.to_owned(), TensorSlice { bytes: tensor.bytes.to_vec().into(), ..tensor.clone() }))
+            .collect();
+        let mut matrix = tensors[name].clone();
+        matrix.bytes = matrix.dtype.from_f32(&head(&matrix.to_f32().unwrap())).unwrap().into();
+        if !keep_embedding {
+            tensors.remove(name);
+        }
+        tensors.insert("lm_head.weight".to_owned(), matrix);
+        let new = tensors.into_iter().map(|(name, TensorSlice { dtype, shape, bytes })| {
+            (name, crate::NewTensor { dtype, shape, bytes: Box::new(move || bytes.to_vec().into()) })
+        });
+        crate::write_safetensors(&folder.join("model.safetensors"), new).unwrap();
+    }
+
+    #[test]
+    fn a_tied_head_is_the_embedding_where_both_are_equal_or_it_stands_alone_and_its_own_matrix_else() {
+        let (folder, weights) = written(Family::Llama, Dtype::F32);
+        let embedding = weights.get(TensorId::Embedding);
+        let open = || Checkpoint::open(folder.path()).unwrap();
+
+        with_head(folder.path(), <[f32]>::to_vec, true);
+        assert_eq!(open().architecture(), weights.architecture());
+
+        let other = |values: &[f32]| values.iter().map(|value| value + 1.0).collect::<Vec<_>>();
+        with_head(folder.path(), other, true);
+        assert!(!open().architecture().tied_embeddings);
+        assert_eq!(open().tensor(TensorId::Embedding).unwrap(), embedding);
+        assert_eq!(open().tensor(TensorId::Head).unwrap(), other(embedding));
+        // What is written from it says so.
+        let again = tempfile::tempdir().unwrap();
+        open().weights().unwrap().write(again.path(), Dtype::F32).unwrap();
+        assert_eq!(read_config(again.path()).unwrap()["tie_word_embeddings"], json!(false));
+
+        with_head(folder.path(), <[f32]>::to_vec, false);
+        assert!(open().architecture().tied_embeddings);
+        assert_eq!(open().tensor(TensorId::Embedding).unwrap(), embedding);
+        assert_eq!(open().rows(TensorId::Embedding, 1..3).unwrap(), embedding[8..24]);
+        check_bytes_against_folder(folder.path());
+    }
+
+    #[test]
+    fn an_adapter_is_refused_with_or_without_the_model_it_changes() {
+        let (folder, _) = written(Family::Llama, Dtype::F32);
+        let config = folder.path().join("adapter_config.json");
+        fs_err::write(&config, "{}").unwrap();
+        let expected = format!(
+            "{}: belongs to an adapter (LoRA), which changes the model it lies beside; merge it into that model's weights first, or \
+             remove its files where it is merged already",
+            config.display()
+        );
+        assert_eq!(Checkpoint::open(folder.path()).unwrap_err().to_string(), expected);
+        fs_err::remove_file(folder.path().join("config.json")).unwrap();
         assert_eq!(Checkpoint::open(folder.path()).unwrap_err().to_string(), expected);
     }
 

@@ -266,6 +266,7 @@ pub(crate) fn architecture(sizes: &Sizes) -> Architecture {
         hidden_size: sizes.hidden_size,
         head_dim: sizes.head_dim.unwrap_or(sizes.hidden_size / heads),
         max_position_embeddings: sizes.max_position_embeddings,
+        window: None,
         layers: vec![layer; sizes.layers],
         norm: Norm { kind: if gpt2 { NormKind::Layer } else { NormKind::Rms }, epsilon: 1e-5 },
         positions: if gpt2 { Positions::Learned } else { rotary },

@@ -251,10 +251,8 @@ fn learned_positions_must_hold_what_is_measured() {
     };
     assert_eq!(
         bench.refused(&recipe("gpt2")),
-        [
-            "3: 1 of 1 examples of the test split have more tokens than the model's 8 learned positions, the longest 13; the first is \
-          \"0123456789\" | shorten or leave out those examples"
-        ]
+        ["3: 1 of 1 examples of the test split have more tokens than the 8 that the model takes, the longest 13; the first is \
+          \"0123456789\" | shorten or leave out those examples"]
     );
     assert_eq!(bench.refused(&recipe("llama")), [""; 0]);
 }

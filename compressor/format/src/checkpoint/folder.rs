@@ -26,6 +26,9 @@ const COMPANIONS: [&str; 8] = [
     "chat_template.jinja",
 ];
 
+/// What PEFT writes, beside a model or alone.
+const ADAPTERS: [&str; 3] = ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"];
+
 impl Checkpoint {
     /// Opens a Hugging Face folder or a GGUF file.
     ///
@@ -173,9 +176,14 @@ pub(crate) fn refuse_part(path: &Path) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Io`] where there is none, [`Error::Malformed`] with line and column where it is no JSON, [`Error::Unsupported`] where
-/// `folder` is a file of a model.
+/// `folder` is a file of a model, or holds an adapter, with or without the model that it changes.
 pub fn read_config(folder: &Path) -> Result<Value> {
     refuse_part(folder)?;
+    if let Some(adapter) = ADAPTERS.iter().map(|name| folder.join(name)).find(|path| path.exists()) {
+        let what = "belongs to an adapter (LoRA), which changes the model it lies beside; merge it into that model's weights first, \
+                     or remove its files where it is merged already";
+        return Err(Error::unsupported(&adapter, what));
+    }
     let path = folder.join(CONFIG);
     parse_config(&crate::read_file(&path, crate::DESCRIPTION_BYTES)?, &path)
 }

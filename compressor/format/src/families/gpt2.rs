@@ -9,6 +9,14 @@ use super::config::Config;
 use super::{Family, StoredTensor};
 use crate::{Architecture, Attention, LayerShape, LayerTensor, Mlp, Norm, NormKind, Part, Positions, Result, TensorId};
 
+/// The names that Transformers gives GPT-2's sizes beside GPT-2's own. Where both stand there, it takes these.
+pub(super) const ALIASES: [(&str, &str); 4] = [
+    ("n_embd", "hidden_size"),
+    ("n_head", "num_attention_heads"),
+    ("n_layer", "num_hidden_layers"),
+    ("n_positions", "max_position_embeddings"),
+];
+
 pub(super) fn read(config: &Config<'_>) -> Result<Architecture> {
     for (key, expected) in
         [("scale_attn_weights", true), ("scale_attn_by_inverse_layer_idx", false), ("add_cross_attention", false)]
@@ -17,8 +25,8 @@ pub(super) fn read(config: &Config<'_>) -> Result<Architecture> {
             return Err(config.unsupported(format!("`{key}` is {}: such a GPT-2 is not there yet", !expected)));
         }
     }
-    let hidden_size = config.size("n_embd")?;
-    let heads = config.size("n_head")?;
+    let [hidden_size, heads, layers, positions] = ALIASES.map(|(key, alias)| config.size_by_either(alias, key));
+    let (hidden_size, heads) = (hidden_size?, heads?);
     let layer =
         LayerShape { heads, kv_heads: heads, intermediate_size: config.size_or_none("n_inner")?.unwrap_or(4 * hidden_size) };
     Ok(Architecture {
@@ -27,8 +35,9 @@ pub(super) fn read(config: &Config<'_>) -> Result<Architecture> {
         hidden_size,
         // Transformers has no such key for GPT-2: ours, written after heads were cut.
         head_dim: config.size_or_none("head_dim")?.unwrap_or(hidden_size / heads),
-        max_position_embeddings: config.size("n_positions")?,
-        layers: vec![layer; config.layers("n_layer")?],
+        max_position_embeddings: positions?,
+        window: None,
+        layers: vec![layer; config.as_layers("n_layer", layers?)?],
         norm: Norm { kind: NormKind::Layer, epsilon: config.number_or("layer_norm_epsilon", 1e-5)? },
         positions: Positions::Learned,
         attention: Attention { qkv_bias: true, output_bias: true, qk_norm: false },

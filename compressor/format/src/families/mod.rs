@@ -5,7 +5,9 @@
 
 mod config;
 mod gpt2;
+mod keys;
 mod llama;
+mod tied;
 #[cfg(feature = "std")]
 mod write;
 
@@ -18,6 +20,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use self::config::Config;
+#[cfg(feature = "std")]
+pub(crate) use self::config::token_ids;
 use crate::{Architecture, Error, Origin, Result, TensorId};
 
 /// A model family, by the `model_type` of its `config.json`.
@@ -26,7 +30,7 @@ use crate::{Architecture, Error, Origin, Result, TensorId};
 pub enum Family {
     /// Llama, SmolLM2, TinyLlama.
     Llama,
-    /// Mistral, without a sliding window.
+    /// Mistral, whose sliding window is at least as wide as its context.
     Mistral,
     /// Qwen2 and Qwen2.5: biases on query, key and value.
     Qwen2,
@@ -78,7 +82,7 @@ impl Family {
     ///
     /// # Errors
     /// [`Error::Unsupported`] for an unknown family or a feature that is not there, [`Error::Malformed`] for missing or
-    /// contradictory sizes. Nothing falls back.
+    /// contradictory sizes. Nothing falls back: a key is interpreted, known to change nothing, or refused by name.
     pub fn read<O: Origin + ?Sized>(config: &Value, origin: &O) -> Result<Architecture> {
         let origin = origin.shown();
         let config = Config::new(config, &origin)?;
@@ -91,6 +95,12 @@ impl Family {
             Self::Llama | Self::Mistral | Self::Qwen2 | Self::Qwen3 => llama::read(family, &config)?,
             Self::Gpt2 => gpt2::read(&config)?,
         };
+        // Transformers takes null for false here.
+        if let Some(value) = config.value("is_causal").filter(|value| **value != Value::Bool(true)) {
+            let what = format!("`is_causal` is {}: tokens that see later ones are not there yet", config::shown(value));
+            return Err(config.unsupported(what));
+        }
+        config.refuse_others(family)?;
         config.check(&architecture)?;
         Ok(architecture)
     }
@@ -103,7 +113,8 @@ impl Family {
         }
     }
 
-    /// True for tensors that checkpoints of this family carry although nothing reads them: buffers, a tied head written twice.
+    /// True for tensors that checkpoints of this family carry although nothing reads them: buffers, and a head that equals the
+    /// embedding it is tied to.
     pub fn is_ignored(architecture: &Architecture, name: &str) -> bool {
         (architecture.tied_embeddings && name == "lm_head.weight")
             || name.ends_with(".rotary_emb.inv_freq")

@@ -76,6 +76,7 @@ fn every_family_reads_back_what_it_writes() {
                 config["model_type"] = json!(family.model_type());
                 config["head_dim"] = json!(32);
                 config["rope_scaling"] = json!({"rope_type": "linear", "factor": 2.0});
+                config["sliding_window"] = Value::Null;
                 config
             }
         };
@@ -109,7 +110,12 @@ fn a_llama_whose_heads_do_not_divide_its_width_is_written_as_a_mistral_which_com
     for layer in &mut architecture.layers {
         (layer.heads, layer.kv_heads) = (5, 1);
     }
-    let written = Family::write(&architecture, &smollm2(), Path::new("out")).unwrap();
+    // Keys of a Llama that no Mistral needs stay there, and change nothing.
+    let mut base = smollm2();
+    base["pretraining_tp"] = json!(1);
+    base["is_llama_config"] = json!(true);
+    base["mlp_bias"] = json!(false);
+    let written = Family::write(&architecture, &base, Path::new("out")).unwrap();
     assert_eq!((&written["model_type"], &written["architectures"]), (&json!("mistral"), &json!(["MistralForCausalLM"])));
     assert_eq!(written["sliding_window"], Value::Null);
     architecture.family = Family::Mistral;
@@ -147,6 +153,153 @@ fn sizes_that_no_model_has_are_refused_before_they_cost_memory() {
     );
     assert_eq!(
         refused("rope_scaling", scaling(Value::Null)),
-        "config.json: `rope_scaling.original_max_position_embeddings` is missing"
+        "config.json: `rope_scaling.original_max_position_embeddings` is null, a whole number from 1 to 16777216 is needed"
+    );
+}
+
+/// What is said of SmolLM2's configuration with these keys as another family's.
+fn refused(family: Family, keys: Value) -> String {
+    let mut config = smollm2();
+    config["model_type"] = json!(family.model_type());
+    config["head_dim"] = json!(64);
+    config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+    read(&config).unwrap_err().to_string()
+}
+
+#[test]
+fn a_key_that_nothing_reads_is_refused_by_name_unless_it_is_off() {
+    for family in [Family::Llama, Family::Mistral, Family::Qwen2, Family::Qwen3] {
+        let name = family.model_type();
+        let window = if family == Family::Mistral { json!({ "sliding_window": null }) } else { json!({}) };
+        let refused = |mut keys: Value| {
+            keys.as_object_mut().unwrap().extend(window.as_object().unwrap().clone());
+            refused(family, keys)
+        };
+        assert_eq!(
+            refused(json!({ "attention_multiplier": 0.5 })),
+            format!(
+                "config.json: `attention_multiplier` is 0.5: what it does to a {name} is not known; remove it if the model needs none of it"
+            )
+        );
+        assert_eq!(
+            refused(json!({ "attention_multiplier": null, "per_layer_config": {"0": {"intermediate_size": 8}} })),
+            format!(
+                "config.json: `per_layer_config` is {{\"0\":{{\"intermediate_size\":8}}}}: what it does to a {name} is not known; remove it \
+                 if the model needs none of it"
+            )
+        );
+        assert_eq!(
+            refused(json!({ "is_causal": false })),
+            "config.json: `is_causal` is false: tokens that see later ones are not there yet"
+        );
+    }
+    let mut config = smollm2();
+    for (key, off) in [("a", json!(null)), ("b", json!(false)), ("c", json!("")), ("d", json!([])), ("e", json!({}))] {
+        config[key] = off;
+    }
+    assert_eq!(read(&config).unwrap(), read(&smollm2()).unwrap());
+}
+
+#[test]
+fn biases_that_a_family_has_not_are_refused() {
+    let expected = |key: &str, family: &str| {
+        format!("config.json: `{key}` is true: what it does to a {family} is not known; remove it if the model needs none of it")
+    };
+    let mistral = |key: &str| refused(Family::Mistral, json!({ key: true, "sliding_window": null }));
+    assert_eq!(mistral("attention_bias"), expected("attention_bias", "mistral"));
+    assert_eq!(mistral("mlp_bias"), expected("mlp_bias", "mistral"));
+    assert_eq!(refused(Family::Qwen2, json!({ "mlp_bias": true })), expected("mlp_bias", "qwen2"));
+    assert_eq!(refused(Family::Qwen3, json!({ "mlp_bias": true })), expected("mlp_bias", "qwen3"));
+}
+
+/// The configuration of a hub's model, with what trainers add to it.
+#[test]
+fn keys_that_models_on_the_hub_carry_change_nothing() {
+    let mut config = smollm2();
+    let extra = json!({
+        "_name_or_path": "x", "_attn_implementation_autoset": true, "architectures": ["LlamaForCausalLM"], "auto_map": {"AutoConfig": "c.C"},
+        "attention_dropout": 0.1, "initializer_range": 0.02, "id2label": {"0": "a"}, "label2id": {"a": 0}, "is_llama_config": true,
+        "max_length": 20, "pad_token_id": -1, "pretraining_tp": 2, "rope_interleaved": false, "top_k": 50, "torch_dtype": "bfloat16",
+        "transformers.js_config": {"dtype": "q4"}, "transformers_version": "4.42.3", "unsloth_fixed": true, "unsloth_version": "2024.9",
+        "use_cache": true, "quantization_config": null, "tokenizer_class": "GPT2Tokenizer", "task_specific_params": {"a": 1}, "use_mrope": false,
+    });
+    config.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    assert_eq!(read(&config).unwrap(), read(&smollm2()).unwrap());
+}
+
+#[test]
+fn a_window_is_refused_where_the_context_outgrows_it_and_limits_texts_where_it_fits() {
+    let explained = "attention through a window is not there yet, and `max_position_embeddings` is 8192; set that to at most 4096 for \
+                     shorter texts";
+    assert_eq!(
+        refused(Family::Mistral, json!({})),
+        format!("config.json: `sliding_window` is missing, which means 4096: {explained}")
+    );
+    let qwen = json!({ "sliding_window": 4096, "use_sliding_window": true });
+    assert_eq!(refused(Family::Qwen2, qwen.clone()), format!("config.json: `sliding_window` is 4096: {explained}"));
+
+    let fits = |family: Family, keys: Value| {
+        let mut config = smollm2();
+        config["model_type"] = json!(family.model_type());
+        config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+        let architecture = read(&config).unwrap();
+        let written = Family::write(&architecture, &config, Path::new("out")).unwrap();
+        assert_eq!(read(&written).unwrap(), architecture, "{written}");
+        architecture.most_tokens()
+    };
+    assert_eq!(fits(Family::Mistral, json!({ "max_position_embeddings": 4096 })), Some(4096));
+    assert_eq!(fits(Family::Mistral, json!({ "sliding_window": 9000 })), Some(9000));
+    assert_eq!(fits(Family::Mistral, json!({ "sliding_window": null })), None);
+    // Thirty layers, of which no one or the last has the window.
+    assert_eq!(
+        fits(Family::Qwen2, json!({ "use_sliding_window": true, "sliding_window": 8192, "max_window_layers": 29 })),
+        Some(8192)
+    );
+    assert_eq!(fits(Family::Qwen2, json!({ "use_sliding_window": true, "sliding_window": 64, "max_window_layers": 30 })), None);
+    assert_eq!(fits(Family::Qwen2, json!({ "use_sliding_window": false, "sliding_window": 64, "max_window_layers": 0 })), None);
+    assert_eq!(
+        refused(
+            Family::Qwen2,
+            json!({ "use_sliding_window": false, "sliding_window": 64, "layer_types": vec!["sliding_attention"; 30] })
+        ),
+        "config.json: `layer_types` names sliding_attention, and no window is set"
+    );
+}
+
+#[test]
+fn rope_scaling_wins_over_rope_parameters_and_one_is_written_as_both() {
+    let mut config = smollm2();
+    config["rope_parameters"] = json!({ "rope_type": "default", "rope_theta": 5000.0 });
+    config["rope_scaling"] = json!({ "rope_type": "linear", "factor": 4.0 });
+    let architecture = read(&config).unwrap();
+    // The base of the frequencies stands in the object that is taken, or else outside of both.
+    let expected = Positions::Rotary { theta: 100_000.0, scaling: RotaryScaling::Linear { factor: 4.0 } };
+    assert_eq!(architecture.positions, expected);
+    let written = Family::write(&architecture, &config, Path::new("out")).unwrap();
+    assert_eq!(written["rope_scaling"], json!({ "rope_type": "linear", "factor": 4.0 }));
+    assert_eq!(written["rope_parameters"], json!({ "rope_type": "linear", "factor": 4.0, "rope_theta": 100_000.0 }));
+    config["rope_scaling"] = json!({ "rope_type": "yarn", "factor": 4.0 });
+    let expected = "config.json: `rope_scaling.rope_type` is \"yarn\"; known are default, linear, llama3";
+    assert_eq!(read(&config).unwrap_err().to_string(), expected);
+}
+
+#[test]
+fn a_rotary_embedding_that_is_only_half_understood_is_refused() {
+    let of = |rope: Value| refused(Family::Llama, json!({ "rope_scaling": rope }));
+    assert_eq!(
+        of(json!({ "rope_type": null, "type": "linear", "factor": 2.0 })),
+        "config.json: `rope_scaling.rope_type` is null; known are default, linear, llama3"
+    );
+    assert_eq!(
+        of(json!({ "full_attention": { "rope_type": "linear" } })),
+        "config.json: `rope_scaling.full_attention` is {\"rope_type\":\"linear\"}, and rope_type \"default\" has no such key; remove it"
+    );
+    assert_eq!(
+        of(json!({ "factor": 2.0 })),
+        "config.json: `rope_scaling.factor` is 2.0, and rope_type \"default\" has no such key; remove it"
+    );
+    assert_eq!(
+        refused(Family::Llama, json!({ "partial_rotary_factor": 0.5 })),
+        "config.json: `partial_rotary_factor` is 0.5: only whole heads are rotated here"
     );
 }

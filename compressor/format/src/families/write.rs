@@ -5,6 +5,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 
 use super::Family;
+use super::gpt2::ALIASES;
 use crate::{Activation, Architecture, Error, LayerShape, Positions, Result, RotaryScaling};
 
 impl Family {
@@ -81,12 +82,15 @@ fn llama(architecture: &Architecture, layer: LayerShape, config: &mut Map<String
         set("mlp_bias", json!(architecture.mlp.bias));
     }
     if matches!(family, Family::Qwen2 | Family::Qwen3) {
-        set("use_sliding_window", json!(false));
-        // Transformers writes one entry a layer, and refuses a list of another length.
-        set("layer_types", json!(vec!["full_attention"; architecture.layers.len()]));
+        set("use_sliding_window", json!(architecture.window.is_some()));
+        set("sliding_window", json!(architecture.window));
+        // Transformers writes one entry a layer, and refuses a list of another length. No text outgrows the window, so which of the
+        // layers have it makes no difference.
+        let kind = if architecture.window.is_some() { "sliding_attention" } else { "full_attention" };
+        set("layer_types", json!(vec![kind; architecture.layers.len()]));
     }
     if family == Family::Mistral {
-        set("sliding_window", Value::Null);
+        set("sliding_window", json!(architecture.window));
     }
     if let Positions::Rotary { theta, scaling } = architecture.positions {
         set("rope_theta", json!(theta));
@@ -130,6 +134,9 @@ fn gpt2(architecture: &Architecture, layer: LayerShape, config: &mut Map<String,
         config.remove("head_dim");
     } else {
         config.insert("head_dim".to_owned(), json!(architecture.head_dim));
+    }
+    for (_, alias) in ALIASES {
+        config.remove(alias);
     }
     write_tokens(architecture, config);
 }

@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use compressor_format::{Mistake, Place, Positions, Split, Student, Tokenizer, TrainingKeys};
+use compressor_format::{Mistake, Place, Split, Student, Tokenizer, TrainingKeys};
 
 use super::Planner;
 use crate::plan::ModelSize;
@@ -211,11 +211,10 @@ impl Planner<'_> {
                 self.refuse(&place, Mistake::new(message).hint(hint));
             }
         }
-        // Rotary positions go on, learned ones end.
-        let most = if model.architecture.positions == Positions::Learned { most } else { usize::MAX };
+        let most = model.architecture.most_tokens().unwrap_or(usize::MAX);
         if let Some(TooLong { count, of, longest, first }) = self.too_long(split, self.measured_by.examples, model, most) {
             let message = format!(
-                "{count} of {of} examples of the {} split have more tokens than the model's {most} learned positions, the longest \
+                "{count} of {of} examples of the {} split have more tokens than the {most} that the model takes, the longest \
                  {longest}; the first is \"{first}\"",
                 split.name()
             );

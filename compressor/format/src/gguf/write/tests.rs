@@ -175,7 +175,8 @@ fn every_family_reads_back_as_it_was_with_the_rows_of_q_and_k_in_order() {
             assert_eq!(file.architecture().unwrap(), name);
             let mut expected = artifact.architecture().clone();
             if expected.family == Family::Mistral {
-                expected.family = Family::Llama;
+                // Without the window, which is wider than the context.
+                (expected.family, expected.window) = (Family::Llama, None);
             }
             assert_eq!(Family::read(&file.config().unwrap(), file.path()).unwrap(), expected);
         }
@@ -379,7 +380,6 @@ fn what_can_not_be_said_is_refused_by_name() {
         with("llama", json!({"hidden_act": "gelu"})),
         "`hidden_act` is another than silu, the one activation that llama.cpp computes this family with"
     );
-    assert_eq!(with("qwen2", json!({"mlp_bias": true})), "`mlp_bias` is true, and llama.cpp's Qwen has no biases there");
     assert_eq!(
         with("qwen3", json!({"attention_bias": true})),
         "`attention_bias` is true, and llama.cpp's Qwen has no bias on the output projection"
