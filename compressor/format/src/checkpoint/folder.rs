@@ -49,6 +49,7 @@ impl Checkpoint {
                 return Err(Error::Shape { path: path.shown(), name, found, expected });
             }
         }
+        file.refuse_unread(&architecture)?;
         Ok(Self { path: path.to_owned(), architecture, config, source: Source::Gguf(Box::new(file)) })
     }
 
@@ -67,7 +68,7 @@ impl Checkpoint {
                 files.extend(companions(&self.path));
                 files
             }
-            Source::Gguf(_) => vec![self.path.clone()],
+            Source::Gguf(file) => file.files().to_vec(),
         }
     }
 
@@ -90,7 +91,7 @@ impl Checkpoint {
     pub fn weight_bytes(&self) -> Result<u64> {
         match &self.source {
             Source::Safetensors(source) => Ok(source.files.bytes()),
-            Source::Gguf(_) => Ok(fs_err::metadata(&self.path)?.len()),
+            Source::Gguf(file) => file.files().iter().map(|path| Ok(fs_err::metadata(path)?.len())).sum(),
         }
     }
 

@@ -81,8 +81,21 @@ fn rotary(config: &Config<'_>) -> Result<Positions> {
             high_freq_factor: needed("high_freq_factor")?,
             original_max_position_embeddings: config.inner_size(key, parameters, "original_max_position_embeddings")?,
         },
+        "longrope" => {
+            let [short, long] = ["short_factor", "long_factor"].map(|inner| config.inner_numbers(key, parameters, inner));
+            let divisors = short?;
+            if long? != divisors || number("attention_factor")? != Some(1.0) {
+                return Err(config.unsupported(format!(
+                    "`{key}.rope_type` is \"longrope\", which is known where `long_factor` is `short_factor` again and \
+                     `attention_factor` is 1"
+                )));
+            }
+            RotaryScaling::PerFrequency { divisors }
+        }
         other => {
-            return Err(config.unsupported(format!("`{key}.rope_type` is \"{other}\"; known are default, linear, llama3")));
+            return Err(
+                config.unsupported(format!("`{key}.rope_type` is \"{other}\"; known are default, linear, llama3, longrope"))
+            );
         }
     };
     if number("partial_rotary_factor")?.is_some_and(|factor| factor != 1.0) {

@@ -18,6 +18,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use self::config::Config;
+#[cfg(feature = "std")]
+pub(crate) use self::write::rotary_keys;
 use crate::{Architecture, Error, Origin, Result, TensorId};
 
 /// A model family, by the `model_type` of its `config.json`.

@@ -91,6 +91,10 @@ fn a_file_cut_anywhere_is_refused() {
 fn other_files_and_versions_are_named() {
     assert_eq!(message(b"PK\x03\x04 zip"), "sample.gguf: is not a GGUF file: it does not begin with the bytes `GGUF`");
     assert_eq!(
+        message(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n"),
+        "sample.gguf: is a Git LFS pointer, which stands for the file: run `git lfs pull` where it was cloned, or download the file"
+    );
+    assert_eq!(
         message(b"GGUF\x01\0\0\0"),
         "sample.gguf: is a GGUF file of version 1, and versions 2 and 3 are read: convert the model again"
     );
