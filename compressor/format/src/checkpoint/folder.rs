@@ -24,6 +24,17 @@ const COMPANIONS: [&str; 8] = [
     "chat_template.jinja",
 ];
 
+/// How a tensor is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredAs {
+    /// Its type, by the name that the format has for it.
+    pub kind: String,
+    /// Its elements.
+    pub weights: u64,
+    /// Its bytes.
+    pub bytes: u64,
+}
+
 impl Checkpoint {
     /// Opens a Hugging Face folder or a GGUF file.
     ///
@@ -80,6 +91,28 @@ impl Checkpoint {
                 for GgufTensor { name, shape, kind, bytes } in file.tensors() {
                     hash.add(&format!("{name} {kind:?} {shape:?}"), bytes);
                 }
+            }
+        }
+    }
+
+    /// True for a GGUF file.
+    pub fn is_gguf(&self) -> bool {
+        matches!(self.source, Source::Gguf(_))
+    }
+
+    /// Every tensor as it lies in the files, by its type there.
+    pub fn stored(&self) -> Vec<StoredAs> {
+        let stored_as = |kind: &dyn std::fmt::Display, shape: &[usize], bytes: usize| StoredAs {
+            kind: kind.to_string(),
+            weights: shape.iter().product::<usize>() as u64,
+            bytes: bytes as u64,
+        };
+        match &self.source {
+            Source::Safetensors(source) => {
+                source.files.iter().map(|(_, slice)| stored_as(&slice.dtype, &slice.shape, slice.bytes.len())).collect()
+            }
+            Source::Gguf(file) => {
+                file.tensors().map(|tensor| stored_as(&tensor.kind.name(), &tensor.shape, tensor.bytes.len())).collect()
             }
         }
     }
