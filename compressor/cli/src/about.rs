@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 /// See the module.
 pub(crate) struct About {
-    /// Stored bits for each weight; of a GGUF file without its head, which holds the vocabulary.
+    /// Stored bits for each weight, without the heads of files: that of a GGUF file holds the vocabulary.
     pub(crate) bits_per_weight: f64,
     /// In tokens.
     pub(crate) context: usize,
@@ -26,8 +26,8 @@ impl About {
     pub(crate) fn of(model: &Model) -> anyhow::Result<Self> {
         let architecture = model.architecture();
         let stored_bytes = match model {
-            Model::Checkpoint(checkpoint) if checkpoint.is_gguf() => checkpoint.stored().iter().map(|tensor| tensor.bytes).sum(),
-            Model::Checkpoint(_) | Model::Artifact(_) => model.weight_bytes()?,
+            Model::Checkpoint(checkpoint) => checkpoint.stored().iter().map(|tensor| tensor.bytes).sum(),
+            Model::Artifact(artifact) => artifact.weight_bytes(),
         };
         let has_chat_template = match ChatTemplate::open(model.path()) {
             Ok(_) => true,

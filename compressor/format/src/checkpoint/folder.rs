@@ -176,10 +176,23 @@ impl Checkpoint {
 /// Reads a folder's `config.json`.
 ///
 /// # Errors
-/// [`Error::Io`] where there is none, [`Error::Malformed`] with line and column where it is no JSON.
+/// [`Error::Io`] where there is none, [`Error::Unsupported`] where there are GGUF files instead, [`Error::Malformed`] with line and
+/// column where it is no JSON.
 pub fn read_config(folder: &Path) -> Result<Value> {
     let path = folder.join(CONFIG);
+    if let (false, Some(gguf)) = (path.is_file(), first_gguf(folder)) {
+        return Err(Error::unsupported(
+            folder,
+            format!("holds no config.json, but GGUF files: name one of them, such as {gguf}"),
+        ));
+    }
     parse_config(&fs_err::read(&path)?, &path)
+}
+
+/// The first GGUF file of a folder by name, which of a split model is the one that opens it.
+fn first_gguf(folder: &Path) -> Option<String> {
+    let names = std::fs::read_dir(folder).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.filter(|name| name.ends_with(".gguf")).min()
 }
 
 /// Copies what makes the tokenizer from one folder into another.

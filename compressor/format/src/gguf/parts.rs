@@ -162,6 +162,14 @@ mod tests {
     }
 
     #[test]
+    fn a_folder_of_parts_names_the_first() {
+        let folder = written(&parts());
+        let refused = crate::Model::open(folder.path()).unwrap_err().to_string();
+        let expected = "holds no config.json, but GGUF files: name one of them, such as m-00001-of-00003.gguf";
+        assert_eq!(refused, format!("{}: {expected}", folder.path().display()));
+    }
+
+    #[test]
     fn a_split_of_one_part_is_whole() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("any name");
