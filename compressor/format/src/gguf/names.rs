@@ -192,7 +192,7 @@ impl GgufFile {
     /// How many heads share `rows`, each with two halves; `projection` is 0 for q and 1 for k.
     fn heads_of(&self, stored: &str, projection: usize, rows: usize) -> Result<usize> {
         let heads = self.heads()?[projection];
-        match heads.checked_mul(2).is_some_and(|halves| halves > 0 && rows % halves == 0) {
+        match heads.checked_mul(2).is_some_and(|halves| halves > 0 && rows.is_multiple_of(halves)) {
             true => Ok(heads),
             false => {
                 let shape = &self.tensor(stored).expect("the caller found it").shape;

@@ -121,7 +121,7 @@ fn llama3(theta: f64, divisors: &[f32]) -> Option<RotaryScaling> {
         LOW_FACTORS.map(f64::from).find_map(|low| {
             let high = (ratio * low * HIGH_STEPS).round() / HIGH_STEPS;
             let original = (original * low).round();
-            let is_sound = high > low && high.is_finite() && original >= 1.0 && original <= LONGEST_CONTEXT;
+            let is_sound = high > low && high.is_finite() && (1.0..=LONGEST_CONTEXT).contains(&original);
             let line = is_sound.then(|| Line::new(factor, low, high, original))?;
             let fits = wavelengths.iter().zip(&kept).all(|(&w, kept)| (line.kept(w) - kept).abs() <= ROUNDING);
             fits.then_some(RotaryScaling::Llama3 {

@@ -37,11 +37,7 @@ pub fn opens_in_as_folder(architecture: &Architecture) -> Vec<OpensIn> {
 
 /// Which programs open a GGUF file that this one opens, and why.
 pub fn opens_in_as_gguf() -> Vec<OpensIn> {
-    vec![
-        one("compressor", None, "its own engine"),
-        one("llama.cpp", None, "GGUF is its own format; this file was not tried"),
-        one("transformers", None, "one file, by `gguf_file`, with all weights dequantized; this file was not tried"),
-    ]
+    vec![one("compressor", None, "its own engine"), one("llama.cpp", None, "GGUF is its own format; this file was not tried")]
 }
 
 fn one(program: &str, obstacle: Option<String>, reason: &str) -> OpensIn {
