@@ -57,7 +57,8 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
         "artifact" => artifacts().into_iter().map(joined).collect(),
         // Its input is no file: lengths that `arbitrary` divides into choices.
         "model" | "prompt_cache" => (1..12).map(|step| (0..120u32).map(|at| (at * step * 37 % 251) as u8).collect()).collect(),
-        "gguf" | "vocabulary" => [files("tests/golden/gguf", "gguf"), vec![llama_gguf(), gpt2_gguf()]].concat(),
+        "gguf" => [ggufs(), files("tests/golden/gguf/llama_cpp", "gguf"), vec![split_gguf()]].concat(),
+        "vocabulary" => ggufs(),
         "config" => {
             let golden = Family::ALL.map(|family| golden(&format!("models/{}/config.json", family.model_type())));
             let others = ["llama3-rope", "llama-head-dim"].map(golden_config);
@@ -377,6 +378,15 @@ impl Gguf {
 
 fn string(text: &str) -> Vec<u8> {
     [&(text.len() as u64).to_le_bytes(), text.as_bytes()].concat()
+}
+
+fn ggufs() -> Vec<Vec<u8>> {
+    [files("tests/golden/gguf", "gguf"), vec![llama_gguf(), gpt2_gguf()]].concat()
+}
+
+/// Both parts of a model, one after the other.
+fn split_gguf() -> Vec<u8> {
+    ["00001", "00002"].map(|number| golden(&format!("gguf/llama_cpp/split-{number}-of-00002.gguf"))).concat()
 }
 
 fn llama_gguf() -> Vec<u8> {

@@ -1,5 +1,6 @@
 //! The `compressor` command.
 
+mod about;
 mod arguments;
 mod bench;
 mod changed_file;

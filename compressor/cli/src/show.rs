@@ -1,12 +1,13 @@
 //! Tables and figures as a person reads them.
 
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
-use compressor_format::{ArtifactTensor, Check, InputRounding, Limit, Manifest, Model, Outcome, Report, StageReport};
+use compressor_format::{ArtifactTensor, Check, InputRounding, Limit, Model, Outcome, Report, StageReport};
 use compressor_pipeline::figures::{self, bytes, count, figure, percent, perplexity, seconds, whole};
 use compressor_pipeline::quantize::{QuantizationReport, instead_lines};
 use compressor_pipeline::{Origin, Plan};
 use serde_json::{Value, json};
 
+use crate::about::About;
 use crate::out::{self, Colour, outln};
 
 /// Columns that every line of a table fits in, as terminals have them at least.
@@ -247,7 +248,7 @@ pub(crate) fn plan_json(plan: &Plan) -> Value {
 /// How the tensors of a model are stored: scheme, tensors, weights; in the order they are first met.
 fn schemes(model: &Model) -> Vec<(String, usize, u64)> {
     let stored: Vec<(String, u64)> = match model {
-        Model::Checkpoint(checkpoint) => vec![(checkpoint.dtype().to_string(), checkpoint.architecture().parameters())],
+        Model::Checkpoint(checkpoint) => checkpoint.stored().into_iter().map(|stored| (stored.kind, stored.weights)).collect(),
         Model::Artifact(artifact) => artifact.stored().map(|(_, tensor)| scheme(tensor)).collect(),
     };
     let mut schemes: Vec<(String, usize, u64)> = Vec::new();
@@ -272,14 +273,14 @@ fn scheme(tensor: &ArtifactTensor) -> (String, u64) {
 pub(crate) fn model_json(model: &Model) -> anyhow::Result<Value> {
     let schemes = schemes(model).into_iter();
     let stored = schemes.map(|(scheme, tensors, weights)| json!({ "scheme": scheme, "tensors": tensors, "weights": weights }));
-    let opens_in = match model {
-        Model::Checkpoint(_) => None,
-        Model::Artifact(artifact) => Manifest::read(artifact.path()).ok().map(|manifest| manifest.opens_in),
-    };
-    Ok(json!({
+    let mut shown = json!({
         "architecture": model.architecture(), "parameters": model.architecture().parameters(), "bytes": model.weight_bytes()?,
-        "stored": stored.collect::<Vec<_>>(), "opens_in": opens_in,
-    }))
+        "stored": stored.collect::<Vec<_>>(),
+    });
+    for (key, value) in About::of(model)?.json() {
+        shown[key] = value;
+    }
+    Ok(shown)
 }
 
 /// What a model is made of and which programs open it.
@@ -294,33 +295,42 @@ pub(crate) fn model(model: &Model, tensors: bool) -> anyhow::Result<()> {
     outln!("attention     {} heads of width {} in {} groups", layer.heads, architecture.head_dim, layer.kv_heads);
     outln!("MLP           {} channels", layer.intermediate_size);
     outln!("embedding     {}", if architecture.tied_embeddings { "tied with the head" } else { "apart from the head" });
-    for (scheme, count_of, weights) in schemes(model) {
-        let of = if matches!(model, Model::Artifact(_)) { format!("{count_of} tensors, ") } else { String::new() };
-        outln!("stored as     {scheme}: {of}{} weights", count(weights as f64));
+    let about = About::of(model)?;
+    outln!("context       {} tokens", about.context);
+    outln!("positions     {}", about.positions);
+    match &about.tokenizer {
+        Ok((kind, tokens)) => outln!("tokenizer     {kind}, {tokens} tokens"),
+        Err(error) => outln!("tokenizer     none: {error}"),
     }
-    match model {
-        Model::Checkpoint(_) if tensors => {
-            for id in architecture.tensors() {
-                outln!("  {id}  {:?}", architecture.shape(id));
+    outln!("chat template {}", if about.has_chat_template { "yes" } else { "none" });
+    for (scheme, count_of, weights) in schemes(model) {
+        outln!("stored as     {scheme}: {count_of} tensors, {} weights", count(weights as f64));
+    }
+    outln!("bits a weight {:.2}", about.bits_per_weight);
+    if let Model::Artifact(artifact) = model {
+        match artifact.input_rounding() {
+            InputRounding::None => {}
+            InputRounding::PerToken => outln!("activations   INT8, per token, as it runs"),
+            InputRounding::Static(_) => outln!("activations   INT8, one stored scale for each projection"),
+        }
+    }
+    match &about.opens_in {
+        Ok(readers) => {
+            for reader in readers {
+                let opens = if reader.opens { "yes" } else { "no" };
+                outln!("opens in      {}: {opens}, {}", reader.program, reader.reason);
             }
         }
-        Model::Checkpoint(_) => {}
-        Model::Artifact(artifact) => {
-            match artifact.input_rounding() {
-                InputRounding::None => {}
-                InputRounding::PerToken => outln!("activations   INT8, per token, as it runs"),
-                InputRounding::Static(_) => outln!("activations   INT8, one stored scale for each projection"),
-            }
-            match Manifest::read(artifact.path()) {
-                Ok(manifest) => {
-                    for reader in &manifest.opens_in {
-                        let opens = if reader.opens { "yes" } else { "no" };
-                        outln!("opens in      {}: {opens}, {}", reader.program, reader.reason);
-                    }
+        Err(error) => outln!("manifest      none: {error}"),
+    }
+    if tensors {
+        match model {
+            Model::Checkpoint(_) => {
+                for id in architecture.tensors() {
+                    outln!("  {id}  {:?}", architecture.shape(id));
                 }
-                Err(error) => outln!("manifest      none: {error}"),
             }
-            if tensors {
+            Model::Artifact(artifact) => {
                 for (name, tensor) in artifact.stored() {
                     outln!("  {name}  {}", scheme(tensor).0);
                 }

@@ -162,8 +162,8 @@ impl Engine {
             kv_type: options.kv_type,
             embedding,
             position_embedding,
-            rotary: match architecture.positions {
-                Positions::Rotary { theta, scaling } => Some(Rotary::new(theta, scaling, architecture.head_dim)),
+            rotary: match &architecture.positions {
+                Positions::Rotary { theta, scaling } => Some(Rotary::new(*theta, scaling, architecture.head_dim)),
                 Positions::Learned => None,
             },
             layers: layers?,

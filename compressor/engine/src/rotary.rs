@@ -22,12 +22,13 @@ pub(crate) struct Rotation {
 
 impl Rotary {
     /// Frequencies `theta^(−2i / head_dim)`, changed by `scaling`; in f32, as Transformers computes them.
-    pub(crate) fn new(theta: f64, scaling: RotaryScaling, head_dim: usize) -> Self {
+    pub(crate) fn new(theta: f64, scaling: &RotaryScaling, head_dim: usize) -> Self {
         let frequency = |pair: usize| {
             let frequency = 1.0 / libm::powf(theta as f32, (2 * pair) as f32 / head_dim as f32);
-            match scaling {
+            match *scaling {
                 RotaryScaling::None => frequency,
                 RotaryScaling::Linear { factor } => frequency / factor as f32,
+                RotaryScaling::PerFrequency { ref divisors } => frequency / divisors[pair],
                 RotaryScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
                     let (factor, low, high) = (factor as f32, low_freq_factor as f32, high_freq_factor as f32);
                     let context = original_max_position_embeddings as f32;
@@ -89,7 +90,7 @@ mod tests {
 
     #[test]
     fn position_zero_turns_nothing_and_the_first_pair_turns_by_one_radian() {
-        let rotation = Rotary::new(10_000.0, RotaryScaling::None, 4).at(0..2);
+        let rotation = Rotary::new(10_000.0, &RotaryScaling::None, 4).at(0..2);
         let mut x = [1.0, 2.0, 3.0, 4.0];
         rotation.apply(0, &mut x);
         assert_eq!(x, [1.0, 2.0, 3.0, 4.0]);
@@ -108,15 +109,23 @@ mod tests {
 
     #[test]
     fn linear_scaling_divides_every_frequency() {
-        let plain = Rotary::new(10_000.0, RotaryScaling::None, 8).frequencies;
-        let scaled = Rotary::new(10_000.0, RotaryScaling::Linear { factor: 4.0 }, 8).frequencies;
+        let plain = Rotary::new(10_000.0, &RotaryScaling::None, 8).frequencies;
+        let scaled = Rotary::new(10_000.0, &RotaryScaling::Linear { factor: 4.0 }, 8).frequencies;
         assert_eq!(scaled, plain.iter().map(|frequency| frequency / 4.0).collect::<Vec<f32>>());
     }
 
     #[test]
+    fn each_frequency_is_divided_by_its_own_number() {
+        let plain = Rotary::new(10_000.0, &RotaryScaling::None, 4).frequencies;
+        let divisors = vec![1.0, 2.5];
+        let scaled = Rotary::new(10_000.0, &RotaryScaling::PerFrequency { divisors }, 4).frequencies;
+        assert_eq!(scaled, [plain[0], plain[1] / 2.5]);
+    }
+
+    #[test]
     fn llama3_keeps_high_frequencies_divides_low_ones_and_blends_between() {
-        let plain = Rotary::new(500_000.0, RotaryScaling::None, 128).frequencies;
-        let scaled = Rotary::new(500_000.0, LLAMA3, 128).frequencies;
+        let plain = Rotary::new(500_000.0, &RotaryScaling::None, 128).frequencies;
+        let scaled = Rotary::new(500_000.0, &LLAMA3, 128).frequencies;
         assert_eq!(scaled[0], plain[0], "wavelength 6.3 is below 8192 / 4");
         assert_eq!(scaled[63], plain[63] / 8.0, "the longest wavelength is above 8192");
         // Pair 30: wavelength 2π · 500000^(60/128) = 2948, smooth = (8192/2948 − 1)/3 = 0.593.

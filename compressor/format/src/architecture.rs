@@ -80,7 +80,7 @@ pub enum NormKind {
 }
 
 /// How positions enter the model.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "std", derive(Serialize, Deserialize))]
 pub enum Positions {
     /// Rotary embedding of queries and keys, halves rotated as Hugging Face stores them (Su et al. 2021).
@@ -95,7 +95,7 @@ pub enum Positions {
 }
 
 /// How rotary frequencies are changed for longer contexts.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 #[cfg_attr(feature = "std", derive(Serialize, Deserialize))]
 pub enum RotaryScaling {
     /// As they are.
@@ -115,6 +115,11 @@ pub enum RotaryScaling {
         high_freq_factor: f64,
         /// Context length the model was first trained with.
         original_max_position_embeddings: usize,
+    },
+    /// Every frequency divided by a number of its own, whatever the context: LongRoPE with one list for all lengths.
+    PerFrequency {
+        /// `[head_dim / 2]`.
+        divisors: Vec<f32>,
     },
 }
 

@@ -14,7 +14,7 @@ use serde_json::Value;
 #[cfg(feature = "std")]
 pub(crate) use self::folder::refuse_part;
 #[cfg(feature = "std")]
-pub use self::folder::{copy_companions, read_config};
+pub use self::folder::{StoredAs, copy_companions, read_config};
 use crate::model::{CONFIG, WEIGHTS, is_quantized, parse_config};
 use crate::origin::Kept;
 use crate::safetensors::{Dtype, TensorFiles, TensorSlice};

@@ -4,8 +4,9 @@
 //! The head is believed only after every count, length and offset in it has been checked against the file's end; the tensors stay
 //! in the mapped file and become f32 when they are asked for.
 //!
-//! - `metadata`: the head's values; `blocks`: quantized types
-//! - `config`: the metadata as a Hugging Face `config.json`; `names`: tensors by Hugging Face's names and row order
+//! - `metadata`: the head's values; `blocks`: quantized types; `parts`: models in several files
+//! - `keys`: what every key means; `config`: the metadata as a Hugging Face `config.json`; `rotary`: its rotary scaling
+//! - `names`: tensors by Hugging Face's names and row order
 //! - `vocabulary`: the tokenizer; `words`: how it cuts text
 //! - `write`: an artifact as such a file
 //!
@@ -15,10 +16,13 @@ mod blocks;
 mod config;
 #[cfg(test)]
 mod hostile;
+mod keys;
 mod metadata;
 mod names;
+mod parts;
 #[cfg(test)]
 mod real;
+mod rotary;
 #[cfg(test)]
 mod sample;
 mod vocabulary;
@@ -37,10 +41,12 @@ use crate::{Error, Result};
 use blocks::TypeId;
 use metadata::{Cursor, List, Value};
 
-/// A GGUF file whose head has been read and checked.
+/// A GGUF file whose head has been read and checked, with the other parts where the model is split.
 #[derive(Debug, Clone)]
 pub struct GgufFile {
     path: PathBuf,
+    /// Every part in order; the file itself where it is whole.
+    files: Vec<PathBuf>,
     metadata: BTreeMap<String, Value>,
     tensors: BTreeMap<String, GgufTensor>,
 }
@@ -59,20 +65,23 @@ pub struct GgufTensor {
 }
 
 const MAGIC: [u8; 4] = *b"GGUF";
+/// How the files begin that Git LFS leaves in place of large ones.
+const GIT_LFS_POINTER: &[u8] = b"version https://git-lfs";
 /// Where the key `general.alignment` is missing.
 const DEFAULT_ALIGNMENT: u64 = 32;
 /// `GGML_MAX_DIMS`.
 const MAX_DIMENSIONS: u32 = 4;
 
 impl GgufFile {
-    /// Maps the file at `path` and reads its head.
+    /// Maps the file at `path` and reads its head; of a model in several files the first one, which opens all.
     ///
     /// # Errors
-    /// [`Error::Io`] when it can't be opened, [`Error::Malformed`] when it contradicts the format,
-    /// [`Error::Unsupported`] for another version or byte order and for a tensor type that nothing here reads.
+    /// [`Error::Io`] when it can't be opened, [`Error::Malformed`] when it contradicts the format or a part is missing or of another
+    /// model, [`Error::Unsupported`] for another version or byte order, for a tensor type that nothing here reads, and for a part
+    /// that is not the first.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        Self::read(path, &map_file(path)?.into())
+        Self::read(path, &map_file(path)?.into())?.with_other_parts()
     }
 
     /// Reads the head of `file`; `path` is for messages.
@@ -99,7 +108,7 @@ impl GgufFile {
         }
 
         let head_bytes = cursor.at as u64;
-        let mut gguf = Self { path: path.to_owned(), metadata, tensors: BTreeMap::new() };
+        let mut gguf = Self { path: path.to_owned(), files: vec![path.to_owned()], metadata, tensors: BTreeMap::new() };
         let alignment = gguf.alignment()?;
         let tensors_start = head_bytes.checked_next_multiple_of(alignment).unwrap_or(u64::MAX);
         for entry in entries.into_values() {
@@ -113,6 +122,11 @@ impl GgufFile {
     /// The file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Every file that it was read from: itself, or all parts in their order.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
     }
 
     /// Every tensor, by name.
@@ -228,6 +242,11 @@ impl GgufFile {
 }
 
 fn check_magic_and_version(cursor: &mut Cursor) -> Result<()> {
+    if cursor.file.starts_with(GIT_LFS_POINTER) {
+        let what =
+            "is a Git LFS pointer, which stands for the file: run `git lfs pull` where it was cloned, or download the file";
+        return Err(Error::unsupported(cursor.path, what));
+    }
     if !cursor.file.starts_with(&MAGIC) {
         let what = "is not a GGUF file: it does not begin with the bytes `GGUF`";
         return Err(Error::unreadable(cursor.path, cursor.file, what));

@@ -77,7 +77,7 @@ pub use scales::Scales;
 pub use {
     artifact::{ArtifactLayout, ArtifactWriter, NewArtifact, NewArtifactTensor, ScalesByTensor, Storage},
     chat::{ChatTemplate, Message, Role, end_tokens},
-    checkpoint::{copy_companions, read_config},
+    checkpoint::{StoredAs, copy_companions, read_config},
     dataset::samples::{Batch, Batches, SampleOrder, Samples, Tokens},
     dataset::{Dataset, Examples, FileSet, GrammarSet, JsonlSet, Pair, Split, TextSet, completion_matches},
     delta::{Delta, write_delta},

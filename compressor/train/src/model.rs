@@ -135,23 +135,24 @@ impl Decoder {
 
     /// Cosines and sines for the first `positions` positions; `None` where positions are learned.
     fn rotary_table(&self, positions: usize) -> Option<RotaryTable> {
-        let Positions::Rotary { theta, scaling } = self.architecture.positions else {
+        let Positions::Rotary { theta, scaling } = &self.architecture.positions else {
             return None;
         };
         let half = self.architecture.head_dim / 2;
         let frequencies: Vec<f64> =
-            (0..half).map(|i| scaled(theta.powf(-(2.0 * i as f64) / self.architecture.head_dim as f64), scaling)).collect();
+            (0..half).map(|i| scaled(i, theta.powf(-(2.0 * i as f64) / self.architecture.head_dim as f64), scaling)).collect();
         let angles = (0..positions).flat_map(|position| frequencies.iter().map(move |frequency| position as f64 * frequency));
         let (cosines, sines) = angles.map(|angle| (angle.cos() as f32, angle.sin() as f32)).unzip();
         Some(RotaryTable { cosines, sines, half })
     }
 }
 
-/// A rotary frequency after the scaling for longer contexts.
-fn scaled(frequency: f64, scaling: RotaryScaling) -> f64 {
-    match scaling {
+/// The `i`-th rotary frequency after the scaling for longer contexts.
+fn scaled(i: usize, frequency: f64, scaling: &RotaryScaling) -> f64 {
+    match *scaling {
         RotaryScaling::None => frequency,
         RotaryScaling::Linear { factor } => frequency / factor,
+        RotaryScaling::PerFrequency { ref divisors } => frequency / f64::from(divisors[i]),
         RotaryScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
             // Turns made within the original context: few are low frequencies, many are high ones.
             let turns = original_max_position_embeddings as f64 * frequency / std::f64::consts::TAU;

@@ -28,6 +28,16 @@ const COMPANIONS: [&str; 8] = [
 
 /// What PEFT writes, beside a model or alone.
 const ADAPTERS: [&str; 3] = ["adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"];
+/// How a tensor is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredAs {
+    /// Its type, by the name that the format has for it.
+    pub kind: String,
+    /// Its elements.
+    pub weights: u64,
+    /// Its bytes.
+    pub bytes: u64,
+}
 
 impl Checkpoint {
     /// Opens a Hugging Face folder or a GGUF file.
@@ -55,6 +65,7 @@ impl Checkpoint {
                 return Err(Error::Shape { path: path.shown(), name, found, expected });
             }
         }
+        file.refuse_unread(&architecture)?;
         Ok(Self { path: path.to_owned(), architecture, config, source: Source::Gguf(Box::new(file)) })
     }
 
@@ -73,7 +84,7 @@ impl Checkpoint {
                 files.extend(companions(&self.path));
                 files
             }
-            Source::Gguf(_) => vec![self.path.clone()],
+            Source::Gguf(file) => file.files().to_vec(),
         }
     }
 
@@ -89,6 +100,28 @@ impl Checkpoint {
         }
     }
 
+    /// True for a GGUF file.
+    pub fn is_gguf(&self) -> bool {
+        matches!(self.source, Source::Gguf(_))
+    }
+
+    /// Every tensor as it lies in the files, by its type there.
+    pub fn stored(&self) -> Vec<StoredAs> {
+        let stored_as = |kind: &dyn std::fmt::Display, shape: &[usize], bytes: usize| StoredAs {
+            kind: kind.to_string(),
+            weights: shape.iter().product::<usize>() as u64,
+            bytes: bytes as u64,
+        };
+        match &self.source {
+            Source::Safetensors(source) => {
+                source.files.iter().map(|(_, slice)| stored_as(&slice.dtype, &slice.shape, slice.bytes.len())).collect()
+            }
+            Source::Gguf(file) => {
+                file.tensors().map(|tensor| stored_as(&tensor.kind.name(), &tensor.shape, tensor.bytes.len())).collect()
+            }
+        }
+    }
+
     /// Bytes of the files that hold weights.
     ///
     /// # Errors
@@ -96,7 +129,7 @@ impl Checkpoint {
     pub fn weight_bytes(&self) -> Result<u64> {
         match &self.source {
             Source::Safetensors(source) => Ok(source.files.bytes()),
-            Source::Gguf(_) => Ok(fs_err::metadata(&self.path)?.len()),
+            Source::Gguf(file) => file.files().iter().map(|path| Ok(fs_err::metadata(path)?.len())).sum(),
         }
     }
 
@@ -176,7 +209,7 @@ pub(crate) fn refuse_part(path: &Path) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Io`] where there is none, [`Error::Malformed`] with line and column where it is no JSON, [`Error::Unsupported`] where
-/// `folder` is a file of a model, or holds an adapter, with or without the model that it changes.
+/// `folder` is a file of a model, or holds GGUF files instead, or an adapter, with or without the model that it changes.
 pub fn read_config(folder: &Path) -> Result<Value> {
     refuse_part(folder)?;
     if let Some(adapter) = ADAPTERS.iter().map(|name| folder.join(name)).find(|path| path.exists()) {
@@ -185,7 +218,19 @@ pub fn read_config(folder: &Path) -> Result<Value> {
         return Err(Error::unsupported(&adapter, what));
     }
     let path = folder.join(CONFIG);
+    if let (false, Some(gguf)) = (path.is_file(), first_gguf(folder)) {
+        return Err(Error::unsupported(
+            folder,
+            format!("holds no config.json, but GGUF files: name one of them, such as {gguf}"),
+        ));
+    }
     parse_config(&crate::read_file(&path, crate::DESCRIPTION_BYTES)?, &path)
+}
+
+/// The first GGUF file of a folder by name, which of a split model is the one that opens it.
+fn first_gguf(folder: &Path) -> Option<String> {
+    let names = std::fs::read_dir(folder).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.filter(|name| name.ends_with(".gguf")).min()
 }
 
 /// Copies what makes the tokenizer from one folder into another.

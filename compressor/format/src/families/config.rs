@@ -149,6 +149,16 @@ impl<'a> Config<'a> {
         texts.filter(|texts| texts.len() == count).ok_or_else(wrong).map(Some)
     }
 
+    /// A list of positive numbers inside an object that stands under `key`.
+    pub(super) fn inner_numbers(&self, key: &str, object: &Map<String, Value>, inner: &str) -> Result<Vec<f32>> {
+        let wrong = || self.malformed(format!("`{key}.{inner}` is no list of positive numbers"));
+        let list = object.get(inner).and_then(Value::as_array).ok_or_else(wrong)?;
+        let numbers = list
+            .iter()
+            .map(|item| item.as_f64().map(|number| number as f32).filter(|number| number.is_finite() && *number > 0.0));
+        numbers.collect::<Option<_>>().ok_or_else(wrong)
+    }
+
     pub(super) fn missing(&self, key: &str) -> Error {
         self.malformed(format!("`{key}` is missing"))
     }
@@ -189,6 +199,12 @@ impl<'a> Config<'a> {
                     self.malformed(format!("{heads} attention heads can't be shared out among {kv_heads} key/value heads"))
                 );
             }
+        }
+        if let crate::Positions::Rotary { scaling: crate::RotaryScaling::PerFrequency { divisors }, .. } = &architecture.positions
+            && divisors.len() != architecture.head_dim / 2
+        {
+            let (found, half) = (divisors.len(), architecture.head_dim / 2);
+            return Err(self.malformed(format!("`short_factor` has {found} numbers, and a head has {half} frequencies")));
         }
         let needs_halves = matches!(architecture.positions, crate::Positions::Rotary { .. });
         if needs_halves && !architecture.head_dim.is_multiple_of(2) {

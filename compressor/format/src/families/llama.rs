@@ -151,9 +151,22 @@ fn rotary(config: &Config<'_>, context: usize) -> Result<Positions> {
                 (None, None) => context,
             },
         },
+        "longrope" => {
+            let [divisors, long] = [rope.numbers("short_factor")?, rope.numbers("long_factor")?];
+            if long != divisors || rope.number("attention_factor")? != Some(1.0) {
+                return Err(config.unsupported(format!(
+                    "`{}` is \"longrope\", which is known where `long_factor` is `short_factor` again and `attention_factor` is 1",
+                    rope.path("rope_type")
+                )));
+            }
+            // With one list and that factor, these two choose nothing.
+            rope.value("factor");
+            rope.value("original_max_position_embeddings");
+            RotaryScaling::PerFrequency { divisors }
+        }
         other => {
             let (path, other) = (rope.path("rope_type"), other.escape_debug());
-            return Err(config.unsupported(format!("`{path}` is \"{other}\"; known are default, linear, llama3")));
+            return Err(config.unsupported(format!("`{path}` is \"{other}\"; known are default, linear, llama3, longrope")));
         }
     };
     rope.refuse_others(kind)?;
@@ -185,7 +198,7 @@ impl<'b> Rope<'_, 'b> {
         let old = self.value("type");
         let Some(value) = self.value("rope_type").or(old) else { return Ok("default") };
         let wrong = || {
-            let what = format!("`{}` is {}; known are default, linear, llama3", self.path("rope_type"), shown(value));
+            let what = format!("`{}` is {}; known are default, linear, llama3, longrope", self.path("rope_type"), shown(value));
             self.config.unsupported(what)
         };
         value.as_str().ok_or_else(wrong)
@@ -193,6 +206,11 @@ impl<'b> Rope<'_, 'b> {
 
     fn number(&mut self, inner: &'static str) -> Result<Option<f64>> {
         self.value(inner).map(|value| self.config.as_number(&self.path(inner), value)).transpose()
+    }
+
+    fn numbers(&mut self, inner: &'static str) -> Result<Vec<f32>> {
+        self.asked.push(inner);
+        self.config.inner_numbers(self.key, self.object, inner)
     }
 
     fn needed(&mut self, inner: &'static str) -> Result<f64> {

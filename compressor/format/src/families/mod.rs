@@ -22,6 +22,8 @@ use serde_json::Value;
 use self::config::Config;
 #[cfg(feature = "std")]
 pub(crate) use self::config::token_ids;
+#[cfg(feature = "std")]
+pub(crate) use self::write::rotary_keys;
 use crate::{Architecture, Error, Origin, Result, TensorId};
 
 /// A model family, by the `model_type` of its `config.json`.

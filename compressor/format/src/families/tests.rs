@@ -56,7 +56,7 @@ fn contradictory_sizes_are_refused_with_both() {
 fn features_that_are_not_there_are_refused_by_name() {
     let mut config = smollm2();
     config["rope_scaling"] = json!({"rope_type": "yarn", "factor": 4.0});
-    let expected = "config.json: `rope_scaling.rope_type` is \"yarn\"; known are default, linear, llama3";
+    let expected = "config.json: `rope_scaling.rope_type` is \"yarn\"; known are default, linear, llama3, longrope";
     assert_eq!(read(&config).unwrap_err().to_string(), expected);
     config = smollm2();
     config["hidden_act"] = json!("relu6");
@@ -120,6 +120,38 @@ fn a_llama_whose_heads_do_not_divide_its_width_is_written_as_a_mistral_which_com
     assert_eq!(written["sliding_window"], Value::Null);
     architecture.family = Family::Mistral;
     assert_eq!(read(&written).unwrap(), architecture);
+}
+
+#[test]
+fn frequencies_divided_one_by_one_are_longrope_with_one_list() {
+    let mut config = smollm2();
+    let divisors: Vec<f32> = (0..32).map(|pair| 1.0 + pair as f32 / 10.0).collect();
+    config["rope_scaling"] = json!({
+        "rope_type": "longrope", "attention_factor": 1.0, "short_factor": divisors, "long_factor": divisors,
+        "original_max_position_embeddings": 8192,
+    });
+    let architecture = read(&config).unwrap();
+    let Positions::Rotary { scaling, .. } = &architecture.positions else { panic!("a Llama has rotary positions") };
+    assert_eq!(*scaling, RotaryScaling::PerFrequency { divisors });
+    let written = Family::write(&architecture, &json!({}), Path::new("config.json")).unwrap();
+    assert_eq!(read(&written).unwrap(), architecture);
+
+    let refused = |key: &str, value: Value| {
+        let mut config = config.clone();
+        config["rope_scaling"][key] = value;
+        read(&config).unwrap_err().to_string()
+    };
+    let dynamic = "config.json: `rope_scaling.rope_type` is \"longrope\", which is known where `long_factor` is `short_factor` again \
+                   and `attention_factor` is 1";
+    assert_eq!(refused("long_factor", json!([1.0])), dynamic);
+    assert_eq!(refused("attention_factor", Value::Null), dynamic);
+    assert_eq!(refused("short_factor", json!([0.0])), "config.json: `rope_scaling.short_factor` is no list of positive numbers");
+    config["rope_scaling"]["long_factor"] = json!([1.0]);
+    config["rope_scaling"]["short_factor"] = json!([1.0]);
+    assert_eq!(
+        read(&config).unwrap_err().to_string(),
+        "config.json: `short_factor` has 1 numbers, and a head has 32 frequencies"
+    );
 }
 
 #[test]

@@ -92,29 +92,46 @@ fn llama(architecture: &Architecture, layer: LayerShape, config: &mut Map<String
     if family == Family::Mistral {
         set("sliding_window", json!(architecture.window));
     }
-    if let Positions::Rotary { theta, scaling } = architecture.positions {
+    if let Positions::Rotary { theta, scaling } = &architecture.positions {
+        let (old, new) = rotary_keys(*theta, scaling, architecture.max_position_embeddings as u64);
         set("rope_theta", json!(theta));
-        let (old, new) = match scaling {
-            RotaryScaling::None => (Value::Null, json!({"rope_theta": theta, "rope_type": "default"})),
-            RotaryScaling::Linear { factor } => (
-                json!({"rope_type": "linear", "factor": factor}),
-                json!({"rope_theta": theta, "rope_type": "linear", "factor": factor}),
-            ),
-            RotaryScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => {
-                let mut scaling = json!({
-                    "rope_type": "llama3", "factor": factor, "low_freq_factor": low_freq_factor,
-                    "high_freq_factor": high_freq_factor,
-                    "original_max_position_embeddings": original_max_position_embeddings,
-                });
-                let old = scaling.clone();
-                scaling["rope_theta"] = json!(theta);
-                (old, scaling)
-            }
-        };
         set("rope_scaling", old);
         set("rope_parameters", new);
     }
     write_tokens(architecture, config);
+}
+
+/// A rotary embedding as Transformers 4 has it under `rope_scaling`, null where nothing is scaled, and as Transformers 5 has it under
+/// `rope_parameters`.
+pub(crate) fn rotary_keys(theta: f64, scaling: &RotaryScaling, context: u64) -> (Value, Value) {
+    match scaling {
+        RotaryScaling::None => (Value::Null, json!({"rope_theta": theta, "rope_type": "default"})),
+        RotaryScaling::Linear { factor } => (
+            json!({"rope_type": "linear", "factor": factor}),
+            json!({"rope_theta": theta, "rope_type": "linear", "factor": factor}),
+        ),
+        RotaryScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position_embeddings } => with_theta(
+            theta,
+            json!({
+                "rope_type": "llama3", "factor": factor, "low_freq_factor": low_freq_factor, "high_freq_factor": high_freq_factor,
+                "original_max_position_embeddings": original_max_position_embeddings,
+            }),
+        ),
+        // The context is not longer than it was, and nothing but the frequencies changes.
+        RotaryScaling::PerFrequency { divisors } => with_theta(
+            theta,
+            json!({
+                "rope_type": "longrope", "factor": 1.0, "attention_factor": 1.0, "short_factor": divisors, "long_factor": divisors,
+                "original_max_position_embeddings": context,
+            }),
+        ),
+    }
+}
+
+fn with_theta(theta: f64, scaling: Value) -> (Value, Value) {
+    let mut parameters = scaling.clone();
+    parameters["rope_theta"] = json!(theta);
+    (scaling, parameters)
 }
 
 fn gpt2(architecture: &Architecture, layer: LayerShape, config: &mut Map<String, Value>) {

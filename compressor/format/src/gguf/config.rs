@@ -1,56 +1,23 @@
 //! What a GGUF file says about its model, in the words of a Hugging Face `config.json`.
 //!
-//! A key of the architecture that stands in no list below may change what the model computes, so it is refused by name.
-//!
-//! Keys: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>; defaults are llama.cpp's.
+//! Which keys are read at all is in `keys`; defaults are llama.cpp's.
 
 use serde_json::{Map, Value, json};
 
-use super::GgufFile;
-use crate::{Error, Result};
+use super::{GgufFile, rotary};
+use crate::families::rotary_keys;
+use crate::{Result, RotaryScaling};
 
 /// An architecture that a configuration can be made for: its name in GGUF, then in Transformers.
 const ARCHITECTURES: [(&str, &str); 4] =
     [("llama", "LlamaForCausalLM"), ("qwen2", "Qwen2ForCausalLM"), ("qwen3", "Qwen3ForCausalLM"), ("gpt2", "GPT2LMHeadModel")];
 
-/// Keys that are understood, after `llama.`, `qwen2.` or `qwen3.`.
-const ROTARY_KEYS: [&str; 20] = [
-    "block_count",
-    "context_length",
-    "embedding_length",
-    "feed_forward_length",
-    "attention.head_count",
-    "attention.head_count_kv",
-    "attention.key_length",
-    "attention.value_length",
-    "attention.layer_norm_rms_epsilon",
-    "rope.dimension_count",
-    "rope.freq_base",
-    "rope.scale_linear",
-    "rope.scaling.type",
-    "rope.scaling.factor",
-    "rope.scaling.original_context_length",
-    "rope.scaling.finetuned",
-    "vocab_size",
-    "expert_count",
-    "expert_used_count",
-    "tensor_data_layout",
-];
-
-/// Keys that are understood after `gpt2.`.
-const GPT2_KEYS: [&str; 8] = [
-    "block_count",
-    "context_length",
-    "embedding_length",
-    "feed_forward_length",
-    "attention.head_count",
-    "attention.head_count_kv",
-    "attention.layer_norm_epsilon",
-    "vocab_size",
-];
-
 /// `rope.freq_base` where it is missing.
 const DEFAULT_ROPE_THETA: f64 = 10_000.0;
+/// The version of the blocks' layout that is read, `GGML_QNT_VERSION`.
+const QUANTIZATION_VERSION: u64 = 2;
+/// How far `attention.scale` may lie from `1/√head_dim`, relatively: it is written as f32.
+const SCALE_ROUNDING: f64 = 1e-6;
 /// The one known `tensor_data_layout`: rotary pairs side by side, which every Llama file has.
 const INTERLEAVED_ROTARY: &str = "Meta AI original pth";
 
@@ -60,6 +27,18 @@ impl GgufFile {
     /// # Errors
     /// [`Error::Malformed`] when it is missing, [`Error::Unsupported`] when it is another.
     pub fn architecture(&self) -> Result<&'static str> {
+        match self.text("general.type")? {
+            None | Some("model") => {}
+            Some(other) => {
+                let what = match other {
+                    "adapter" => "a LoRA adapter for a model",
+                    "mmproj" => "a projector of images for a model",
+                    "imatrix" => "statistics of a model's activations",
+                    _ => "something else than a model",
+                };
+                return Err(self.unsupported(format!("`general.type` is `{}`: the file holds {what}", other.escape_debug())));
+            }
+        }
         let found = self.text("general.architecture")?.ok_or_else(|| self.malformed("there is no `general.architecture`"))?;
         match ARCHITECTURES.iter().find(|(name, _)| *name == found) {
             Some((name, _)) => Ok(name),
@@ -73,13 +52,21 @@ impl GgufFile {
     /// The model's configuration, with Transformers' keys.
     ///
     /// `vocab_size` is the number of rows of `token_embd.weight`; embeddings are tied when there is no `output.weight`, or when it is
-    /// the same bytes again. Linear rotary scaling stands in `rope_parameters` and, for older readers, in `rope_scaling`.
+    /// the same bytes again. Rotary scaling stands in `rope_parameters` and, for older readers, in `rope_scaling`.
     ///
     /// # Errors
     /// [`Error::Malformed`] when a key is missing or contradicts the tensors, [`Error::Unsupported`] for another architecture, for
-    /// experts, for rotary scaling other than linear, and for a key of the architecture that is not understood.
+    /// experts, for YaRN and LongRoPE, and for every other key that may change what the model computes and is not understood.
     pub fn config(&self) -> Result<Value> {
         let architecture = self.architecture()?;
+        self.refuse_unknown_keys(architecture)?;
+        let version = self.unsigned("general.quantization_version")?.unwrap_or(QUANTIZATION_VERSION);
+        if version != QUANTIZATION_VERSION && self.tensors().any(|tensor| tensor.kind.block_elements() > 1) {
+            return Err(self.unsupported(format!(
+                "`general.quantization_version` is {version}, whose blocks are laid out in another way; only \
+                 {QUANTIZATION_VERSION} can be read"
+            )));
+        }
         let keys = Keys { file: self, architecture };
         match architecture {
             "gpt2" => keys.gpt2(),
@@ -97,15 +84,6 @@ struct Keys<'a> {
 impl Keys<'_> {
     /// Llama, Qwen2 and Qwen3.
     fn rotary(&self) -> Result<Value> {
-        self.refuse_unknown(&ROTARY_KEYS)?;
-        if self.file.unsigned(&self.key("expert_count"))?.unwrap_or(0) > 0 {
-            return Err(self
-                .file
-                .unsupported(format!("`{}` is above 0: mixtures of experts can't be read", self.key("expert_count"))));
-        }
-        if let Some(layout) = self.file.text(&self.key("tensor_data_layout"))?.filter(|&layout| layout != INTERLEAVED_ROTARY) {
-            return Err(self.file.unsupported(format!("`{}` is `{layout}`, which is unknown", self.key("tensor_data_layout"))));
-        }
         let (vocab_size, hidden_size) = self.embedding()?;
         let heads = self.count("attention.head_count")?;
         let kv_heads = self.count_or("attention.head_count_kv", heads)?;
@@ -121,18 +99,22 @@ impl Keys<'_> {
         config.insert("hidden_act".into(), "silu".into());
         config.insert("rms_norm_eps".into(), self.float("attention.layer_norm_rms_epsilon")?.into());
         config.insert("max_position_embeddings".into(), self.count("context_length")?.into());
-        config.insert("attention_bias".into(), self.file.tensor("blk.0.attn_q.bias").is_some().into());
+        // llama.cpp takes each bias where it is; one that is left out is read as zeros.
+        let layers = self.layers()?;
+        if self.architecture != "qwen2" {
+            let has = self.file.has_bias(layers, &["attn_q", "attn_k", "attn_v", "attn_qkv", "attn_output"]);
+            config.insert("attention_bias".into(), has.into());
+        }
         if self.architecture == "llama" {
-            config.insert("mlp_bias".into(), self.file.tensor("blk.0.ffn_up.bias").is_some().into());
+            config.insert("mlp_bias".into(), self.file.has_bias(layers, &["ffn_gate", "ffn_up", "ffn_down"]).into());
         } else {
             config.insert("use_sliding_window".into(), false.into());
         }
-        self.rope(&mut config)?;
+        self.rope(&mut config, head_dim)?;
         Ok(config.into())
     }
 
     fn gpt2(&self) -> Result<Value> {
-        self.refuse_unknown(&GPT2_KEYS)?;
         let (vocab_size, hidden_size) = self.embedding()?;
         let heads = self.count("attention.head_count")?;
         let kv_heads = self.count_or("attention.head_count_kv", heads)?;
@@ -141,6 +123,7 @@ impl Keys<'_> {
                 .file
                 .malformed(format!("{heads} heads and {kv_heads} key/value heads do not share a width of {hidden_size}")));
         }
+        self.head_dim(hidden_size, heads)?;
         let mut config = self.common(vocab_size)?;
         config.insert("n_embd".into(), hidden_size.into());
         config.insert("n_layer".into(), self.layers()?.into());
@@ -155,9 +138,8 @@ impl Keys<'_> {
     /// The keys that every family has.
     fn common(&self, vocab_size: u64) -> Result<Map<String, Value>> {
         let (_, class) = ARCHITECTURES.iter().find(|(name, _)| *name == self.architecture).expect("it came from this list");
-        // Files without such a token write the largest u32.
         let token = |name: &str| -> Result<Value> {
-            let id = self.file.unsigned(&format!("tokenizer.ggml.{name}_token_id"))?;
+            let id = self.file.token_id(&format!("tokenizer.ggml.{name}_token_id"))?;
             Ok(id.filter(|&id| id < vocab_size).map_or(Value::Null, Value::from))
         };
         let config = json!({
@@ -182,8 +164,31 @@ impl Keys<'_> {
         }
     }
 
-    /// Rows and columns of the embedding, the columns checked against `embedding_length`.
+    /// Rows and columns of the embedding, checked against what the keys say of them.
     fn embedding(&self) -> Result<(u64, u64)> {
+        if self.file.tensors.is_empty() {
+            return Err(self.file.unsupported("holds no tensors, at most a vocabulary: it is no model"));
+        }
+        let (rows, hidden_size) = self.embedding_shape()?;
+        for (key, expected) in [("vocab_size", rows), ("embedding_length_out", hidden_size)] {
+            let found = self.count_or(key, expected)?;
+            if found != expected {
+                let key = self.key(key);
+                return Err(self
+                    .file
+                    .malformed(format!("`{key}` is {found}, and tensor `token_embd.weight` has shape [{rows}, {hidden_size}]")));
+            }
+        }
+        let tokens = self.file.list("tokenizer.ggml.tokens")?.map_or(0, super::List::len);
+        if tokens as u64 > rows {
+            return Err(self.file.malformed(format!(
+                "`tokenizer.ggml.tokens` has {tokens} tokens, and tensor `token_embd.weight` has rows for {rows}"
+            )));
+        }
+        Ok((rows, hidden_size))
+    }
+
+    fn embedding_shape(&self) -> Result<(u64, u64)> {
         let hidden_size = self.count("embedding_length")?;
         match self.file.tensor("token_embd.weight").map(|tensor| tensor.shape.as_slice()) {
             Some(&[rows, columns]) if columns as u64 == hidden_size => Ok((rows as u64, hidden_size)),
@@ -219,37 +224,87 @@ impl Keys<'_> {
                     .unsupported(format!("`{}` is {found}, only the size of a head, {head_dim}, can be read", self.key(key))));
             }
         }
+        let usual = 1.0 / (head_dim as f64).sqrt();
+        let scale = self.file.float(&self.key("attention.scale"))?.filter(|&scale| scale != 0.0);
+        if let Some(scale) = scale.filter(|scale| (scale / usual - 1.0).abs() > SCALE_ROUNDING) {
+            let key = self.key("attention.scale");
+            return Err(self.file.unsupported(format!("`{key}` is {scale}, only 1/√{head_dim}, {usual}, can be read")));
+        }
+        self.refuse_window()?;
+        self.refuse_layout()?;
         Ok(head_dim)
     }
 
-    fn rope(&self, config: &mut Map<String, Value>) -> Result<()> {
-        if let Some(tensor) = self.file.tensors().find(|tensor| tensor.name.starts_with("rope_")) {
-            return Err(self.file.unsupported(format!(
-                "tensor `{}` scales rotary frequencies one by one (Llama 3.1, Phi-3), which can't be read",
-                tensor.name
-            )));
+    /// A window that reaches over the whole context is none.
+    fn refuse_window(&self) -> Result<()> {
+        let (key, context) = (self.key("attention.sliding_window"), self.count("context_length")?);
+        match self.file.unsigned(&key)?.filter(|&window| window > 0 && window < context) {
+            None => Ok(()),
+            Some(window) => Err(self.file.unsupported(format!(
+                "`{key}` is {window}, and the context has {context} tokens: attention through a window can't be read"
+            ))),
         }
-        let factor = match self.file.text(&self.key("rope.scaling.type"))? {
-            Some("linear") => Some(self.float("rope.scaling.factor")?),
-            None | Some("none") => self.file.float(&self.key("rope.scale_linear"))?,
-            Some(other) => {
-                let key = self.key("rope.scaling.type");
-                return Err(self.file.unsupported(format!("`{key}` is `{other}`; these can be read: none, linear")));
-            }
-        };
-        if let Some(factor) = factor.filter(|&factor| factor <= 0.0) {
-            return Err(self.file.malformed(format!("the rotary scaling factor is {factor}, expected a number above 0")));
+    }
+
+    fn refuse_layout(&self) -> Result<()> {
+        let key = self.key("tensor_data_layout");
+        match self.file.text(&key)?.filter(|&layout| layout != INTERLEAVED_ROTARY) {
+            None => Ok(()),
+            Some(layout) => Err(self.file.unsupported(format!("`{key}` is `{}`, which is unknown", layout.escape_debug()))),
         }
+    }
+
+    fn rope(&self, config: &mut Map<String, Value>, head_dim: u64) -> Result<()> {
         let theta = self.file.float(&self.key("rope.freq_base"))?.unwrap_or(DEFAULT_ROPE_THETA);
-        match factor.filter(|&factor| factor != 1.0) {
-            None => config.insert("rope_parameters".into(), json!({ "rope_theta": theta, "rope_type": "default" })),
-            Some(factor) => {
-                config.insert("rope_scaling".into(), json!({ "rope_type": "linear", "factor": factor }));
-                config.insert("rope_parameters".into(), json!({ "rope_theta": theta, "rope_type": "linear", "factor": factor }))
+        if theta <= 0.0 {
+            return Err(self.file.malformed(format!("`{}` is {theta}, expected a number above 0", self.key("rope.freq_base"))));
+        }
+        let factor = self.linear_factor()?;
+        let scaling = match self.divisors(head_dim)? {
+            Some(mut divisors) => {
+                divisors.iter_mut().for_each(|divisor| *divisor *= factor as f32);
+                rotary::scaling(theta, divisors)
             }
+            None if factor == 1.0 => RotaryScaling::None,
+            None => RotaryScaling::Linear { factor },
         };
+        let (old, new) = rotary_keys(theta, &scaling, self.count("context_length")?);
+        if !old.is_null() {
+            config.insert("rope_scaling".into(), old);
+        }
+        config.insert("rope_parameters".into(), new);
         config.insert("rope_theta".into(), theta.into());
         Ok(())
+    }
+
+    /// What every frequency is divided by. Without a type the scaling is linear, and a factor of 0 is none, as in llama.cpp.
+    fn linear_factor(&self) -> Result<f64> {
+        let key = self.key("rope.scaling.type");
+        match self.file.text(&key)?.unwrap_or("linear") {
+            "none" => Ok(1.0),
+            "linear" => {
+                let factor = self.file.float(&self.key("rope.scaling.factor"))?;
+                let factor = factor.map_or_else(|| self.file.float(&self.key("rope.scale_linear")), |factor| Ok(Some(factor)))?;
+                match factor.filter(|&factor| factor != 0.0).unwrap_or(1.0) {
+                    factor if factor > 0.0 => Ok(factor),
+                    factor => {
+                        Err(self.file.malformed(format!("the rotary scaling factor is {factor}, expected a number above 0")))
+                    }
+                }
+            }
+            other => {
+                let other = other.escape_debug();
+                Err(self.file.unsupported(format!("`{key}` is `{other}`; these can be read: none, linear")))
+            }
+        }
+    }
+
+    /// The divisors of the frequencies; llama.cpp reads them for its Llama alone.
+    fn divisors(&self, head_dim: u64) -> Result<Option<Vec<f32>>> {
+        match self.architecture {
+            "llama" => self.file.frequency_divisors((head_dim / 2) as usize),
+            _ => Ok(None),
+        }
     }
 
     fn key(&self, name: &str) -> String {
@@ -275,18 +330,6 @@ impl Keys<'_> {
 
     fn float(&self, name: &str) -> Result<f64> {
         self.file.float(&self.key(name))?.ok_or_else(|| self.file.malformed(format!("there is no `{}`", self.key(name))))
-    }
-
-    fn refuse_unknown(&self, known: &[&str]) -> Result<(), Error> {
-        let unknown = self.file.metadata.keys().find(|key| {
-            key.strip_prefix(self.architecture).and_then(|key| key.strip_prefix('.')).is_some_and(|name| !known.contains(&name))
-        });
-        match unknown {
-            None => Ok(()),
-            Some(key) => Err(self
-                .file
-                .unsupported(format!("`{key}` is not understood, and without it the model might compute something else"))),
-        }
     }
 }
 
@@ -396,14 +439,184 @@ mod tests {
         let linear = config(Sample::llama().text("llama.rope.scaling.type", "linear").f32("llama.rope.scaling.factor", 4.0));
         assert_eq!(linear["rope_parameters"], json!({ "rope_theta": 10000.0, "rope_type": "linear", "factor": 4.0 }));
         assert_eq!(linear["rope_scaling"], json!({ "rope_type": "linear", "factor": 4.0 }));
+        for kind in ["yarn", "longrope"] {
+            assert_eq!(
+                refusal(Sample::llama().text("llama.rope.scaling.type", kind)),
+                format!("sample.gguf: `llama.rope.scaling.type` is `{kind}`; these can be read: none, linear")
+            );
+        }
         assert_eq!(
-            refusal(Sample::llama().text("llama.rope.scaling.type", "yarn")),
-            "sample.gguf: `llama.rope.scaling.type` is `yarn`; these can be read: none, linear"
+            refusal(Sample::llama().f32("llama.rope.scaling.factor", -4.0)),
+            "sample.gguf: the rotary scaling factor is -4, expected a number above 0"
+        );
+    }
+
+    /// As llama.cpp's `load_hparams` and `llama_context` have it.
+    #[test]
+    fn a_factor_is_linear_without_a_type_and_nothing_with_none() {
+        let factor = |sample: Sample| config(sample)["rope_parameters"]["factor"].clone();
+        let (new, old) = ("llama.rope.scaling.factor", "llama.rope.scale_linear");
+        assert_eq!(factor(Sample::llama().f32(new, 2.0)), 2.0);
+        assert_eq!(factor(Sample::llama().f32(old, 2.0)), 2.0);
+        assert_eq!(factor(Sample::llama().f32(new, 2.0).f32(old, 8.0)), 2.0, "the new key is looked at first");
+        let none = || Sample::llama().text("llama.rope.scaling.type", "none");
+        let linear = || Sample::llama().text("llama.rope.scaling.type", "linear");
+        let plain = [none().f32(new, 2.0), none().f32(old, 2.0), linear(), linear().f32(new, 0.0), Sample::llama().f32(new, 1.0)];
+        for sample in plain {
+            assert_eq!(config(sample), config(Sample::llama()));
+        }
+    }
+
+    #[test]
+    fn divisors_of_frequencies_become_llama3_or_stay_as_they_are() {
+        let divided = |divisors: &[f32], sample: Sample| {
+            let bytes: Vec<u8> = divisors.iter().flat_map(|divisor| divisor.to_le_bytes()).collect();
+            sample.tensor("rope_freqs.weight", &[divisors.len() as u64], 0, &bytes)
+        };
+        let read = |divisors: &[f32]| config(divided(divisors, Sample::llama()))["rope_parameters"].clone();
+        assert_eq!(read(&[1.0, 1.0])["rope_type"], "default");
+        assert_eq!(read(&[4.0, 4.0]), json!({ "rope_theta": 10000.0, "rope_type": "linear", "factor": 4.0 }));
+        // Wavelength 628 of pair 1 lies between 1024 / 4 and 1024 / 1.
+        let smooth = (1024.0 / (2.0 * std::f64::consts::PI * 100.0) - 1.0) / 3.0;
+        let llama3 = read(&[1.0, (1.0 / ((1.0 - smooth) / 8.0 + smooth)) as f32]);
+        assert_eq!((&llama3["rope_type"], &llama3["high_freq_factor"]), (&json!("llama3"), &json!(4.0)));
+        let own = json!({
+            "rope_type": "longrope", "factor": 1.0, "attention_factor": 1.0, "short_factor": [3.0, 2.0], "long_factor": [3.0, 2.0],
+            "original_max_position_embeddings": 64, "rope_theta": 10000.0,
+        });
+        assert_eq!(read(&[3.0, 2.0]), own);
+        let both = config(divided(&[3.0, 2.0], Sample::llama().f32("llama.rope.scaling.factor", 2.0)));
+        assert_eq!(both["rope_parameters"]["short_factor"], json!([6.0, 4.0]), "a linear factor divides as well");
+        for sample in [divided(&[1.0, 8.0], Sample::llama()), divided(&[3.0, 2.0], Sample::llama())] {
+            crate::Family::read(&config(sample), "sample.gguf").unwrap();
+        }
+
+        assert_eq!(
+            refusal(divided(&[1.0, 0.0], Sample::llama())),
+            "sample.gguf: tensor `rope_freqs.weight` holds 0, expected numbers above 0"
         );
         assert_eq!(
-            refusal(Sample::llama().counting("rope_freqs.weight", &[2])),
-            "sample.gguf: tensor `rope_freqs.weight` scales rotary frequencies one by one (Llama 3.1, Phi-3), which can't be read"
+            refusal(divided(&[1.0], Sample::llama())),
+            "sample.gguf: tensor `rope_freqs.weight` is F32 of shape [1], expected F32 of shape [2]: half the size of a head"
         );
+    }
+
+    #[test]
+    fn keys_at_values_that_change_nothing_are_read_and_at_others_refused() {
+        let f32_bytes = |number: f32| number.to_le_bytes().to_vec();
+        let u32_bytes = |number: u32| number.to_le_bytes().to_vec();
+        let (f32s, u32s, flags) = (6, 4, 7);
+        let cases = [
+            (
+                "logit_scale",
+                f32s,
+                f32_bytes(1.0),
+                f32_bytes(0.5),
+                "is 0.5: scaled logits can't be read, and only 0 or 1 means none",
+            ),
+            (
+                "attention.clamp_kqv",
+                f32s,
+                f32_bytes(0.0),
+                f32_bytes(8.0),
+                "is 8: clamped queries, keys and values can't be read, and only 0 means none",
+            ),
+            ("expert_count", u32s, u32_bytes(0), u32_bytes(8), "is 8: mixtures of experts can't be read, and only 0 means none"),
+            (
+                "attention.causal",
+                flags,
+                vec![1],
+                vec![0],
+                "is false: attention to later tokens can't be read, and only true means none",
+            ),
+            (
+                "use_parallel_residual",
+                flags,
+                vec![0],
+                vec![1],
+                "is true: attention and MLP side by side can't be read, and only false means none",
+            ),
+            (
+                "rope.scaling.attn_factor",
+                f32s,
+                f32_bytes(1.0),
+                f32_bytes(2.0),
+                "is 2: scaled queries and keys can't be read, and only 1 means none",
+            ),
+            ("attention.scale", f32s, f32_bytes(0.5), f32_bytes(0.25), "is 0.25, only 1/√4, 0.5, can be read"),
+            (
+                "attention.sliding_window",
+                u32s,
+                u32_bytes(64),
+                u32_bytes(63),
+                "is 63, and the context has 64 tokens: attention through a window can't be read",
+            ),
+            ("vocab_size", u32s, u32_bytes(5), u32_bytes(6), "is 6, and tensor `token_embd.weight` has shape [5, 8]"),
+            (
+                "pooling_type",
+                u32s,
+                u32_bytes(0),
+                u32_bytes(3),
+                "is 3: embeddings of whole texts can't be read, and only 0 means none",
+            ),
+        ];
+        for (key, kind, neutral, other, expected) in cases {
+            let key = format!("llama.{key}");
+            assert_eq!(config(Sample::llama().value(&key, kind, &neutral)), config(Sample::llama()), "{key}");
+            assert_eq!(refusal(Sample::llama().value(&key, kind, &other)), format!("sample.gguf: `{key}` {expected}"));
+        }
+        for (key, value) in
+            [("rope.scaling.original_context_length", 8), ("rope.scaling.finetuned", 1), ("expert_gating_func", 2)]
+        {
+            assert_eq!(config(Sample::llama().u32(&format!("llama.{key}"), value)), config(Sample::llama()), "{key}");
+        }
+    }
+
+    #[test]
+    fn notes_and_descriptions_are_no_part_of_the_model() {
+        let described =
+            Sample::llama().text("general.name", "a").f32("general.sampling.temp", 0.6).text("mradermacher.quantized_by", "b");
+        assert_eq!(config(described), config(Sample::llama()));
+        assert_eq!(config(Sample::llama().text("general.type", "model")), config(Sample::llama()));
+        assert_eq!(
+            refusal(Sample::llama().text("general.type", "adapter")),
+            "sample.gguf: `general.type` is `adapter`: the file holds a LoRA adapter for a model"
+        );
+        assert_eq!(
+            refusal(Sample::default().text("general.type", "imatrix")),
+            "sample.gguf: `general.type` is `imatrix`: the file holds statistics of a model's activations"
+        );
+        assert_eq!(
+            refusal(Sample::llama().f32("adapter.lora.alpha", 16.0)),
+            "sample.gguf: `adapter.lora.alpha` belongs to a LoRA adapter, which can't be read"
+        );
+        let vocabulary = Sample::sentencepiece().text("general.architecture", "llama");
+        assert_eq!(refusal(vocabulary), "sample.gguf: holds no tensors, at most a vocabulary: it is no model");
+        let blocks = Sample::llama().u32("general.quantization_version", 1).tensor("blk.0.ffn_up.weight", &[32], 8, &[0; 34]);
+        assert_eq!(
+            refusal(blocks),
+            "sample.gguf: `general.quantization_version` is 1, whose blocks are laid out in another way; only 2 can be read"
+        );
+    }
+
+    #[test]
+    fn a_bias_in_any_layer_is_one_in_all() {
+        let with = |name: &str, width| config(Sample::llama().counting(name, &[width]));
+        for (name, width) in [("blk.0.attn_q.bias", 8), ("blk.0.attn_v.bias", 4), ("blk.0.attn_output.bias", 8)] {
+            assert_eq!(
+                (&with(name, width)["attention_bias"], &with(name, width)["mlp_bias"]),
+                (&json!(true), &json!(false)),
+                "{name}"
+            );
+        }
+        for (name, width) in [("blk.0.ffn_gate.bias", 12), ("blk.0.ffn_down.bias", 8)] {
+            assert_eq!(
+                (&with(name, width)["attention_bias"], &with(name, width)["mlp_bias"]),
+                (&json!(false), &json!(true)),
+                "{name}"
+            );
+        }
+        assert_eq!(with("blk.1.attn_q.bias", 8)["attention_bias"], false, "there is one layer");
     }
 
     #[test]
@@ -414,12 +627,8 @@ mod tests {
         );
         assert_eq!(refusal(Sample::default()), "sample.gguf: there is no `general.architecture`");
         assert_eq!(
-            refusal(Sample::llama().u32("llama.attention.sliding_window", 4096)),
-            "sample.gguf: `llama.attention.sliding_window` is not understood, and without it the model might compute something else"
-        );
-        assert_eq!(
-            refusal(Sample::llama().u32("llama.expert_count", 8)),
-            "sample.gguf: `llama.expert_count` is above 0: mixtures of experts can't be read"
+            refusal(Sample::llama().u32("llama.attention.indexer.top_k", 4096)),
+            "sample.gguf: `llama.attention.indexer.top_k` is not understood, and without it the model might compute something else"
         );
         assert_eq!(
             refusal(Sample::llama().without("llama.rope.dimension_count").u32("llama.rope.dimension_count", 2)),

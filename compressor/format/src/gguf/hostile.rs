@@ -93,6 +93,10 @@ fn other_files_and_versions_are_named() {
     assert!(message(b"PK\x03\x04 zip").starts_with("sample.gguf: is a zip archive, as PyTorch writes its pickles"));
     assert_eq!(message(b"ggml"), "sample.gguf: is not a GGUF file: it does not begin with the bytes `GGUF`");
     assert_eq!(
+        message(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n"),
+        "sample.gguf: is a Git LFS pointer, which stands for the file: run `git lfs pull` where it was cloned, or download the file"
+    );
+    assert_eq!(
         message(b"GGUF\x01\0\0\0"),
         "sample.gguf: is a GGUF file of version 1, and versions 2 and 3 are read: convert the model again"
     );

@@ -7,8 +7,11 @@ use std::path::Path;
 
 use crate::{Error, MappedBytes, Result};
 
+/// Messages leave out longer ones, such as chat templates.
+const LONGEST_SHOWN_TEXT: usize = 80;
+
 /// A metadata value.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Value {
     Unsigned(u64),
     Signed(i64),
@@ -176,9 +179,37 @@ impl Value {
             Self::List(_) => "a list",
         }
     }
+
+    /// The value itself, for messages; of a long one what it is.
+    pub(super) fn shown(&self) -> String {
+        match self {
+            Self::Unsigned(number) => number.to_string(),
+            Self::Signed(number) => number.to_string(),
+            Self::F32(number) => number.to_string(),
+            Self::F64(number) => number.to_string(),
+            Self::Bool(flag) => flag.to_string(),
+            Self::Text(text) if text.len() <= LONGEST_SHOWN_TEXT => format!("`{}`", text.escape_debug()),
+            Self::Text(text) => format!("a string of {} bytes", text.len()),
+            Self::List(list) => format!("a list of {}", list.count),
+        }
+    }
+}
+
+impl PartialEq for List {
+    fn eq(&self, other: &Self) -> bool {
+        (self.kind, self.count, &*self.bytes) == (other.kind, other.count, &*other.bytes)
+    }
 }
 
 impl List {
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
     /// The items, if they are strings.
     pub(super) fn texts(&self) -> Option<Vec<String>> {
         if self.kind != ValueKind::Text {

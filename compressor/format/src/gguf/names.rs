@@ -1,12 +1,15 @@
 //! Tensors by Hugging Face's names, with the rows in Hugging Face's order.
 //!
 //! Two things differ beside the names. Llama files hold the rows of q and k with each rotary pair side by side, where Hugging Face
-//! keeps the first halves of all pairs before the second halves. And GPT-2 files hold q, k and v as one tensor.
+//! keeps the first halves of all pairs before the second halves. And GPT-2 files hold q, k and v as one tensor, as others do that
+//! llama.cpp's converter was told to fuse.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
+use super::rotary::ROPE_FREQS;
 use super::{GgufFile, GgufTensor, blocks};
-use crate::Result;
+use crate::{Architecture, Result};
 
 /// Hugging Face's name within a layer, then GGUF's.
 const LAYER_PARTS: [(&str, &str); 11] = [
@@ -46,10 +49,16 @@ pub fn gguf_name(hf: &str) -> Option<String> {
 }
 
 /// Where a tensor of Hugging Face's lies in the file.
-struct Place<'a> {
+enum Place<'a> {
+    Stored(StoredRows<'a>),
+    /// A bias that the file leaves out, `[rows]`: llama.cpp takes each bias where it is, so it stands for zeros.
+    Zeros(usize),
+}
+
+/// Rows of a stored tensor; of a vector its elements.
+struct StoredRows<'a> {
     tensor: &'a GgufTensor,
-    /// Which third of the rows, where q, k and v are one tensor.
-    third: Option<usize>,
+    rows: Range<usize>,
     /// How many heads have their rotary pairs side by side.
     interleaved_heads: Option<usize>,
 }
@@ -62,16 +71,13 @@ impl GgufFile {
     /// [`Error::Unsupported`](crate::Error::Unsupported) for another architecture.
     pub fn canonical_f32(&self, hf_name: &str) -> Result<Vec<f32>> {
         let place = self.place(hf_name)?;
-        let Place { tensor, third, interleaved_heads } = &place;
-        let bytes = match third {
-            // Rows are whole blocks, so thirds of the rows are thirds of the bytes; of a bias the rows are the elements.
-            Some(third) => &tensor.bytes[tensor.bytes.len() / 3 * third..][..tensor.bytes.len() / 3],
-            None => &tensor.bytes,
+        let StoredRows { tensor, rows, interleaved_heads } = match place {
+            Place::Stored(stored) => stored,
+            Place::Zeros(rows) => return Ok(vec![0.0; rows]),
         };
-        let mut values = vec![0.0; place.shape().iter().product()];
-        blocks::dequantize(tensor.kind, bytes, &mut values);
+        let (values, rows) = (dequantized(tensor, rows.clone()), rows.len());
         Ok(match interleaved_heads {
-            Some(heads) => split_rotary_halves(&values, *heads, tensor.shape[0]),
+            Some(heads) => split_rotary_halves(&values, heads, rows),
             None => values,
         })
     }
@@ -84,16 +90,15 @@ impl GgufFile {
     /// # Panics
     /// Where the matrix has fewer rows.
     pub fn canonical_rows(&self, hf_name: &str, rows: Range<usize>) -> Result<Vec<f32>> {
-        let Place { tensor, third, interleaved_heads } = self.place(hf_name)?;
-        let columns = tensor.shape.get(1).copied().unwrap_or(1);
-        if third.is_some() || interleaved_heads.is_some() {
-            return Ok(self.canonical_f32(hf_name)?[rows.start * columns..rows.end * columns].to_vec());
+        match self.place(hf_name)? {
+            Place::Stored(StoredRows { tensor, rows: stored, interleaved_heads: None }) => {
+                Ok(dequantized(tensor, stored.start + rows.start..stored.start + rows.end))
+            }
+            place => {
+                let columns = place.shape().get(1).copied().unwrap_or(1);
+                Ok(self.canonical_f32(hf_name)?[rows.start * columns..rows.end * columns].to_vec())
+            }
         }
-        // Rows are whole blocks.
-        let row_bytes = tensor.bytes.len() / tensor.shape[0];
-        let mut values = vec![0.0; rows.len() * columns];
-        blocks::dequantize(tensor.kind, &tensor.bytes[rows.start * row_bytes..rows.end * row_bytes], &mut values);
-        Ok(values)
     }
 
     /// The shape of the tensor that Hugging Face's Llama calls `hf_name`, outermost first.
@@ -104,59 +109,136 @@ impl GgufFile {
         Ok(self.place(hf_name)?.shape())
     }
 
+    /// True where one of these parts of a layer has a bias in any of the first `layers` ones.
+    pub(super) fn has_bias(&self, layers: u64, parts: &[&str]) -> bool {
+        self.tensors.keys().any(|name| {
+            let Some((layer, rest)) = in_layer(name) else { return false };
+            layer < layers && rest.strip_suffix(".bias").is_some_and(|part| parts.contains(&part))
+        })
+    }
+
+    /// Refuses the first tensor that no part of `architecture` is read from: it would change what the model computes.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`](crate::Error::Unsupported) with its name.
+    pub(crate) fn refuse_unread(&self, architecture: &Architecture) -> Result<()> {
+        let mut read = HashSet::new();
+        for id in architecture.tensors() {
+            if let Place::Stored(stored) = self.place(&id.to_string())? {
+                read.insert(stored.tensor.name.as_str());
+            }
+        }
+        let name = self.architecture()?;
+        let has_divisors = name == "llama";
+        let is_read = |name: &str| {
+            read.contains(name)
+                // `config` looked at both: a head is tied where it is the embedding again.
+                || architecture.tied_embeddings && name == "output.weight"
+                || has_divisors && name == ROPE_FREQS
+        };
+        let Some(unread) = self.tensors.keys().find(|name| !is_read(name)) else { return Ok(()) };
+        let layers = architecture.layers.len();
+        Err(self.unsupported(match in_layer(unread) {
+            Some((layer, _)) if layer >= layers as u64 => {
+                format!("tensor `{unread}` is of layer {layer}, counted from 0, and `{name}.block_count` is {layers}")
+            }
+            _ => format!("tensor `{unread}` is not understood, and without it the model might compute something else"),
+        }))
+    }
+
     fn place(&self, hf_name: &str) -> Result<Place<'_>> {
         let architecture = self.architecture()?;
         let name = gguf_name(hf_name).ok_or_else(|| self.malformed(format!("GGUF has no name for the tensor `{hf_name}`")))?;
-        let third = [".attn_q.", ".attn_k.", ".attn_v."].iter().position(|part| name.contains(part));
-        let stored = match third {
-            Some(_) if architecture == "gpt2" => {
-                name.replace(".attn_q.", ".attn_qkv.").replace(".attn_k.", ".attn_qkv.").replace(".attn_v.", ".attn_qkv.")
-            }
-            _ => name,
+        let projection = ["attn_q", "attn_k", "attn_v"].iter().position(|part| name.contains(&format!(".{part}.")));
+        let missing = || self.malformed(format!("there is no tensor `{name}`, which is `{hf_name}` in Hugging Face's names"));
+        let found = match (self.tensor(&name), projection) {
+            (Some(tensor), _) => Some((tensor, 0..tensor.shape.first().copied().unwrap_or(1))),
+            (None, Some(projection)) => self.fused(&name, projection)?,
+            (None, None) => None,
         };
-        let tensor = self.tensor(&stored).ok_or_else(|| {
-            self.malformed(format!("there is no tensor `{stored}`, which is `{hf_name}` in Hugging Face's names"))
-        })?;
-        match (architecture, third) {
-            ("gpt2", Some(_)) => {
-                if tensor.shape.first().is_none_or(|rows| rows % 3 != 0)
-                    || tensor.shape.len() == 1 && tensor.kind.block_elements() != 1
-                {
-                    return Err(
-                        self.malformed(format!("tensor `{stored}` has shape {:?}, whose rows are not q, k and v", tensor.shape))
-                    );
-                }
-                Ok(Place { tensor, third, interleaved_heads: None })
+        let Some((tensor, rows)) = found else {
+            let weight = name.strip_suffix(".bias").filter(|_| architecture != "gpt2").map(|stem| format!("{stem}.weight"));
+            let Some(hf_weight) = weight.and_then(|_| hf_name.strip_suffix(".bias")).map(|stem| format!("{stem}.weight")) else {
+                return Err(missing());
+            };
+            return Ok(Place::Zeros(self.place(&hf_weight)?.shape()[0]));
+        };
+        let interleaved_heads = match (architecture, projection) {
+            ("llama", Some(projection @ (0 | 1))) => Some(self.heads_of(&tensor.name, projection, rows.len())?),
+            _ => None,
+        };
+        Ok(Place::Stored(StoredRows { tensor, rows, interleaved_heads }))
+    }
+
+    /// The rows of q, k or v, the `projection`-th of the three, in the tensor that holds all of them; `None` where there is none.
+    fn fused(&self, name: &str, projection: usize) -> Result<Option<(&GgufTensor, Range<usize>)>> {
+        let (stem, kind) = name.rsplit_once('.').expect("`gguf_name` ends with `.weight` or `.bias`");
+        let (layer, _) = stem.rsplit_once('.').expect("`gguf_name` begins with the layer");
+        let Some(tensor) = self.tensor(&format!("{layer}.attn_qkv.{kind}")) else { return Ok(None) };
+        let [heads, kv_heads] = self.heads()?;
+        let all = kv_heads.checked_mul(2).and_then(|kv_heads| kv_heads.checked_add(heads)).filter(|all| *all > 0);
+        let rows = tensor.shape.first().copied().unwrap_or(1);
+        // Elements of a vector are its rows, and only types without blocks are cut between them.
+        let is_cut = tensor.shape.len() > 1 || tensor.kind.block_elements() == 1;
+        let Some(head_dim) = all.filter(|all| is_cut && rows % all == 0).map(|all| rows / all) else {
+            return Err(
+                self.malformed(format!("tensor `{}` has shape {:?}, whose rows are not q, k and v", tensor.name, tensor.shape))
+            );
+        };
+        let bounds = [0, heads, heads + kv_heads, heads + 2 * kv_heads].map(|heads| heads * head_dim);
+        Ok(Some((tensor, bounds[projection]..bounds[projection + 1])))
+    }
+
+    /// How many heads share `rows`, each with two halves; `projection` is 0 for q and 1 for k.
+    fn heads_of(&self, stored: &str, projection: usize, rows: usize) -> Result<usize> {
+        let heads = self.heads()?[projection];
+        match heads.checked_mul(2).is_some_and(|halves| halves > 0 && rows.is_multiple_of(halves)) {
+            true => Ok(heads),
+            false => {
+                let shape = &self.tensor(stored).expect("the caller found it").shape;
+                Err(self.malformed(format!("tensor `{stored}` has shape {shape:?}, whose rows do not divide among the heads")))
             }
-            ("llama", Some(0 | 1)) => {
-                let heads = self.unsigned("llama.attention.head_count")?;
-                let kv_heads = self.unsigned("llama.attention.head_count_kv")?.or(heads);
-                let heads = if third == Some(0) { heads } else { kv_heads };
-                let rows = tensor.shape.first().copied().unwrap_or(1);
-                let heads = heads
-                    .and_then(|heads| usize::try_from(heads).ok())
-                    .filter(|&heads| heads.checked_mul(2).is_some_and(|halves| halves > 0 && rows % halves == 0));
-                if heads.is_none() {
-                    return Err(self.malformed(format!(
-                        "tensor `{stored}` has shape {:?}, whose rows do not divide among the heads",
-                        tensor.shape
-                    )));
-                }
-                Ok(Place { tensor, third: None, interleaved_heads: heads })
-            }
-            _ => Ok(Place { tensor, third: None, interleaved_heads: None }),
         }
+    }
+
+    /// Heads of the queries and of the keys and values; 0 where the file does not say.
+    fn heads(&self) -> Result<[usize; 2]> {
+        let architecture = self.architecture()?;
+        let heads = self.unsigned(&format!("{architecture}.attention.head_count"))?;
+        let kv_heads = self.unsigned(&format!("{architecture}.attention.head_count_kv"))?.or(heads);
+        Ok([heads, kv_heads].map(|heads| heads.and_then(|heads| usize::try_from(heads).ok()).unwrap_or(0)))
     }
 }
 
 impl Place<'_> {
     fn shape(&self) -> Vec<usize> {
-        let mut shape = self.tensor.shape.clone();
-        if self.third.is_some() {
-            shape[0] /= 3;
+        match self {
+            Self::Zeros(rows) => vec![*rows],
+            Self::Stored(StoredRows { tensor, rows, .. }) => {
+                let mut shape = tensor.shape.clone();
+                if let Some(first) = shape.first_mut() {
+                    *first = rows.len();
+                }
+                shape
+            }
         }
-        shape
     }
+}
+
+/// The layer of `blk.N.rest`, and the rest.
+fn in_layer(name: &str) -> Option<(u64, &str)> {
+    let (layer, rest) = name.strip_prefix("blk.")?.split_once('.')?;
+    Some((layer.parse().ok()?, rest))
+}
+
+/// Some rows of a tensor, whole blocks each; of a vector all elements, or some where its type has no blocks.
+fn dequantized(tensor: &GgufTensor, rows: Range<usize>) -> Vec<f32> {
+    let columns: usize = tensor.shape.iter().skip(1).product();
+    let elements = rows.start * columns..rows.end * columns;
+    let bytes = [elements.start, elements.end].map(|at| at / tensor.kind.block_elements() * tensor.kind.block_bytes());
+    let mut values = vec![0.0; elements.len()];
+    blocks::dequantize(tensor.kind, &tensor.bytes[bytes[0]..bytes[1]], &mut values);
+    values
 }
 
 /// Brings the rows of each head from pairs side by side (a0 b0 a1 b1 …) to halves (a0 a1 … b0 b1 …).
@@ -259,6 +341,89 @@ mod tests {
         assert_eq!(file.canonical_f32("model.layers.0.self_attn.v_proj.bias").unwrap(), [8.0, 9.0, 10.0, 11.0]);
         assert_eq!(file.canonical_shape("model.layers.0.self_attn.k_proj.weight").unwrap(), [4, 4]);
         assert_eq!(file.canonical_shape("model.layers.0.self_attn.k_proj.bias").unwrap(), [4]);
+    }
+
+    #[test]
+    fn fused_projections_are_cut_by_the_number_of_heads() {
+        let fused = |sample: Sample, shape: &[u64], kind: &str| sample.counting(&format!("blk.0.attn_qkv.{kind}"), shape);
+        let heads = || Sample::default().text("general.architecture", "llama").u32("llama.attention.head_count", 2);
+        let sample = fused(heads().u32("llama.attention.head_count_kv", 1), &[16, 8], "weight");
+        let file = read(&fused(sample, &[16], "bias").bytes()).unwrap();
+        let row_of = |part: &str| rows(&file.canonical_f32(&format!("model.layers.0.self_attn.{part}_proj.weight")).unwrap(), 8);
+        assert_eq!(row_of("q"), [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
+        assert_eq!(row_of("k"), [8.0, 10.0, 9.0, 11.0]);
+        assert_eq!(row_of("v"), [12.0, 13.0, 14.0, 15.0]);
+        assert_eq!(file.canonical_f32("model.layers.0.self_attn.k_proj.bias").unwrap(), [8.0, 10.0, 9.0, 11.0]);
+        let odd = read(&fused(heads(), &[16, 8], "weight").bytes()).unwrap();
+        assert_eq!(
+            odd.canonical_shape("model.layers.0.self_attn.v_proj.weight").unwrap_err().to_string(),
+            "sample.gguf: tensor `blk.0.attn_qkv.weight` has shape [16, 8], whose rows are not q, k and v"
+        );
+    }
+
+    #[test]
+    fn a_bias_that_is_left_out_is_zeros() {
+        let file = read(&Sample::llama().bytes()).unwrap();
+        assert_eq!(file.canonical_f32("model.layers.0.self_attn.k_proj.bias").unwrap(), [0.0; 4]);
+        assert_eq!(file.canonical_shape("model.layers.0.self_attn.q_proj.bias").unwrap(), [8]);
+        let gpt2 = read(&Sample::gpt2().bytes()).unwrap().canonical_f32("model.layers.0.self_attn.o_proj.bias").unwrap_err();
+        assert_eq!(
+            gpt2.to_string(),
+            "sample.gguf: there is no tensor `blk.0.attn_output.bias`, which is `model.layers.0.self_attn.o_proj.bias` in Hugging \
+             Face's names"
+        );
+    }
+
+    /// The rest of the layer of `Sample::llama`.
+    fn whole_llama() -> Sample {
+        Sample::llama()
+            .counting("output_norm.weight", &[8])
+            .counting("blk.0.attn_norm.weight", &[8])
+            .counting("blk.0.attn_output.weight", &[8, 8])
+            .counting("blk.0.ffn_norm.weight", &[8])
+            .counting("blk.0.ffn_gate.weight", &[12, 8])
+            .counting("blk.0.ffn_up.weight", &[12, 8])
+            .counting("blk.0.ffn_down.weight", &[8, 12])
+    }
+
+    /// Opened from a file, as a model.
+    fn opened(sample: Sample) -> Result<crate::Checkpoint> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("sample.gguf");
+        fs_err::write(&path, sample.bytes()).unwrap();
+        crate::Checkpoint::open(&path)
+    }
+
+    #[test]
+    fn every_tensor_is_read_or_refused_by_name() {
+        assert!(opened(whole_llama()).is_ok());
+        let biases =
+            opened(whole_llama().counting("blk.0.attn_output.bias", &[8]).counting("blk.0.ffn_down.bias", &[8])).unwrap();
+        let bias = |tensor: fn(crate::Part) -> crate::LayerTensor| crate::TensorId::Layer(0, tensor(crate::Part::Bias));
+        assert_eq!(biases.tensor(bias(crate::LayerTensor::Output)).unwrap(), [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]);
+        assert_eq!(biases.tensor(bias(crate::LayerTensor::Query)).unwrap(), [0.0; 8]);
+        assert_eq!(biases.tensor(bias(crate::LayerTensor::Up)).unwrap(), [0.0; 12]);
+        assert!(opened(whole_llama().counting("output.weight", &[5, 8])).is_ok(), "the embedding again");
+        assert!(
+            opened(whole_llama().tensor("rope_freqs.weight", &[2], 0, &[1.0f32, 8.0].map(f32::to_le_bytes).concat())).is_ok()
+        );
+
+        let unread = [
+            ("blk.0.attn_q.scale", "is not understood, and without it the model might compute something else"),
+            ("blk.0.attn_q_norm.weight", "is not understood, and without it the model might compute something else"),
+            ("blk.0.ffn_up.input_scale", "is not understood, and without it the model might compute something else"),
+            ("output.bias", "is not understood, and without it the model might compute something else"),
+            ("cls.output.weight", "is not understood, and without it the model might compute something else"),
+            ("rope_factors_long.weight", "is not understood, and without it the model might compute something else"),
+            ("blk.1.attn_q.weight", "is of layer 1, counted from 0, and `llama.block_count` is 1"),
+            ("blk.9.attn_q.bias", "is of layer 9, counted from 0, and `llama.block_count` is 1"),
+        ];
+        for (name, expected) in unread {
+            let refused = opened(whole_llama().counting(name, &[8])).unwrap_err().to_string();
+            assert!(refused.ends_with(&format!("sample.gguf: tensor `{name}` {expected}")), "{refused}");
+        }
+        let wide = opened(whole_llama().counting("blk.0.attn_output.bias", &[9])).unwrap_err().to_string();
+        assert!(wide.contains("tensor `model.layers.0.self_attn.o_proj.bias` has shape [9], "), "{wide}");
     }
 
     #[test]

@@ -55,6 +55,7 @@ impl GgufFile {
     /// [`Error::Malformed`](crate::Error::Malformed) when a list is missing, has another length or contradicts another,
     /// [`Error::Unsupported`](crate::Error::Unsupported) for another kind of vocabulary and another way of cutting words.
     pub fn tokenizer(&self) -> Result<Tokenizer> {
+        self.refuse_unknown_tokenizer_keys()?;
         let vocabulary = self.vocabulary()?;
         let mut tokenizer = match self.kind()? {
             Kind::ByteLevel(words) => self.byte_level(words, &vocabulary)?,
@@ -82,7 +83,13 @@ impl GgufFile {
             return Ok(adds);
         }
         let usual = matches!(self.kind()?, Kind::SentencePiece | Kind::ByteLevel(Words::Llama3));
-        Ok(usual && self.unsigned("tokenizer.ggml.bos_token_id")?.is_some())
+        Ok(usual && self.token_id("tokenizer.ggml.bos_token_id")?.is_some())
+    }
+
+    /// The number of a token; `None` where there is none, for which some files write −1 or the largest u32.
+    pub(super) fn token_id(&self, key: &str) -> Result<Option<u64>> {
+        let negative = matches!(self.metadata.get(key), Some(super::Value::Signed(-1)));
+        Ok(if negative { None } else { self.unsigned(key)?.filter(|&id| id != u64::from(u32::MAX)) })
     }
 
     /// The tokens whose numbers stand under `keys`, where they are there.
@@ -90,7 +97,7 @@ impl GgufFile {
         let tokens = self.texts("tokenizer.ggml.tokens")?.unwrap_or_default();
         let mut found = [const { None }; N];
         for (found, key) in found.iter_mut().zip(keys) {
-            let Some(id) = self.unsigned(key)? else { continue };
+            let Some(id) = self.token_id(key)? else { continue };
             let token = usize::try_from(id).ok().and_then(|id| tokens.get(id));
             let token = token.ok_or_else(|| self.malformed(format!("`{key}` is {id}, and there are {} tokens", tokens.len())))?;
             *found = Some(token.clone());
@@ -98,14 +105,16 @@ impl GgufFile {
         Ok(found)
     }
 
-    /// The numbers of the tokens that end a text and, where it is another, a turn of a conversation.
+    /// The numbers of the tokens that end a text and, where they are others, a turn or a message of a conversation.
     pub(crate) fn end_tokens(&self) -> Result<Vec<u32>> {
         let mut ends = Vec::new();
-        for key in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"] {
-            let Some(id) = self.unsigned(key)? else { continue };
-            ends.push(u32::try_from(id).map_err(|_| self.malformed(format!("`{key}` is {id}, a token id is needed")))?);
+        for key in ["tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"] {
+            let Some(id) = self.token_id(key)? else { continue };
+            let id = u32::try_from(id).map_err(|_| self.malformed(format!("`{key}` is {id}, a token id is needed")))?;
+            if !ends.contains(&id) {
+                ends.push(id);
+            }
         }
-        ends.dedup();
         Ok(ends)
     }
 
@@ -119,13 +128,12 @@ impl GgufFile {
                         "there is no `tokenizer.ggml.pre`, so how to cut words is unknown (one of {known}): convert the model again"
                     )));
                 };
-                match WORDS.iter().find(|(name, _)| *name == found) {
-                    Some((_, words)) => Ok(Kind::ByteLevel(*words)),
-                    None => {
-                        Err(self
-                            .unsupported(format!("`tokenizer.ggml.pre` is `{found}`, which can't be read; these can: {known}")))
-                    }
-                }
+                Words::named(found).map(Kind::ByteLevel).ok_or_else(|| {
+                    let found = found.escape_debug();
+                    self.unsupported(format!(
+                        "`tokenizer.ggml.pre` is `{found}`, which can't be read; these can, and their other names: {known}"
+                    ))
+                })
             }
             Some(other) => {
                 Err(self.unsupported(format!("`tokenizer.ggml.model` is `{other}`, which can't be read; these can: gpt2, llama")))
@@ -135,12 +143,17 @@ impl GgufFile {
     }
 
     fn vocabulary(&self) -> Result<Vocabulary> {
-        let tokens = self.texts("tokenizer.ggml.tokens")?.ok_or_else(|| self.malformed("there is no `tokenizer.ggml.tokens`"))?;
+        let mut tokens =
+            self.texts("tokenizer.ggml.tokens")?.ok_or_else(|| self.malformed("there is no `tokenizer.ggml.tokens`"))?;
         let types = match self.list("tokenizer.ggml.token_type")? {
             None => vec![NORMAL; tokens.len()],
             Some(list) => list.integers().ok_or_else(|| self.malformed("`tokenizer.ggml.token_type` is not a list of i32"))?,
         };
         self.same_length("tokenizer.ggml.token_type", types.len(), tokens.len())?;
+        // llama.cpp gives a name to rows without one.
+        for (id, token) in tokens.iter_mut().enumerate().filter(|(_, token)| token.is_empty()) {
+            *token = format!("[EMPTY_{id}]");
+        }
         let mut seen = HashSet::new();
         if let Some(id) = tokens.iter().position(|token| !seen.insert(token.as_str())) {
             return Err(self.malformed(format!("token {id}, `{}`, is in the vocabulary twice", tokens[id])));
@@ -244,7 +257,7 @@ impl GgufFile {
     }
 
     fn begin_with_bos(&self, vocabulary: &Vocabulary) -> Result<TemplateProcessing> {
-        let id = self.unsigned("tokenizer.ggml.bos_token_id")?;
+        let id = self.token_id("tokenizer.ggml.bos_token_id")?;
         let Some((id, token)) = id.and_then(|id| Some((id as u32, vocabulary.tokens.get(usize::try_from(id).ok()?)?))) else {
             let found = id.map_or("missing".to_owned(), |id| id.to_string());
             let tokens = vocabulary.tokens.len();
@@ -383,7 +396,8 @@ mod tests {
     fn unknown_kinds_are_refused_by_name() {
         assert_eq!(
             refusal(Sample::byte_level("tekken", &[])),
-            "sample.gguf: `tokenizer.ggml.pre` is `tekken`, which can't be read; these can: default, gpt-2, smollm, qwen2, llama-bpe"
+            "sample.gguf: `tokenizer.ggml.pre` is `tekken`, which can't be read; these can, and their other names: default, gpt-2, \
+             smollm, qwen2, llama-bpe"
         );
         assert_eq!(
             refusal(Sample::byte_level("gpt-2", &[]).without("tokenizer.ggml.pre")),
@@ -394,6 +408,69 @@ mod tests {
         assert_eq!(refusal(bert), "sample.gguf: `tokenizer.ggml.model` is `bert`, which can't be read; these can: gpt2, llama");
         let none = Sample::sentencepiece().without("tokenizer.ggml.model");
         assert_eq!(refusal(none), "sample.gguf: there is no `tokenizer.ggml.model`: the file has no tokenizer");
+    }
+
+    #[test]
+    fn other_names_of_a_way_to_cut_words_are_that_way() {
+        let encoded = |pre: &str| {
+            let file = read(&Sample::byte_level(pre, &["1 2", "Ġ 1"]).u32("tokenizer.ggml.bos_token_id", 0).bytes()).unwrap();
+            file.tokenizer().unwrap().encode("it's 12345 here", true).unwrap().get_ids().to_vec()
+        };
+        for (name, other) in
+            [("qwen2", "deepseek-r1-qwen"), ("llama-bpe", "llama3"), ("llama-bpe", "llama-v3"), ("gpt-2", "phi-2")]
+        {
+            assert_eq!(encoded(other), encoded(name), "{other}");
+        }
+        assert_ne!(encoded("qwen2"), encoded("llama-bpe"));
+    }
+
+    #[test]
+    fn tokenizer_keys_are_interpreted_or_refused() {
+        let plain = || Sample::byte_level("gpt-2", &["a b"]);
+        let ids_of =
+            |sample: Sample| read(&sample.bytes()).unwrap().tokenizer().unwrap().encode("ab", true).unwrap().get_ids().to_vec();
+        let neutral = plain()
+            .flag("tokenizer.ggml.add_eos_token", false)
+            .flag("tokenizer.ggml.add_sep_token", false)
+            .u32("tokenizer.ggml.fim_pre_token_id", 3)
+            .integers("tokenizer.ggml.suppress_tokens", &[])
+            .text("tokenizer.chat_template.tool_use", "x");
+        assert_eq!(ids_of(neutral), ids_of(plain()));
+        assert_eq!(
+            refusal(plain().flag("tokenizer.ggml.add_eos_token", true)),
+            "sample.gguf: `tokenizer.ggml.add_eos_token` is true: texts that end with EOS can't be read, and only false means none"
+        );
+        assert_eq!(
+            refusal(plain().integers("tokenizer.ggml.suppress_tokens", &[1, 2])),
+            "sample.gguf: `tokenizer.ggml.suppress_tokens` is a list of 2: tokens that are never said can't be read, and only an empty \
+             list means none"
+        );
+        assert_eq!(
+            refusal(plain().flag("tokenizer.ggml.some_day", true)),
+            "sample.gguf: `tokenizer.ggml.some_day` is not understood, and without it the model might compute something else"
+        );
+    }
+
+    #[test]
+    fn a_number_that_stands_for_no_token_is_none() {
+        let plain = || Sample::byte_level("llama-bpe", &["a b"]).without("tokenizer.ggml.eos_token_id");
+        let file = |sample: Sample| read(&sample.bytes()).unwrap();
+        let ends = plain()
+            .u32("tokenizer.ggml.eos_token_id", 3)
+            .u32("tokenizer.ggml.eot_token_id", 4)
+            .u32("tokenizer.ggml.eom_token_id", 3);
+        assert_eq!(file(ends).end_tokens().unwrap(), [3, 4]);
+        for none in
+            [plain().u32("tokenizer.ggml.eos_token_id", u32::MAX), plain().value("tokenizer.ggml.eos_token_id", 5, &[0xff; 4])]
+        {
+            let none = file(none);
+            assert_eq!(none.end_tokens().unwrap(), [0; 0]);
+            assert_eq!(none.special_tokens(["tokenizer.ggml.eos_token_id"]).unwrap(), [None]);
+        }
+        let unnamed = ["a", "", "b", ""];
+        let kept = plain().without("tokenizer.ggml.tokens").without("tokenizer.ggml.token_type").without("tokenizer.ggml.merges");
+        let kept = file(kept.texts("tokenizer.ggml.tokens", &unnamed).texts("tokenizer.ggml.merges", &[]));
+        assert_eq!(kept.tokenizer().unwrap().token_to_id("[EMPTY_3]"), Some(3));
     }
 
     #[test]

@@ -18,7 +18,7 @@ pub(super) enum Words {
     Llama3,
 }
 
-/// Every way, by its name.
+/// Every way, by the name that is written.
 pub(super) const WORDS: [(&str, Words); 5] = [
     ("default", Words::Default),
     ("gpt-2", Words::Gpt2),
@@ -27,7 +27,26 @@ pub(super) const WORDS: [(&str, Words); 5] = [
     ("llama-bpe", Words::Llama3),
 ];
 
+/// Other names for reading. Those of one line share a case in llama.cpp (`llama-vocab.cpp`), or have the case of their own cut in the
+/// same way, add no token of their own and take no whole words.
+const OTHER_NAMES: [(&[&str], Words); 5] = [
+    (&["llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "midm-2.0", "lfm2", "jina-v5-nano"], Words::Llama3),
+    (&["deepseek-r1-qwen", "kormo", "f2llmv2", "megrez"], Words::Qwen2),
+    (
+        &["phi-2", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "gigachat", "a.x-4.0", "mellum", "modern-bert", "exaone4"],
+        Words::Gpt2,
+    ),
+    (&["mpt", "olmo", "jais", "trillion", "granite-docling"], Words::Gpt2),
+    (&["starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b", "mellum2"], Words::Smollm),
+];
+
 impl Words {
+    /// The way that goes by this name.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        let own = WORDS.iter().find(|(known, _)| *known == name).map(|(_, words)| *words);
+        own.or_else(|| OTHER_NAMES.iter().find(|(names, _)| names.contains(&name)).map(|(_, words)| *words))
+    }
+
     /// Patterns: the `tokenizer.json` of GPT-2, SmolLM2, Qwen2 and Llama 3; for `default`, llama.cpp's own (`llama-vocab.cpp`).
     pub(super) fn pre_tokenizer(self) -> PreTokenizerWrapper {
         let gpt2 = || ByteLevel::new(false, true, true).into();
@@ -76,6 +95,19 @@ mod tests {
         words.pre_tokenizer().pre_tokenize(&mut cut).unwrap();
         let words = cut.get_splits(OffsetReferential::Original, OffsetType::Byte);
         words.into_iter().map(|(_, (start, end), _)| &text[start..end]).collect()
+    }
+
+    #[test]
+    fn other_names_mean_one_way_each() {
+        let mut seen = std::collections::HashSet::new();
+        for name in OTHER_NAMES.iter().flat_map(|(names, _)| *names).chain(WORDS.iter().map(|(name, _)| name)) {
+            assert!(seen.insert(name), "{name} stands there twice");
+            assert!(Words::named(name).is_some(), "{name}");
+        }
+        assert_eq!(seen.len(), 39);
+        assert_eq!(Words::named("llama-v3"), Some(Words::Llama3));
+        assert_eq!(Words::named("deepseek-r1-qwen"), Some(Words::Qwen2));
+        assert_eq!(Words::named("LLAMA3"), None, "names are as they are written");
     }
 
     #[test]

@@ -20,6 +20,7 @@ use self::integers::{Holder, holder};
 use super::blocks::GgmlType;
 use super::gguf_name;
 use super::names::row_in_halves;
+use super::rotary;
 use crate::{
     Activation, Architecture, Artifact, ArtifactTensor, Dtype, Error, Family, LayerTensor, NormKind, Origin, Positions, Result,
     RotaryScaling, TensorId, TensorSlice, write_beside,
@@ -75,7 +76,7 @@ pub fn write_gguf(artifact: &Artifact, out: &Path) -> Result<GgufReport> {
 
 /// A tensor of the file.
 struct Planned {
-    id: TensorId,
+    values: Source,
     /// Its name in GGUF.
     name: String,
     /// Outermost first.
@@ -85,6 +86,14 @@ struct Planned {
     offset: i32,
     /// Rows to a head where rotary pairs are brought side by side.
     interleaved: Option<usize>,
+}
+
+/// Where a tensor's values come from.
+enum Source {
+    /// The artifact.
+    Artifact(TensorId),
+    /// What rotary frequencies are divided by, one by one.
+    Divisors(Vec<f32>),
 }
 
 /// The name in GGUF of the artifact's architecture.
@@ -106,10 +115,21 @@ fn architecture_name(artifact: &Artifact) -> Result<&'static str> {
     if name != "llama" && architecture.attention.output_bias {
         return refused("`attention_bias` is true, and llama.cpp's Qwen has no bias on the output projection");
     }
-    if matches!(architecture.positions, Positions::Rotary { scaling: RotaryScaling::Llama3 { .. }, .. }) {
-        return refused("`rope_type` is llama3: rotary frequencies that are scaled one by one can't be written as GGUF yet");
+    if name != "llama" && scaled_one_by_one(architecture).is_some() {
+        return refused("its rotary frequencies are scaled one by one, and llama.cpp's Qwen takes one factor for all");
     }
     Ok(name)
+}
+
+/// What each rotary frequency is divided by, where they differ.
+fn scaled_one_by_one(architecture: &Architecture) -> Option<Vec<f32>> {
+    let Positions::Rotary { theta, scaling } = &architecture.positions else { return None };
+    match scaling {
+        RotaryScaling::None | RotaryScaling::Linear { .. } => None,
+        RotaryScaling::Llama3 { .. } | RotaryScaling::PerFrequency { .. } => {
+            rotary::divisors(scaling, *theta, architecture.head_dim / 2)
+        }
+    }
 }
 
 /// A file beside the artifact's would be a change that verification finds.
@@ -131,6 +151,11 @@ fn refuse_the_artifacts_own_folder(artifact: &Artifact, out: &Path) -> Result<()
 fn planned(artifact: &Artifact, architecture_name: &str) -> Result<Vec<Planned>> {
     let architecture = artifact.architecture();
     let mut tensors = Vec::new();
+    if let Some(divisors) = scaled_one_by_one(architecture) {
+        let (name, shape) = (rotary::ROPE_FREQS.to_owned(), vec![divisors.len()]);
+        let values = Source::Divisors(divisors);
+        tensors.push(Planned { values, name, shape, kind: GgmlType::F32, offset: 0, interleaved: None });
+    }
     for id in architecture.tensors() {
         let hf_name = id.to_string();
         let name = gguf_name(&hf_name).expect("every tensor of a family that is written has a name in GGUF");
@@ -154,7 +179,8 @@ fn planned(artifact: &Artifact, architecture_name: &str) -> Result<Vec<Planned>>
         };
         let is_rotated = matches!(id, TensorId::Layer(_, LayerTensor::Query(_) | LayerTensor::Key(_)));
         let interleaved = (is_rotated && architecture_name == "llama").then_some(architecture.head_dim);
-        tensors.push(Planned { id, name, shape: architecture.shape(id), kind, offset, interleaved });
+        let values = Source::Artifact(id);
+        tensors.push(Planned { values, name, shape: architecture.shape(id), kind, offset, interleaved });
     }
     Ok(tensors)
 }
@@ -197,11 +223,11 @@ fn describe(architecture: &Architecture, name: &str, tensors: &[Planned], head: 
         NormKind::Rms => head.f32(&format!("{name}.attention.layer_norm_rms_epsilon"), architecture.norm.epsilon as f32),
         NormKind::Layer => unreachable!("only GPT-2 has it, which `architecture_name` refused"),
     }
-    if let Positions::Rotary { theta, scaling } = architecture.positions {
-        head.f32(&format!("{name}.rope.freq_base"), theta as f32);
+    if let Positions::Rotary { theta, scaling } = &architecture.positions {
+        head.f32(&format!("{name}.rope.freq_base"), *theta as f32);
         if let RotaryScaling::Linear { factor } = scaling {
             head.text(&format!("{name}.rope.scaling.type"), "linear");
-            head.f32(&format!("{name}.rope.scaling.factor"), factor as f32);
+            head.f32(&format!("{name}.rope.scaling.factor"), *factor as f32);
         }
     }
 }
@@ -236,8 +262,14 @@ impl Planned {
 
     /// Writes the tensor row by row.
     fn write(&self, artifact: &Artifact, file: &mut impl Write, report: &mut GgufReport) -> Result<()> {
+        let id = match &self.values {
+            Source::Artifact(id) => *id,
+            Source::Divisors(divisors) => {
+                return divisors.iter().try_for_each(|divisor| Ok(file.write_all(&divisor.to_le_bytes())?));
+            }
+        };
         let rows = (0..self.shape[0]).map(|row| self.interleaved.map_or(row, |head_dim| row_in_halves(row, head_dim)));
-        match artifact.tensor(self.id) {
+        match artifact.tensor(id) {
             ArtifactTensor::Dense(slice) => {
                 let row_shape = slice.shape[1..].to_vec();
                 let row_bytes = slice.dtype.bytes() * row_shape.iter().product::<usize>();
@@ -248,7 +280,7 @@ impl Planned {
                     if let Some(index) = values.iter().position(|value| !value.is_finite()) {
                         return Err(Error::NotFinite {
                             path: artifact.path().shown(),
-                            name: self.id.to_string(),
+                            name: id.to_string(),
                             value: values[index],
                             index: row * values.len() + index,
                         });

@@ -117,8 +117,8 @@ impl Forward<'_> {
             let normed = rms(head, self.weights.get(TensorId::Layer(layer, norm)), architecture.norm.epsilon);
             head.copy_from_slice(&normed);
         }
-        let Positions::Rotary { theta, scaling } = architecture.positions else { return };
-        assert_eq!(scaling, RotaryScaling::None, "no model of these tests scales its frequencies");
+        let Positions::Rotary { theta, scaling } = &architecture.positions else { return };
+        assert_eq!(*scaling, RotaryScaling::None, "no model of these tests scales its frequencies");
         let half = head.len() / 2;
         for i in 0..half {
             let angle = position as f64 * theta.powf(-(i as f64) / half as f64);

@@ -50,7 +50,7 @@ pub use self::budget::{Budget, Choice, Most, Target};
 pub use self::calibrated::Calibration;
 pub(crate) use self::calibrated::{ELEMENTS, WINDOWS};
 pub use self::fake::{FakeQuantizer, Unforeseen, unforeseen};
-pub use self::opens_in::opens_in;
+pub use self::opens_in::{opens_in, opens_in_as_folder, opens_in_as_gguf};
 pub use self::scaling::{InputScaling, ScalingOutcome};
 pub(crate) use self::sensitivity::LOGIT_FLOATS;
 pub use self::sensitivity::{Sensitivities, measure_each, measure_sensitivities};

@@ -16,11 +16,6 @@ const VLLM_BITS: [u8; 2] = [4, 8];
 
 /// Which programs open the artifact that `quantization` makes of `architecture`, and why.
 pub fn opens_in(quantization: &Quantization, architecture: &Architecture) -> Vec<OpensIn> {
-    let one = |program: &str, obstacle: Option<String>, reason: &str| OpensIn {
-        program: program.to_owned(),
-        opens: obstacle.is_none(),
-        reason: obstacle.unwrap_or_else(|| reason.to_owned()),
-    };
     let shared = obstacle(quantization, architecture);
     let vllm = shared.clone().or_else(|| vllm_obstacle(quantization, architecture));
     vec![
@@ -28,6 +23,25 @@ pub fn opens_in(quantization: &Quantization, architecture: &Architecture) -> Vec
         one("transformers", shared, "through the compressed-tensors package: every quantized tensor is a Linear's weight"),
         one("vllm", vllm, "by its documentation of compressed-tensors; not tried"),
     ]
+}
+
+/// Which programs open a folder with dense weights, and why.
+pub fn opens_in_as_folder(architecture: &Architecture) -> Vec<OpensIn> {
+    let shared = sizes_that_no_config_says(architecture);
+    vec![
+        one("compressor", None, "its own engine"),
+        one("transformers", shared.clone(), "config.json, safetensors and tokenizer.json are its own formats"),
+        one("vllm", shared, "by its documentation; not tried"),
+    ]
+}
+
+/// Which programs open a GGUF file that this one opens, and why.
+pub fn opens_in_as_gguf() -> Vec<OpensIn> {
+    vec![one("compressor", None, "its own engine"), one("llama.cpp", None, "GGUF is its own format; this file was not tried")]
+}
+
+fn one(program: &str, obstacle: Option<String>, reason: &str) -> OpensIn {
+    OpensIn { program: program.to_owned(), opens: obstacle.is_none(), reason: obstacle.unwrap_or_else(|| reason.to_owned()) }
 }
 
 /// What keeps vLLM alone from an artifact.
