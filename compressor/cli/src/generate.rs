@@ -121,7 +121,7 @@ fn encode(arguments: &Generate, text: String, tokenizer: &Tokenizer) -> Result<V
         let written = ChatTemplate::open(&arguments.model)?.render(&messages)?;
         return Ok(tokenizer.encode(&written)?);
     }
-    Ok(if arguments.answer { tokenizer.encode_prompt(&text)? } else { tokenizer.encode(&text)? })
+    Ok(if arguments.answer { tokenizer.encode_prompt(&text)? } else { tokenizer.encode_text(&text)? })
 }
 
 fn parse_ids(text: &str) -> Result<Vec<u32>, Failure> {
