@@ -155,12 +155,13 @@ impl Tokenizer {
         &self.json
     }
 
-    /// What a model is given to complete: the prompt's tokens, and [`COMMAND`] where the tokenizer has it.
+    /// What a model is given to complete: the prompt's tokens as those of [`Tokenizer::encode_text`], and [`COMMAND`] where the
+    /// tokenizer has it.
     ///
     /// # Errors
     /// Those of [`Tokenizer::encode`].
     pub fn encode_prompt(&self, prompt: &str) -> Result<Vec<u32>> {
-        let mut tokens = self.encode(prompt)?;
+        let mut tokens = self.encode_text(prompt)?;
         if !prompt.is_empty() {
             tokens.extend(self.command());
         }
@@ -451,6 +452,28 @@ mod tests {
             json[*key] = part.clone();
         }
         Tokenizer::from_json(Path::new("tokenizer.json"), json.to_string().into_bytes()).unwrap()
+    }
+
+    /// Small tokenizers with the components of real ones, made by `tests/golden/make_tokenizers.py` with what the Python library makes
+    /// of texts.
+    #[test]
+    fn tokenizers_of_every_kind_give_what_the_library_gives() {
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tokenizers.json");
+        let golden: serde_json::Map<String, Value> = serde_json::from_slice(&fs::read(golden).unwrap()).unwrap();
+        assert_eq!(golden.len(), 15);
+        for (name, kind) in golden {
+            let tokenizer = Tokenizer::from_json(Path::new(&name), kind["tokenizer"].to_string().into_bytes()).unwrap();
+            let ids = |value: &Value| -> Vec<u32> { serde_json::from_value(value.clone()).unwrap() };
+            for row in kind["texts"].as_array().unwrap() {
+                let text = row["text"].as_str().unwrap();
+                assert_eq!(tokenizer.encode(text).unwrap(), ids(&row["ids"]), "{name}: {text:?}");
+                assert_eq!(tokenizer.decode(&ids(&row["ids"])).unwrap(), row["decoded"].as_str().unwrap(), "{name}: {text:?}");
+                // What comes behind a text is left out.
+                assert!(ids(&row["with_special"]).starts_with(&tokenizer.encode_text(text).unwrap()), "{name}: {text:?}");
+            }
+            let begins = ["llama3", "deepseek-v3", "llama1", "mistral", "gemma", "bert"].contains(&name.as_str());
+            assert_eq!(tokenizer.bos_of_texts().is_some(), begins, "{name}");
+        }
     }
 
     #[test]

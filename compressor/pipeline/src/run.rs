@@ -17,7 +17,7 @@ use compressor_format::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::measure::HeldOut;
+use crate::measure::{HeldOut, begin_windows};
 use crate::plan::{Origin, Plan, Step, architecture, evenly_spaced};
 use crate::quantize::{TextPurpose, TextUse};
 use crate::statistics::mean;
@@ -346,6 +346,7 @@ impl Run<'_> {
             return Err(Error::CalibrationTooShort { key, tokens: tokens.len(), wanted, window });
         }
         tokens.truncate(used);
+        begin_windows(&mut tokens, window, tokenizer.bos_of_texts());
         Ok(tokens)
     }
 
@@ -369,6 +370,7 @@ impl Run<'_> {
         };
         let findings = verify(&subject, settings, &self.plan.recipe.budget, workers.trainer, workers.bench)?;
         let mut made = self.step_report(step)?;
+        name_bos(subject.held_out, &mut made);
         made.bytes = Model::open(&artifact)?.weight_bytes()?;
         (made.perplexity, made.score) = (findings.perplexity, findings.score);
         Ok((made, findings.checks))
@@ -498,8 +500,10 @@ impl Run<'_> {
             if seen >= tokens {
                 break;
             }
+            let mut sequence = sequence.to_vec();
+            begin_windows(&mut sequence, usize::MAX, tokenizer.bos_of_texts());
             let mut cache = engine.cache(sequence.len());
-            engine.forward_observed(&mut cache, sequence, Logits::Last, &mut scores)?;
+            engine.forward_observed(&mut cache, &sequence, Logits::Last, &mut scores)?;
             seen += sequence.len();
             workers.observer.advances("calibration tokens", seen.min(tokens) as u64, tokens as u64);
         }
@@ -515,6 +519,7 @@ impl Run<'_> {
         let engine = Engine::open(&step.folder, crate::engine_options_of(&self.plan.measured_by()))?;
         let held_out = self.held_out.as_ref().expect("opened above");
         made.perplexity = Some(held_out.perplexity(&engine)?);
+        name_bos(held_out, made);
         if !held_out.prompts.is_empty() {
             let matches = held_out.exact_matches(&engine, self.tokenizer.as_ref().expect("opened with the held-out text"))?;
             let hits = matches.iter().filter(|hit| **hit).count();
@@ -600,6 +605,13 @@ impl compressor_engine::Observer for Calibration {
             Place::DownInput => self.0.observe_mlp(layer, activations),
             Place::LayerInput | Place::AttentionInput | Place::MlpInput | Place::LayerOutput => {}
         }
+    }
+}
+
+/// Says that windows and examples begin with a token that stands in no text.
+fn name_bos(held_out: &HeldOut, made: &mut StageReport) {
+    if let Some(bos) = held_out.bos {
+        made.details["texts_begin_with_token"] = json!(bos);
     }
 }
 
