@@ -77,16 +77,15 @@ pub fn limit_rendering() -> io::Result<()> {
     #[cfg(unix)]
     {
         use nix::sys::resource::{Resource, getrlimit, setrlimit};
+        // Of time, the soft limit says why it ends, and the hard one ends what does not listen.
         let limits = [
-            (Resource::RLIMIT_AS, MOST_MEMORY_BYTES),
-            (Resource::RLIMIT_CPU, MOST_PROCESSOR_SECONDS),
-            (Resource::RLIMIT_CORE, 0),
+            (Resource::RLIMIT_AS, MOST_MEMORY_BYTES, MOST_MEMORY_BYTES),
+            (Resource::RLIMIT_CPU, MOST_PROCESSOR_SECONDS, MOST_PROCESSOR_SECONDS + 1),
+            (Resource::RLIMIT_CORE, 0, 0),
         ];
-        for (resource, most) in limits {
-            let (_, hard) = getrlimit(resource)?;
-            // The hard limit of time kills, the soft one says why.
-            let above = if most == MOST_PROCESSOR_SECONDS { 1 } else { 0 };
-            setrlimit(resource, most.min(hard), (most + above).min(hard))?;
+        for (resource, soft, hard) in limits {
+            let (_, given) = getrlimit(resource)?;
+            setrlimit(resource, soft.min(given), hard.min(given))?;
         }
     }
     Ok(())
@@ -169,11 +168,10 @@ impl Ended {
             use nix::sys::signal::Signal;
             use std::os::unix::process::ExitStatusExt;
             let signal = status.signal().and_then(|signal| Signal::try_from(signal).ok());
-            if matches!(signal, Some(Signal::SIGXCPU | Signal::SIGKILL)) {
-                return Err(format!("takes more than {MOST_PROCESSOR_SECONDS} seconds of processor time"));
-            }
-            if signal == Some(Signal::SIGSEGV) {
-                return Err(TOO_DEEP.to_owned());
+            match signal {
+                Some(Signal::SIGXCPU) => return Err(format!("takes more than {MOST_PROCESSOR_SECONDS} seconds of processor time")),
+                Some(Signal::SIGSEGV) => return Err(TOO_DEEP.to_owned()),
+                _ => {}
             }
         }
         let has = |what: &str| self.said.contains(what);

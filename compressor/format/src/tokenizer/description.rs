@@ -397,11 +397,7 @@ impl Description {
         let matters = is_mixed || !self.normalizers.is_empty();
         let mut added = self.added.clone();
         // A token outside of the vocabulary is numbered by its place among those.
-        let in_vocabulary = |added: &Added| self.model.has(&added.content);
-        added.sort_by(|a, b| match (in_vocabulary(a), in_vocabulary(b)) {
-            (true, true) => a.content.cmp(&b.content),
-            (a, b) => b.cmp(&a),
-        });
+        added.sort_by_cached_key(|added| self.model.has(&added.content).then(|| added.content.clone()).ok_or(()));
         for token in &mut added {
             token._id = 0;
             token.normalized &= matters;
@@ -481,10 +477,6 @@ impl Model {
                     return Err(unsupported(format!(
                         "`model.vocab[{at}]` has {bytes} bytes; pieces have 1 to {LONGEST_PIECE_BYTES}"
                     )));
-                }
-                let mut seen = HashSet::new();
-                if let Some(at) = pieces.iter().position(|(piece, _)| !seen.insert(piece.as_str())) {
-                    return Err(malformed(format!("`model.vocab[{at}]`, `{}`, is there twice", pieces[at].0)));
                 }
                 if pieces.len() > MOST_TOKENS as usize || unk_id.is_some_and(|id| id >= pieces.len()) {
                     let id = unk_id.unwrap_or_default();
