@@ -169,7 +169,9 @@ impl Ended {
             use std::os::unix::process::ExitStatusExt;
             let signal = status.signal().and_then(|signal| Signal::try_from(signal).ok());
             match signal {
-                Some(Signal::SIGXCPU) => return Err(format!("takes more than {MOST_PROCESSOR_SECONDS} seconds of processor time")),
+                Some(Signal::SIGXCPU) => {
+                    return Err(format!("takes more than {MOST_PROCESSOR_SECONDS} seconds of processor time"));
+                }
                 Some(Signal::SIGSEGV) => return Err(TOO_DEEP.to_owned()),
                 _ => {}
             }

@@ -37,7 +37,7 @@ fn check(bytes: &[u8]) -> Result<(), &'static str> {
     let (trie, texts) = rest.split_at_checked(length).ok_or("its trie is longer than the table")?;
     let units: Vec<usize> =
         trie.chunks_exact(4).map(|unit| u32::from_le_bytes([unit[0], unit[1], unit[2], unit[3]]) as usize).collect();
-    if length % 4 != 0 {
+    if !length.is_multiple_of(4) {
         return Err("its trie ends inside of a unit");
     }
     let texts = std::str::from_utf8(texts).map_err(|_| "its texts are not UTF-8")?;
@@ -73,7 +73,7 @@ fn base64(text: &str) -> Option<Vec<u8>> {
         [.., b'='] => &text[..text.len() - 1],
         _ => text,
     };
-    if text.len() % 4 != 0 {
+    if !text.len().is_multiple_of(4) {
         return None;
     }
     let mut bytes = Vec::with_capacity(text.len() / 4 * 3);

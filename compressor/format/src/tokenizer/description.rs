@@ -5,6 +5,9 @@
 //! are for a server's batches and are never applied, `version` is looked at, and of `post_processor` only what stands before a text is
 //! used, see [`Description::begins_with`].
 
+// Variants have the names that files have.
+#![allow(clippy::enum_variant_names, clippy::upper_case_acronyms)]
+
 use std::collections::HashSet;
 
 use serde::Deserialize;
