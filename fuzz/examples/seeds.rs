@@ -12,8 +12,9 @@ use compressor_format::{
 };
 use serde_json::{Value, json};
 
-const TARGETS: [&str; 16] = [
+const TARGETS: [&str; 17] = [
     "artifact",
+    "chat",
     "checkpoint",
     "config",
     "dataset",
@@ -72,6 +73,7 @@ fn seeds(target: &str) -> Vec<Vec<u8>> {
         "delta" => vec![delta()],
         "entropy" => artifacts().into_iter().flat_map(|(_, weights)| [coded(&weights), tagged(1, &weights)]).collect(),
         "tokenizer" => tokenizers(),
+        "chat" => chats(),
         "manifest" => vec![manifest()],
         "report" => vec![report()],
         other => unreachable!("{other} is in TARGETS"),
@@ -274,8 +276,45 @@ fn tokenizers() -> Vec<Vec<u8>> {
         "post_processor": null, "decoder": {"type": "Fuse"}, "truncation": null, "padding": null,
         "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "ab": 3}, "merges": ["a b"], "unk_token": "a"}
     });
-    let jsons = [trained, sentencepiece.into_bytes(), short.to_string().into_bytes()];
+    let space = json!({"type": "Metaspace", "replacement": "\u{2581}", "prepend_scheme": "first", "split": false});
+    let unigram = json!({
+        "version": "1.0", "added_tokens": [], "truncation": null, "padding": null,
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "NFKC"}, {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}, {"type": "Prepend", "prepend": "x"}
+        ]},
+        "pre_tokenizer": space, "decoder": {"type": "Sequence", "decoders": [
+            {"type": "ByteFallback"}, {"type": "Replace", "pattern": {"String": "x"}, "content": " "}, {"type": "Fuse"},
+            {"type": "Strip", "content": " ", "start": 1, "stop": 1}
+        ]},
+        "post_processor": {"type": "TemplateProcessing", "pair": [], "special_tokens": {"s": {"id": "s", "ids": [1], "tokens": ["s"]}},
+            "single": [{"SpecialToken": {"id": "s", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]},
+        "model": {"type": "Unigram", "unk_id": 0, "byte_fallback": true,
+            "vocab": [["?", 0.0], ["s", 0.0], ["\u{2581}", -2.0], ["\u{2581}low", -1.5], ["e", -3.0], ["<0x41>", -9.0]]}
+    });
+    let wordpiece = json!({
+        "added_tokens": [], "normalizer": {"type": "BertNormalizer", "clean_text": true, "handle_chinese_chars": true,
+        "strip_accents": null, "lowercase": true}, "pre_tokenizer": {"type": "BertPreTokenizer"},
+        "post_processor": {"type": "BertProcessing", "sep": ["b", 1], "cls": ["a", 0]},
+        "decoder": {"type": "WordPiece", "prefix": "##", "cleanup": true},
+        "model": {"type": "WordPiece", "vocab": {"a": 0, "b": 1, "##b": 2}, "unk_token": "a", "continuing_subword_prefix": "##",
+            "max_input_chars_per_word": 100}
+    });
+    let others = [short, unigram, wordpiece].map(|json| json.to_string().into_bytes());
+    let jsons = [trained, sentencepiece.into_bytes()].into_iter().chain(others);
     jsons.into_iter().map(|json| joined((json, "a lowest, wider é 12\n".into()))).collect()
+}
+
+/// Templates with what real ones use, and what they must not do.
+fn chats() -> Vec<Vec<u8>> {
+    let templates = [
+        "{% for message in messages %}<|{{ message.role }}|>\r\n{{ message['content'] | trim }}</s>{% endfor %}{{ bos_token }}",
+        "{% set n = namespace(x=[1]) %}{% for i in range(9) %}{% set n.x = n.x + n.x %}{% endfor %}{{ n.x | length }}",
+        "{% set n = namespace() %}{% set n.a = n %}{{ n | tojson }}",
+        "{%- macro m(x, depth=3) -%}{{ x | tojson(indent=2) }}{% if depth %}{{ m([x], depth - 1) }}{% endif %}{%- endmacro -%}{{ m(1) }}",
+        "{{ '%30d' | format(1) }}{{ 'a' * 20 }}{{ messages[::-1] | map(attribute='content') | join(', ') }}{{ strftime_now('%Y') }}",
+        "{% generation %}{{ raise_exception('no') if messages | length > 3 else 'x'.split('x') }}{% endgeneration %}",
+    ];
+    templates.map(|template| joined((template.into(), "Where is Lisbon?".into()))).into()
 }
 
 fn manifest() -> Vec<u8> {

@@ -96,6 +96,25 @@ fn a_prompt_can_come_from_standard_input() {
 }
 
 #[test]
+fn a_text_begins_with_bos_where_the_tokenizer_begins_it_so_and_a_chat_writes_it_itself() {
+    let bench = Bench::new();
+    with_words(&bench);
+    let path = bench.path("words/tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&fs_err::read(&path).unwrap()).unwrap();
+    tokenizer["post_processor"] = serde_json::json!({
+        "type": "TemplateProcessing", "pair": [],
+        "single": [{"SpecialToken": {"id": "w7", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "special_tokens": {"w7": {"id": "w7", "ids": [7], "tokens": ["w7"]}}
+    });
+    fs_err::write(&path, tokenizer.to_string()).unwrap();
+    bench.write("words/chat_template.jinja", "w7 {{ messages[0].content }}");
+    let prompt = |arguments: &[&str]| json_of(&bench, &[&["-n", "1", "-p", "w3 w4"], arguments].concat())["prompt_ids"].clone();
+    assert_eq!(prompt(&[]), serde_json::json!([7, 3, 4]));
+    assert_eq!(prompt(&["--answer"]), serde_json::json!([7, 3, 4]));
+    assert_eq!(prompt(&["--chat"]), serde_json::json!([7, 3, 4]));
+}
+
+#[test]
 fn a_stop_string_ends_the_text_before_it() {
     let bench = Bench::new();
     with_words(&bench);
@@ -174,6 +193,35 @@ fn settings_that_cannot_be_are_refused_before_the_model_is_looked_for() {
     assert_eq!(usage(&["--stop", ""]), "error: a value is required for '--stop <TEXT>' but none was supplied");
     assert_eq!(usage(&["--stop", "w5", "--ids"]), "error: the argument '--stop <TEXT>' cannot be used with '--ids'");
     assert_eq!(usage(&["--chat", "--answer"]), "error: the argument '--chat' cannot be used with '--answer'");
+}
+
+#[test]
+fn a_template_that_takes_all_there_is_is_refused() {
+    let bench = Bench::new();
+    with_words(&bench);
+    let memory = "takes more than 512 MiB of memory";
+    let depth = "nests more deeply than the stack of the process that renders it";
+    let time = "takes more than 5 seconds of processor time";
+    let in_parentheses = format!("{{{{ {}1{} }}}}", "(".repeat(100_000), ")".repeat(100_000));
+    let cases = [
+        ("{% set n = namespace() %}{% set n.a = n %}{{ n }}", depth),
+        ("{% set n = namespace() %}{% set n.a = n %}{{ n | tojson }}", depth),
+        ("{% set n = namespace(x=[]) %}{% for i in range(90000) %}{% set n.x = [n.x] %}{% endfor %}{{ n.x }}", depth),
+        ("{{ '%5000000000d' | format(1) }}", memory),
+        ("{% set n = namespace(x='a' * 1000) %}{% for i in range(60) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}", memory),
+        (
+            "{% set n = namespace(x='a' * 1000) %}{% for i in range(15) %}{% set n.x = n.x ~ n.x %}{% endfor %}{{ n.x }}",
+            "writes more than 16 MiB",
+        ),
+        ("{% set n = namespace(x=[1]) %}{% for i in range(45) %}{% set n.x = n.x + n.x %}{% endfor %}{{ n.x | length }}", time),
+        (&in_parentheses, "can't be rendered"),
+    ];
+    for (template, limit) in cases {
+        bench.write("words/chat_template.jinja", template);
+        let refused = refused(&bench, &["words", "--chat", "-p", "w3"]);
+        assert!(refused.starts_with("error: words/chat_template.jinja: the chat template "), "{refused}");
+        assert!(refused.contains(limit), "{limit}: {refused}");
+    }
 }
 
 #[test]

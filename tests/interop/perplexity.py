@@ -3,7 +3,8 @@
 
     perplexity.py MODEL_DIR TEXT --windows N [--window 512] [--score-from 257] [--threads N]
 
-The text is encoded as a whole, without added special tokens, and cut into windows that follow each other. Token i of a window (counted from 0)
+The text is encoded as a whole, and cut into windows that follow each other; where the tokenizer begins
+texts with a token, that stands in the place of each window's first. Token i of a window (counted from 0)
 is scored from the tokens before it in the same window, for i in score-from … window-1. Perplexity is exp of the mean negative
 log likelihood over the scored tokens of all windows.
 """
@@ -44,6 +45,10 @@ def main():
 
     tokenizer = Tokenizer.from_file(str(args.model_dir / "tokenizer.json"))
     tokens = tokenizer.encode(args.text.read_text(encoding="utf-8"), add_special_tokens=False).ids
+    # Where the tokenizer begins texts with a token, that stands in the place of each window's first.
+    plain, special = (tokenizer.encode("a", add_special_tokens=add).ids for add in (False, True))
+    bos = special[:1] if special[1:1 + len(plain)] == plain else []
+    tokens = bos + tokens
     available = len(tokens) // args.window
     if not 1 <= args.windows <= available:
         parser.error(f"--windows is {args.windows}, {args.text} holds {available} of {args.window} tokens")
@@ -52,7 +57,7 @@ def main():
         sys.exit(f"{args.model_dir}: Transformers could not fit these tensors:\n  " + "\n  ".join(misfits))
 
     total = sum(
-        window_loss(model, tokens[at : at + args.window], args.score_from)
+        window_loss(model, (bos or tokens[at : at + 1]) + tokens[at + 1 : at + args.window], args.score_from)
         for at in range(0, args.windows * args.window, args.window)
     )
     scored = args.windows * (args.window - args.score_from)

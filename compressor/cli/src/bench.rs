@@ -1,7 +1,6 @@
 //! Measures time and memory of a model, in this process; a run measures artifacts by starting it as a child.
 
 use std::path::Path;
-use std::process::Command;
 use std::time::Instant;
 
 use compressor_engine::{Engine, Logits};
@@ -13,6 +12,7 @@ use crate::failure::{Ending, Failure};
 use crate::out::outln;
 use crate::profile::Profiles;
 use crate::progress::Progress;
+use crate::render::own_program;
 
 /// Starts this very program on the model, so that the peak memory is the model's alone.
 pub(crate) struct Child;
@@ -20,11 +20,8 @@ pub(crate) struct Child;
 impl Bench for Child {
     fn bench(&self, model: &Path) -> Result<BenchResult, Error> {
         let failed = |what: String| Error::Bench { path: model.to_owned(), what };
-        // Linux keeps this name even where the file was replaced since: a rebuild during a long run.
-        let own = Path::new("/proc/self/exe");
-        let program = if own.exists() { Ok(own.to_owned()) } else { std::env::current_exe() };
-        let program = program.map_err(|error| failed(error.to_string()))?;
-        let output = Command::new(program)
+        let output = own_program()
+            .map_err(|error| failed(error.to_string()))?
             .args(["bench", "--json", "--generate-tokens", "96", "--"])
             .arg(model)
             .output()

@@ -157,11 +157,14 @@ pub(crate) fn eval(arguments: &arguments::Eval, output: Output) -> Result<Ending
     if output.json {
         out::json(&json!({
             "perplexity": perplexity.value, "tokens_scored": perplexity.sample_size, "score": score, "examples": matches.len(),
-            "seconds": seconds,
+            "seconds": seconds, "bos": held_out.bos,
         }))?;
         return Ok(Ending::Passed);
     }
     outln!("perplexity  {:.4}  ({} tokens scored, {seconds:.1} s)", perplexity.value, figures::whole(perplexity.sample_size));
+    if let Some(bos) = held_out.bos {
+        outln!("            every window and example begins with token {bos}, as the tokenizer begins texts");
+    }
     if let Some(score) = score {
         outln!("score       {:.2} %  ({} examples)", 100.0 * score, matches.len());
     }

@@ -14,6 +14,7 @@ use crate::failure::{Ending, Failure};
 use crate::interrupt::Asked;
 use crate::out::{self, errln};
 use crate::prompt_cache::PromptFile;
+use crate::render;
 
 pub(crate) fn generate(arguments: &Generate, output: Output) -> Result<Ending, Failure> {
     let mut sampler = sampler(arguments)?;
@@ -118,10 +119,10 @@ fn encode(arguments: &Generate, text: String, tokenizer: &Tokenizer) -> Result<V
     if arguments.chat {
         let system = arguments.system.clone().map(|content| Message { role: Role::System, content });
         let messages: Vec<Message> = system.into_iter().chain([Message { role: Role::User, content: text }]).collect();
-        let written = ChatTemplate::open(&arguments.model)?.render(&messages)?;
+        let written = ChatTemplate::open(&arguments.model)?.render(&messages, render::child()?)?;
         return Ok(tokenizer.encode(&written)?);
     }
-    Ok(if arguments.answer { tokenizer.encode_prompt(&text)? } else { tokenizer.encode(&text)? })
+    Ok(if arguments.answer { tokenizer.encode_prompt(&text)? } else { tokenizer.encode_text(&text)? })
 }
 
 fn parse_ids(text: &str) -> Result<Vec<u32>, Failure> {

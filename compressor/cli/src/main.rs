@@ -14,6 +14,7 @@ mod out;
 mod profile;
 mod progress;
 mod prompt_cache;
+mod render;
 mod show;
 mod stages;
 mod trainer;
@@ -27,6 +28,9 @@ use crate::failure::{Ending, Failure};
 use crate::out::errln;
 
 fn main() -> ExitCode {
+    if render::is_asked() {
+        return render::answer();
+    }
     compressor_train::tune_allocator();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,

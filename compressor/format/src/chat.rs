@@ -2,8 +2,11 @@
 //!
 //! A chat template is Jinja text that came with the model. It is rendered as Transformers does it, with the same settings, names and
 //! functions, but for tools and documents, which there are none of. It sees what is handed to it and nothing else: no file, no other
-//! template, and so many steps.
+//! template, and so many steps; and it runs in a process of its own, see [`process`].
 
+pub(crate) mod process;
+
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -11,14 +14,14 @@ use std::path::{Path, PathBuf};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, Value as Rendered};
 use minijinja::{AutoEscape, Environment, ErrorKind};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::families::token_ids;
 use crate::{Error, GgufFile, Result, Tokenizer};
 
 /// Who says something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// Says how the model is to behave.
@@ -30,7 +33,7 @@ pub enum Role {
 }
 
 /// A turn of a conversation.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
     /// Who says it.
     pub role: Role,
@@ -39,13 +42,14 @@ pub struct Message {
 }
 
 /// A model's chat template.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ChatTemplate {
-    /// The file that it stands in.
+    /// The file that it stands in, for messages.
+    #[serde(skip)]
     path: PathBuf,
     source: String,
     /// `bos_token` and its like, by the names that templates use.
-    special_tokens: BTreeMap<&'static str, String>,
+    special_tokens: BTreeMap<Cow<'static, str>, String>,
 }
 
 /// The special tokens that a template can name.
@@ -57,21 +61,24 @@ const MOST_STEPS: u64 = 1_000_000;
 
 impl ChatTemplate {
     /// Reads the template of a model: `chat_template.jinja`, else `chat_template` in `tokenizer_config.json`, of a folder;
-    /// `tokenizer.chat_template` of a GGUF file.
+    /// `tokenizer.chat_template` of a GGUF file. Whether it is a template shows when it is rendered.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] where there is none, [`Error::Malformed`] where it is no template.
+    /// [`Error::Unsupported`] where there is none, [`Error::Malformed`] where a file that could hold it is damaged.
     pub fn open(model: &Path) -> Result<Self> {
-        let template = match crate::is_model_folder(model)? {
+        match crate::is_model_folder(model)? {
             true => Self::in_folder(model)?.ok_or_else(|| {
                 let what = "has no chat template, neither chat_template.jinja nor `chat_template` in tokenizer_config.json: it can only \
                             continue a text";
                 Error::unsupported(model, what)
-            })?,
-            false => Self::in_gguf(&GgufFile::open(model)?)?,
-        };
-        environment().template_from_str(&without_extensions(&template.source)).map_err(|error| template.malformed(&error))?;
-        Ok(template)
+            }),
+            false => Self::in_gguf(&GgufFile::open(model)?),
+        }
+    }
+
+    fn new(path: PathBuf, source: &str, special_tokens: BTreeMap<&'static str, String>) -> Self {
+        let special_tokens = special_tokens.into_iter().map(|(name, token)| (Cow::Borrowed(name), token)).collect();
+        Self { path, source: lines(source), special_tokens }
     }
 
     /// The template of a folder, unread but as text; `None` where there is none.
@@ -94,7 +101,7 @@ impl ChatTemplate {
                 (config_path, source)
             }
         };
-        Ok(Some(Self { path, source, special_tokens: special_tokens(folder)? }))
+        Ok(Some(Self::new(path, &source, special_tokens(folder)?)))
     }
 
     /// Its text.
@@ -110,18 +117,16 @@ impl ChatTemplate {
         let keys = ["bos", "eos", "unknown", "padding"].map(|name| format!("tokenizer.ggml.{name}_token_id"));
         let tokens = file.special_tokens(keys.each_ref().map(String::as_str))?;
         let special_tokens = SPECIAL_TOKENS.into_iter().zip(tokens).filter_map(|(name, token)| Some((name, token?))).collect();
-        Ok(Self { path: file.path().to_owned(), source: source.to_owned(), special_tokens })
+        Ok(Self::new(file.path().to_owned(), source, special_tokens))
     }
 
-    /// The conversation as the model wants it, up to where its answer begins.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] where the template refuses the conversation, [`Error::Malformed`] where it can't be rendered.
-    pub fn render(&self, messages: &[Message]) -> Result<String> {
+    /// The conversation as the model wants it. Here a template takes what memory and stack it wants: only for a process that can be
+    /// lost, and for templates of tests.
+    pub(crate) fn render_here(&self, messages: &[Message]) -> Result<String> {
         let source = without_extensions(&self.source);
         let environment = environment();
         let template = environment.template_from_str(&source).map_err(|error| self.malformed(&error))?;
-        let tokens = self.special_tokens.iter().map(|(name, token)| (*name, Rendered::from(token.as_str())));
+        let tokens = self.special_tokens.iter().map(|(name, token)| (&**name, Rendered::from(token.as_str())));
         let conversation = [
             ("messages", Rendered::from(Serde(messages))),
             ("add_generation_prompt", Rendered::from(true)),
@@ -142,6 +147,11 @@ impl ChatTemplate {
         let line = error.line().map(|line| format!(" (line {line} of the template)")).unwrap_or_default();
         Error::malformed(&self.path, format!("the chat template can't be rendered: {}{detail}{line}", error.kind()))
     }
+}
+
+/// A template as Jinja reads it: whatever ends a line is `\n`. A byte order mark before it is no part of it.
+fn lines(source: &str) -> String {
+    source.trim_start_matches('\u{FEFF}').replace("\r\n", "\n").replace('\r', "\n")
 }
 
 /// `bos_token` and its like as a folder has them, by the names that templates use.
@@ -304,7 +314,7 @@ pub(crate) fn write_files(file: &GgufFile, folder: &Path) -> Result<()> {
         // This class is `tokenizer.json` as it is; without it Transformers would make the class of the model's family.
         let mut config = json!({ "tokenizer_class": "PreTrainedTokenizerFast" });
         for (name, token) in &template.special_tokens {
-            config[*name] = token.as_str().into();
+            config[&**name] = token.as_str().into();
         }
         write("tokenizer_config.json", &format!("{config:#}\n"))?;
     }
@@ -379,13 +389,13 @@ end
     fn rendered(template: &str, messages: &[Message]) -> Result<String> {
         let config =
             json!({ "chat_template": template, "bos_token": { "content": "<s>", "lstrip": false }, "eos_token": "</s>" });
-        ChatTemplate::open(folder(&[("tokenizer_config.json", config)]).path())?.render(messages)
+        ChatTemplate::open(folder(&[("tokenizer_config.json", config)]).path())?.render_here(messages)
     }
 
     /// The message without the folder, which has another name each time.
     fn refused(files: &[(&str, Value)]) -> String {
         let folder = folder(files);
-        let error = ChatTemplate::open(folder.path()).and_then(|template| template.render(&conversation())).unwrap_err();
+        let error = ChatTemplate::open(folder.path()).and_then(|template| template.render_here(&conversation())).unwrap_err();
         error.to_string().replace(&folder.path().display().to_string(), "model")
     }
 
@@ -410,6 +420,16 @@ end
     }
 
     #[test]
+    fn lines_end_as_jinja_reads_them() {
+        // Expected: Jinja2 3.1.6, which makes `\n` of every line's end in a template, and leaves those of a message.
+        let message = Message { role: Role::User, content: "a\r\nb".to_owned() };
+        let template = "\u{FEFF}{% if true %}\r\nx\r\n{{ 'y\r\nz' }}\r{{ messages[0].content }}\r\n\r\n{% endif %}";
+        assert_eq!(rendered(template, std::slice::from_ref(&message)).unwrap(), "x\ny\nz\na\r\nb\n\n");
+        let folder = folder(&[("chat_template.jinja", json!(template))]);
+        assert_eq!(ChatTemplate::open(folder.path()).unwrap().render_here(&[message]).unwrap(), "x\ny\nz\na\r\nb\n\n");
+    }
+
+    #[test]
     fn a_template_knows_the_special_tokens_and_the_day() {
         assert_eq!(rendered("{{ bos_token }}{{ eos_token }}{{ pad_token }}.", &[]).unwrap(), "<s></s>.");
         let today = jiff::Zoned::now().date().to_string();
@@ -421,16 +441,16 @@ end
             ("special_tokens_map.json", json!({ "eos_token": { "content": "<end>" } })),
         ];
         let folder = folder(&from_map);
-        assert_eq!(ChatTemplate::open(folder.path()).unwrap().render(&[]).unwrap(), "<end>");
+        assert_eq!(ChatTemplate::open(folder.path()).unwrap().render_here(&[]).unwrap(), "<end>");
     }
 
     #[test]
     fn the_file_of_its_own_comes_first_and_of_several_templates_the_default() {
         let named = json!({ "chat_template": [{ "name": "rag", "template": "no" }, { "name": "default", "template": "yes" }] });
         let folder = folder(&[("tokenizer_config.json", named)]);
-        assert_eq!(ChatTemplate::open(folder.path()).unwrap().render(&[]).unwrap(), "yes");
+        assert_eq!(ChatTemplate::open(folder.path()).unwrap().render_here(&[]).unwrap(), "yes");
         fs_err::write(folder.path().join("chat_template.jinja"), "own").unwrap();
-        assert_eq!(ChatTemplate::open(folder.path()).unwrap().render(&[]).unwrap(), "own");
+        assert_eq!(ChatTemplate::open(folder.path()).unwrap().render_here(&[]).unwrap(), "own");
     }
 
     #[test]

@@ -76,6 +76,7 @@ pub use scales::Scales;
 #[cfg(feature = "std")]
 pub use {
     artifact::{ArtifactLayout, ArtifactWriter, NewArtifact, NewArtifactTensor, ScalesByTensor, Storage},
+    chat::process::{answer_rendering, limit_rendering},
     chat::{ChatTemplate, Message, Role, end_tokens},
     checkpoint::{StoredAs, copy_companions, read_config},
     dataset::samples::{Batch, Batches, SampleOrder, Samples, Tokens},

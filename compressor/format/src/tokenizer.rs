@@ -1,14 +1,19 @@
 //! Text to tokens and back, and a byte-pair tokenizer of one's own.
 
-use std::io::Write;
-use std::path::Path;
+mod charsmap;
+mod description;
+mod parts;
+mod search;
 
-use serde_json::Value;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, NormalizerWrapper, TokenizerBuilder, TokenizerImpl};
 
 use crate::{Error, Result, write_beside};
+use description::{Description, Refusal};
 
 /// Ends an example in tokenizers that are trained here.
 pub(crate) const END: &str = "<|end|>";
@@ -23,24 +28,22 @@ const BYTES: usize = 256;
 /// A `tokenizer.json`, ready for use.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
-    tokenizer: tokenizers::Tokenizer,
+    tokenizer: parts::Running,
+    bos_of_texts: Option<u32>,
+    /// What errors call it.
+    path: PathBuf,
     json: Vec<u8>,
 }
 
 impl Tokenizer {
-    /// Reads a `tokenizer.json` of Hugging Face's `tokenizers`.
+    /// Reads a `tokenizer.json` of Hugging Face's `tokenizers`: a closed list of components, with limits to what each may ask for.
     ///
     /// # Errors
-    /// [`Error::Io`] when it can't be read, [`Error::Malformed`] when it is no tokenizer, [`Error::Unsupported`] for a kind of
-    /// tokenizer that no family here has.
+    /// [`Error::Io`] when it can't be read, [`Error::Malformed`] when it is no tokenizer, [`Error::Unsupported`] for a component or a
+    /// parameter that is not known.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let json = crate::read_file(path, crate::LIST_BYTES)?;
-        let malformed =
-            |error: &dyn std::fmt::Display| Error::unreadable(path, &json, format!("this is no tokenizer.json: {error}"));
-        // The library panics inside of its own readers where the JSON breaks off, so the whole is read as JSON first.
-        check(path, &serde_json::from_slice(&json).map_err(|error| malformed(&error))?)?;
-        Self::from_json(json.clone()).map_err(|error| malformed(&error))
+        Self::from_json(path, crate::read_file(path, crate::LIST_BYTES)?)
     }
 
     /// Writes the `tokenizer.json` that was read or trained, byte for byte.
@@ -51,29 +54,70 @@ impl Tokenizer {
         write_beside(path, |file| Ok(file.write_all(&self.json)?))
     }
 
-    pub(crate) fn from_json(json: Vec<u8>) -> tokenizers::Result<Self> {
-        let mut tokenizer = tokenizers::Tokenizer::from_bytes(&json)?;
-        // Some files carry settings for batches of a server; a text must give all of its tokens and no others.
-        tokenizer.with_truncation(None)?;
-        tokenizer.with_padding(None);
-        Ok(Self { tokenizer, json })
+    /// Reads the bytes of a `tokenizer.json`; errors name `path`.
+    pub(crate) fn from_json(path: &Path, json: Vec<u8>) -> Result<Self> {
+        let no_tokenizer =
+            |error: &dyn std::fmt::Display| Error::unreadable(path, &json, format!("this is no tokenizer.json: {error}"));
+        let value = serde_json::from_slice(&json).map_err(|error| no_tokenizer(&error))?;
+        let description = Description::read(value).map_err(|refusal| match refusal {
+            Refusal::Malformed(what) => Error::malformed(path, what),
+            Refusal::Unsupported(what) => Error::unsupported(path, what),
+        })?;
+        let bos_of_texts = description.begins_with;
+        let tokenizer = parts::run(description).map_err(|error| no_tokenizer(&error))?;
+        if let Some(id) = bos_of_texts.filter(|id| tokenizer.id_to_token(*id).is_none()) {
+            return Err(Error::malformed(path, format!("`post_processor` puts token {id} before a text, which is no token")));
+        }
+        Ok(Self { tokenizer, bos_of_texts, path: path.to_owned(), json })
+    }
+
+    /// Whether both make the same tokens of every text, and the same text of tokens, however their files are written: with merges as
+    /// pairs or as lines, their keys in another order, for other batches.
+    pub fn does_the_same_as(&self, other: &Self) -> bool {
+        let read = |tokenizer: &Self| {
+            let json = serde_json::from_slice(&tokenizer.json).expect("`from_json` has read it");
+            Description::read(json).expect("`from_json` has read it")
+        };
+        self.json == other.json || read(self).does_the_same_as(&read(other))
+    }
+
+    /// The token that a text of this tokenizer begins with, where there is one: what its `post_processor` puts before a text, as
+    /// Transformers does it. `add_bos_token` in `tokenizer_config.json` does not count where there is a `tokenizer.json`.
+    ///
+    /// A chat template writes it itself.
+    pub fn bos_of_texts(&self) -> Option<u32> {
+        self.bos_of_texts
     }
 
     /// The tokens of a text, without any that a model's template would add around it.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] when the tokenizer has no token for a part of the text.
+    /// [`Error::Unsupported`] when the tokenizer has no token for a part of the text, or asks for too much: more bytes than
+    /// sixteen times the text's, or more time than a text of this length may take.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.tokenizer.encode_fast(text, false).map_err(|error| Error::Tokenizer(error.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
+        parts::encode(&self.tokenizer, text).map_err(|error| self.failed(&error))
+    }
+
+    /// The tokens of a text from its beginning, as a model reads it: with [`Tokenizer::bos_of_texts`] before it.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::encode`].
+    pub fn encode_text(&self, text: &str) -> Result<Vec<u32>> {
+        let mut tokens = self.encode(text)?;
+        tokens.splice(0..0, self.bos_of_texts);
+        Ok(tokens)
     }
 
     /// The text of tokens; special tokens are left out.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] when the tokenizer's decoder refuses them.
+    /// [`Error::Unsupported`] when the tokenizer's decoder refuses them, or asks for too much.
     pub fn decode(&self, tokens: &[u32]) -> Result<String> {
-        self.tokenizer.decode(tokens, true).map_err(|error| Error::Tokenizer(error.to_string()))
+        self.tokenizer.decode(tokens, true).map_err(|error| self.failed(&error))
+    }
+
+    fn failed(&self, error: &tokenizers::Error) -> Error {
+        Error::unsupported(&self.path, error.to_string())
     }
 
     /// Turns tokens into text as they come.
@@ -111,12 +155,13 @@ impl Tokenizer {
         &self.json
     }
 
-    /// What a model is given to complete: the prompt's tokens, and [`COMMAND`] where the tokenizer has it.
+    /// What a model is given to complete: the prompt's tokens as those of [`Tokenizer::encode_text`], and [`COMMAND`] where the
+    /// tokenizer has it.
     ///
     /// # Errors
     /// Those of [`Tokenizer::encode`].
     pub fn encode_prompt(&self, prompt: &str) -> Result<Vec<u32>> {
-        let mut tokens = self.encode(prompt)?;
+        let mut tokens = self.encode_text(prompt)?;
         if !prompt.is_empty() {
             tokens.extend(self.command());
         }
@@ -135,7 +180,8 @@ impl Tokenizer {
             let what = format!("vocab_size is {vocab_size}; {BYTES} bytes and 2 special tokens need at least {}", BYTES + 2);
             return Err(Error::Tokenizer(what));
         }
-        train(texts, vocab_size).map_err(|error| Error::Tokenizer(error.to_string()))
+        let trained = train(texts, vocab_size).map_err(|error| Error::Tokenizer(error.to_string()))?;
+        Self::from_json(Path::new("tokenizer.json"), trained)
     }
 }
 
@@ -208,45 +254,7 @@ impl TextStream<'_> {
     }
 }
 
-/// Refuses what the library takes on trust, and would panic or answer differently each time with.
-fn check(path: &Path, json: &Value) -> Result<()> {
-    let model = &json["model"];
-    if let Some(kind) = model["type"].as_str().filter(|kind| !["BPE", "WordLevel"].contains(kind)) {
-        return Err(Error::unsupported(
-            path,
-            format!("its model is {kind}; known are BPE, which every family here has, and WordLevel"),
-        ));
-    }
-    for key in ["continuing_subword_prefix", "dropout"] {
-        let value = &model[key];
-        if !value.is_null() && *value != "" && value.as_f64() != Some(0.0) {
-            return Err(Error::unsupported(path, format!("`model.{key}` is {value}, which no family here has")));
-        }
-    }
-    if has_precompiled(&json["normalizer"]) {
-        return Err(Error::unsupported(path, "its normalizer is Precompiled, which no family here has"));
-    }
-    for (rank, merge) in model["merges"].as_array().into_iter().flatten().enumerate() {
-        let parts = match merge {
-            Value::String(line) if line.starts_with("#version") => continue,
-            Value::String(line) => line.split_once(' '),
-            pair => pair[0].as_str().zip(pair[1].as_str()),
-        };
-        let is_token = |token: &str| model["vocab"].get(token).is_some();
-        if !parts.is_some_and(|(left, right)| is_token(left) && is_token(right) && is_token(&format!("{left}{right}"))) {
-            return Err(Error::malformed(path, format!("merge {rank}, {merge}, is not two tokens that make a third")));
-        }
-    }
-    Ok(())
-}
-
-/// Normalizers are one or, under this name, a list of them.
-fn has_precompiled(normalizer: &Value) -> bool {
-    let inner = normalizer["normalizers"].as_array();
-    normalizer["type"] == "Precompiled" || inner.is_some_and(|inner| inner.iter().any(has_precompiled))
-}
-
-fn train(texts: impl Iterator<Item = String> + Send, vocab_size: usize) -> tokenizers::Result<Tokenizer> {
+fn train(texts: impl Iterator<Item = String> + Send, vocab_size: usize) -> tokenizers::Result<Vec<u8>> {
     // Special tokens come first, the bytes are sorted, and merges of equal frequency are taken in the order of their parts'
     // numbers, so no hash map's order reaches the result. The tests below watch over it.
     let mut trainer = BpeTrainer::builder()
@@ -264,7 +272,7 @@ fn train(texts: impl Iterator<Item = String> + Send, vocab_size: usize) -> token
         .with_decoder(Some(ByteLevel::default()))
         .build()?;
     tokenizer.train(&mut trainer, texts)?;
-    Tokenizer::from_json(tokenizer.to_string(true)?.into_bytes())
+    Ok(tokenizer.to_string(true)?.into_bytes())
 }
 
 #[cfg(test)]
@@ -274,6 +282,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use proptest::prelude::*;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -368,15 +377,198 @@ mod tests {
             "`model.continuing_subword_prefix` is \"##\", which no family here has"
         );
         assert_eq!(refused(&|json| json["model"]["dropout"] = 0.1.into()), "`model.dropout` is 0.1, which no family here has");
+        let part = |key: &str, part: Value| refused(&move |json| json[key] = part.clone());
         assert_eq!(
-            refused(&|json| json["model"] = serde_json::json!({"type": "Unigram", "unk_id": 0, "vocab": [["a", 0.0]]})),
-            "its model is Unigram; known are BPE, which every family here has, and WordLevel"
+            part(
+                "normalizer",
+                json!({"type": "Sequence", "normalizers": [{"type": "Precompiled", "precompiled_charsmap": "AAAA"}]})
+            ),
+            "`normalizer.normalizers[0]`: precompiled_charsmap is damaged: it has no length"
         );
-        let precompiled = serde_json::json!({"type": "Precompiled", "precompiled_charsmap": "AAAA"});
         assert_eq!(
-            refused(&|json| json["normalizer"] = serde_json::json!({"type": "Sequence", "normalizers": [precompiled.clone()]})),
-            "its normalizer is Precompiled, which no family here has"
+            part("normalizer", json!({"type": "Replace", "pattern": {"Regex": ""}, "content": "xy"})),
+            "`normalizer.pattern` matches an empty text, which can't be replaced"
         );
+        assert_eq!(
+            part(
+                "decoder",
+                json!({"type": "Sequence", "decoders": [{"type": "Strip", "content": "a", "start": 0, "stop": 1000}]})
+            ),
+            "`decoder.decoders[0].stop` is 1000; 0 to 256 are possible"
+        );
+        assert_eq!(
+            part("decoder", json!({"type": "CTC", "pad_token": "", "word_delimiter_token": "|", "cleanup": true})),
+            "`decoder`: unknown variant `CTC`, expected one of `BPEDecoder`, `ByteLevel`, `WordPiece`, `Metaspace`, `Replace`, \
+             `Fuse`, `Strip`, `ByteFallback`"
+        );
+        assert_eq!(
+            part("pre_tokenizer", json!({"type": "ByteLevel", "add_prefix_space": false, "use_rgx": true})),
+            "`pre_tokenizer`: unknown field `use_rgx`, expected one of `add_prefix_space`, `trim_offsets`, `use_regex`"
+        );
+        assert_eq!(
+            part("pre_tokenizer", json!({"type": "FixedLength", "length": 0})),
+            "`pre_tokenizer.length` is 0; a word has at least one character"
+        );
+        assert_eq!(
+            part("normalizer", json!({"type": "Prepend", "prepend": "a".repeat(300)})),
+            "`normalizer.prepend` has 300 bytes; 256 are possible"
+        );
+        assert_eq!(part("normaliser", json!(null)), "`normaliser` is no part of a tokenizer.json");
+        assert_eq!(part("model", json!({"vocab": 3})), "`model.type` is missing, and `model.vocab` tells no kind of model");
+        assert_eq!(
+            part("model", json!({"type": "BPE", "vocab": {"a": 4_294_967_295_u32}, "merges": []})),
+            "`model.vocab`: `a` has number 4294967295; numbers are below 16777216"
+        );
+        assert_eq!(
+            part("model", json!({"vocab": {"a": 0, "b": 0}, "merges": []})),
+            "`model.vocab`: `b` has number 0, as another token does"
+        );
+        assert_eq!(
+            part("model", json!({"vocab": {"a": 0}, "merges": [], "unk_token": "b"})),
+            "`model.unk_token` is `b`, which is no token of `model.vocab`"
+        );
+        assert_eq!(
+            part("model", json!({"type": "Unigram", "unk_id": 7, "vocab": [["a", 0.0]]})),
+            "`model.unk_id` is 7, and `model.vocab` has 1 pieces"
+        );
+        assert_eq!(
+            part("model", json!({"type": "Unigram", "unk_id": 0, "vocab": [["", 0.0]]})),
+            "`model.vocab[0]` has 0 bytes; pieces have 1 to 256"
+        );
+        assert_eq!(
+            part(
+                "post_processor",
+                json!({"type": "TemplateProcessing", "single": [{"SpecialToken": {"id": "x", "type_id": 0}},
+                {"Sequence": {"id": "A", "type_id": 0}}], "pair": [], "special_tokens": {}})
+            ),
+            "`post_processor.single[0]` is `x`, which `special_tokens` does not have"
+        );
+    }
+
+    /// A tokenizer of bytes with other components.
+    fn with(parts: &[(&str, Value)]) -> Tokenizer {
+        let mut json: Value = serde_json::from_slice(small().json()).unwrap();
+        for (key, part) in parts {
+            json[*key] = part.clone();
+        }
+        Tokenizer::from_json(Path::new("tokenizer.json"), json.to_string().into_bytes()).unwrap()
+    }
+
+    /// Small tokenizers with the components of real ones, made by `tests/golden/make_tokenizers.py` with what the Python library makes
+    /// of texts.
+    #[test]
+    fn tokenizers_of_every_kind_give_what_the_library_gives() {
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/tokenizers.json");
+        let golden: serde_json::Map<String, Value> = serde_json::from_slice(&fs_err::read(golden).unwrap()).unwrap();
+        assert_eq!(golden.len(), 15);
+        for (name, kind) in golden {
+            let tokenizer = Tokenizer::from_json(Path::new(&name), kind["tokenizer"].to_string().into_bytes()).unwrap();
+            let ids = |value: &Value| -> Vec<u32> { serde_json::from_value(value.clone()).unwrap() };
+            for row in kind["texts"].as_array().unwrap() {
+                let text = row["text"].as_str().unwrap();
+                assert_eq!(tokenizer.encode(text).unwrap(), ids(&row["ids"]), "{name}: {text:?}");
+                assert_eq!(tokenizer.decode(&ids(&row["ids"])).unwrap(), row["decoded"].as_str().unwrap(), "{name}: {text:?}");
+                // What comes behind a text is left out.
+                assert!(ids(&row["with_special"]).starts_with(&tokenizer.encode_text(text).unwrap()), "{name}: {text:?}");
+            }
+            let begins = ["llama3", "deepseek-v3", "llama1", "mistral", "gemma", "bert"].contains(&name.as_str());
+            assert_eq!(tokenizer.bos_of_texts().is_some(), begins, "{name}");
+        }
+    }
+
+    #[test]
+    fn replacements_that_multiply_a_text_are_refused_when_they_do() {
+        let tenfold = json!({"type": "Replace", "pattern": {"Regex": "."}, "content": "aaaaaaaaaa"});
+        let bomb = with(&[("normalizer", json!({"type": "Sequence", "normalizers": vec![tenfold.clone(); 9]}))]);
+        let refused = bomb.encode("a hello").unwrap_err().to_string();
+        assert_eq!(refused, "tokenizer.json: its `normalizer` makes 700 bytes of 7; 368 are possible");
+        let bomb = with(&[("decoder", json!({"type": "Sequence", "decoders": vec![tenfold; 9]}))]);
+        let refused = bomb.decode(&small().encode("low hey").unwrap()).unwrap_err().to_string();
+        assert_eq!(refused, "tokenizer.json: its `decoder` makes 400 bytes of 8; 384 are possible");
+    }
+
+    #[test]
+    fn a_pattern_that_goes_back_for_ever_is_refused() {
+        let pattern = "(a|b|ab)*(?>c)";
+        let split = json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
+        let refused = with(&[("pre_tokenizer", split)]).encode(&"ab".repeat(30)).unwrap_err().to_string();
+        assert!(
+            refused.starts_with(&format!("tokenizer.json: the pattern `{pattern}` fails at byte 0 of a text: ")),
+            "{refused}"
+        );
+    }
+
+    #[test]
+    fn a_pattern_that_matches_nothing_between_characters_is_not_replaced() {
+        let replace = json!({"type": "Replace", "pattern": {"Regex": "(?=l)"}, "content": "-"});
+        let refused = with(&[("normalizer", replace)]).encode("low").unwrap_err().to_string();
+        assert_eq!(refused, "tokenizer.json: its `normalizer` replaces `(?=l)`, which matches nothing in a text");
+    }
+
+    #[test]
+    fn a_decoder_strips_no_more_than_is_there() {
+        let strip = json!({"type": "Strip", "content": "l", "start": 3, "stop": 5});
+        let tokenizer = with(&[("decoder", strip)]);
+        assert_eq!(tokenizer.decode(&[tokenizer.id("l").unwrap(), tokenizer.id("low").unwrap()]).unwrap(), "ow");
+    }
+
+    #[test]
+    fn a_text_begins_with_what_the_post_processor_puts_before_it() {
+        let piece = |id: &str| json!({"SpecialToken": {"id": id, "type_id": 0}});
+        let text = json!({"Sequence": {"id": "A", "type_id": 0}});
+        let template = |single: Value| {
+            json!({"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": {
+                "<|end|>": {"id": "<|end|>", "ids": [0], "tokens": ["<|end|>"]}
+            }})
+        };
+        let bos = |post: Value| with(&[("post_processor", post)]).bos_of_texts();
+        let (byte_level, before) =
+            (json!({"type": "ByteLevel", "add_prefix_space": true}), template(json!([piece("<|end|>"), text])));
+        assert_eq!(bos(json!(null)), None);
+        assert_eq!(bos(byte_level.clone()), None);
+        assert_eq!(bos(before.clone()), Some(0));
+        assert_eq!(bos(json!({"type": "Sequence", "processors": [byte_level, before]})), Some(0));
+        assert_eq!(bos(template(json!([text, piece("<|end|>")]))), None, "what ends a text is not put behind one that goes on");
+        assert_eq!(bos(json!({"type": "BertProcessing", "sep": ["a", 3], "cls": ["<|command|>", 1]})), Some(1));
+        let tokenizer = with(&[("post_processor", template(json!([piece("<|end|>"), text])))]);
+        assert_eq!((tokenizer.encode("low").unwrap(), tokenizer.encode_text("low").unwrap()), (vec![259], vec![0, 259]));
+    }
+
+    #[test]
+    fn tokenizers_are_compared_by_what_they_do() {
+        let original = small();
+        let json = || -> Value { serde_json::from_slice(original.json()).unwrap() };
+        let changed = |change: &dyn Fn(&mut Value)| {
+            let mut json = json();
+            change(&mut json);
+            let other = Tokenizer::from_json(Path::new("other.json"), json.to_string().into_bytes()).unwrap();
+            assert_eq!(other.does_the_same_as(&original), original.does_the_same_as(&other));
+            original.does_the_same_as(&other)
+        };
+        assert!(changed(&|_| ()), "on one line");
+        assert!(changed(&|json| {
+            let lines = json["model"]["merges"].as_array().unwrap().iter();
+            json["model"]["merges"] =
+                lines.map(|pair| json!(format!("{} {}", pair[0].as_str().unwrap(), pair[1].as_str().unwrap()))).collect();
+        }));
+        assert!(changed(&|json| json["added_tokens"].as_array_mut().unwrap().reverse()));
+        assert!(changed(&|json| json["added_tokens"][0]["normalized"] = json["added_tokens"][1]["normalized"].clone()));
+        assert!(changed(&|json| {
+            json["padding"] = json!(3);
+            json["pre_tokenizer"]["trim_offsets"] = json!(false);
+            json["decoder"]["use_regex"] = json!(false);
+            json["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [json["pre_tokenizer"]]});
+            let Value::Object(model) = &mut json["model"] else { unreachable!() };
+            for key in ["type", "dropout", "unk_token", "continuing_subword_prefix", "byte_fallback", "ignore_merges"] {
+                model.remove(key);
+            }
+        }));
+        assert!(!changed(&|json| json["pre_tokenizer"]["add_prefix_space"] = json!(true)));
+        assert!(!changed(&|json| json["model"]["merges"].as_array_mut().unwrap().swap(0, 1)));
+        assert!(!changed(&|json| json["normalizer"] = json!({"type": "NFC"})));
+        assert!(!changed(&|json| json["added_tokens"][0]["lstrip"] = json!(true)));
+        assert!(!changed(&|json| json["decoder"] = json!(null)));
+        assert!(!changed(&|json| json["post_processor"] = json!({"type": "BertProcessing", "sep": ["a", 3], "cls": ["b", 1]})));
     }
 
     #[test]
@@ -389,7 +581,7 @@ mod tests {
             "strategy": { "Fixed": 9 }, "direction": "Right", "pad_to_multiple_of": null,
             "pad_id": 0, "pad_type_id": 0, "pad_token": "<|end|>"
         });
-        let tokenizer = Tokenizer::from_json(json.to_string().into_bytes()).unwrap();
+        let tokenizer = Tokenizer::from_json(Path::new("tokenizer.json"), json.to_string().into_bytes()).unwrap();
         assert_eq!(tokenizer.encode("low low").unwrap(), [259, 260]);
     }
 
@@ -519,7 +711,7 @@ mod tests {
             ] },
             "model": { "type": "BPE", "vocab": vocab, "merges": [], "byte_fallback": true, "unk_token": null }
         });
-        Tokenizer::from_json(json.to_string().into_bytes()).unwrap()
+        Tokenizer::from_json(Path::new("tokenizer.json"), json.to_string().into_bytes()).unwrap()
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub struct HeldOut {
     pub sequences: Vec<Sequence>,
     /// Prompts with the answers expected, where every example has one.
     pub prompts: Vec<Prompt>,
+    /// The token that every sequence and every prompt begins with, where the tokenizer begins texts with one.
+    pub bos: Option<u32>,
     stop: Vec<u32>,
     longest_answer: usize,
 }
@@ -52,14 +54,23 @@ const LOGIT_FLOATS: usize = 1 << 22;
 impl HeldOut {
     /// Cuts the held-out split into windows, or takes its first examples.
     ///
+    /// Where a tokenizer begins texts with BOS, that token stands in the place of each window's first, which is never scored; an
+    /// example begins with it.
+    ///
     /// # Errors
     /// Text that the tokenizer refuses, or that is shorter than one window.
     pub fn new(examples: &Examples, tokenizer: &Tokenizer, verify: &Verify) -> Result<Self, Error> {
-        let mut held_out =
-            Self { sequences: Vec::new(), prompts: Vec::new(), stop: tokenizer.eos().into_iter().collect(), longest_answer: 0 };
+        let mut held_out = Self {
+            sequences: Vec::new(),
+            prompts: Vec::new(),
+            bos: tokenizer.bos_of_texts(),
+            stop: tokenizer.eos().into_iter().collect(),
+            longest_answer: 0,
+        };
         match examples {
             Examples::Text(text) => {
-                let tokens = tokenizer.encode(text)?;
+                let mut tokens = tokenizer.encode_text(text)?;
+                begin_windows(&mut tokens, verify.window, tokenizer.bos_of_texts());
                 let windows = tokens.chunks_exact(verify.window).take(verify.windows);
                 held_out.sequences =
                     windows.map(|window| Sequence { tokens: window.to_vec(), first_scored: verify.first_scored }).collect();
@@ -159,6 +170,13 @@ impl HeldOut {
 
 /// Examples that are answered between two looks at the progress.
 const ANSWERED_TOGETHER: usize = 64;
+/// Puts BOS, where a tokenizer has one for texts, in the place of each window's first token: windows keep their length and cut a text
+/// where llama.cpp's do.
+pub(crate) fn begin_windows(tokens: &mut [u32], window: usize, bos: Option<u32>) {
+    if let Some(bos) = bos {
+        tokens.chunks_mut(window).for_each(|window| window[0] = bos);
+    }
+}
 
 /// Tokens that an answer may be longer than the longest expected one.
 const ANSWER_MARGIN: usize = 4;
@@ -236,6 +254,17 @@ mod tests {
         let p = [3f32.ln(), 0.0];
         assert!((kl_divergence(&p, &[1.0, 1.0]) - 0.130_812).abs() < 1e-6);
         assert_eq!(kl_divergence(&p, &p), 0.0);
+    }
+
+    #[test]
+    fn every_window_begins_with_bos_where_texts_do() {
+        let begun = |bos| {
+            let mut tokens = vec![1, 5, 6, 7, 8];
+            begin_windows(&mut tokens, 2, bos);
+            tokens
+        };
+        assert_eq!(begun(Some(1)), [1, 5, 1, 7, 1]);
+        assert_eq!(begun(None), [1, 5, 6, 7, 8]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use compressor_format::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::measure::HeldOut;
+use crate::measure::{HeldOut, begin_windows};
 use crate::plan::{Origin, Plan, Step, architecture, evenly_spaced};
 use crate::quantize::{TextPurpose, TextUse};
 use crate::statistics::mean;
@@ -346,6 +346,7 @@ impl Run<'_> {
             return Err(Error::CalibrationTooShort { key, tokens: tokens.len(), wanted, window });
         }
         tokens.truncate(used);
+        begin_windows(&mut tokens, window, tokenizer.bos_of_texts());
         Ok(tokens)
     }
 
@@ -370,6 +371,7 @@ impl Run<'_> {
         let mut advances = |what: &str, done, of| workers.observer.advances(what, done, of);
         let findings = verify(&subject, settings, &self.plan.recipe.budget, workers.trainer, workers.bench, &mut advances)?;
         let mut made = self.step_report(step)?;
+        name_bos(subject.held_out, &mut made);
         made.bytes = Model::open(&artifact)?.weight_bytes()?;
         (made.perplexity, made.score) = (findings.perplexity, findings.score);
         Ok((made, findings.checks))
@@ -499,8 +501,10 @@ impl Run<'_> {
             if seen >= tokens {
                 break;
             }
+            let mut sequence = sequence.to_vec();
+            begin_windows(&mut sequence, usize::MAX, tokenizer.bos_of_texts());
             let mut cache = engine.cache(sequence.len());
-            engine.forward_observed(&mut cache, sequence, Logits::Last, &mut scores)?;
+            engine.forward_observed(&mut cache, &sequence, Logits::Last, &mut scores)?;
             seen += sequence.len();
             workers.observer.advances("calibration tokens", seen.min(tokens) as u64, tokens as u64);
         }
@@ -517,6 +521,7 @@ impl Run<'_> {
         let held_out = self.held_out.as_ref().expect("opened above");
         let mut advances = |what: &str, done, of| observer.advances(what, done, of);
         made.perplexity = Some(held_out.perplexity(&engine, &mut advances)?);
+        name_bos(held_out, made);
         if !held_out.prompts.is_empty() {
             let tokenizer = self.tokenizer.as_ref().expect("opened with the held-out text");
             let matches = held_out.exact_matches(&engine, tokenizer, &mut advances)?;
@@ -603,6 +608,13 @@ impl compressor_engine::Observer for Calibration {
             Place::DownInput => self.0.observe_mlp(layer, activations),
             Place::LayerInput | Place::AttentionInput | Place::MlpInput | Place::LayerOutput => {}
         }
+    }
+}
+
+/// Says that windows and examples begin with a token that stands in no text.
+fn name_bos(held_out: &HeldOut, made: &mut StageReport) {
+    if let Some(bos) = held_out.bos {
+        made.details["texts_begin_with_token"] = json!(bos);
     }
 }
 

@@ -150,9 +150,7 @@ impl Checkpoint {
     pub fn tokenizer(&self) -> Result<Tokenizer> {
         match &self.source {
             Source::Safetensors(_) => Tokenizer::open(self.path.join("tokenizer.json")),
-            Source::Gguf(file) => {
-                Tokenizer::from_json(self.gguf_tokenizer(file)?).map_err(|error| Error::malformed(&self.path, error.to_string()))
-            }
+            Source::Gguf(file) => Tokenizer::from_json(&self.path, self.gguf_tokenizer(file)?),
         }
     }
 

@@ -527,8 +527,8 @@ mod tests {
         assert_eq!(read_back("generation_config.json"), "{\n  \"eos_token_id\": [\n    1,\n    2\n  ]\n}\n");
 
         let message = crate::Message { role: crate::Role::User, content: "hi".to_owned() };
-        let from_file = crate::ChatTemplate::in_gguf(&file).unwrap().render(std::slice::from_ref(&message)).unwrap();
-        let from_folder = crate::ChatTemplate::open(folder.path()).unwrap().render(&[message]).unwrap();
+        let from_file = crate::ChatTemplate::in_gguf(&file).unwrap().render_here(std::slice::from_ref(&message)).unwrap();
+        let from_folder = crate::ChatTemplate::open(folder.path()).unwrap().render_here(&[message]).unwrap();
         assert_eq!((from_file.as_str(), from_folder.as_str()), ("<|endoftext|>hi", "<|endoftext|>hi"));
 
         let beyond = sample.without("tokenizer.ggml.eos_token_id").u32("tokenizer.ggml.eos_token_id", 999);

@@ -48,7 +48,7 @@ impl Planner<'_> {
             return true;
         }
         if let (Some(our_tokens), Some(their_tokens)) = (self.tokenizer(&student.tokenizer), self.tokenizer(&teacher.tokenizer))
-            && our_tokens.json() != their_tokens.json()
+            && !our_tokens.does_the_same_as(&their_tokens)
         {
             let called = |tokenizer: &TokenizerOf| match tokenizer {
                 TokenizerOf::Model(path) => path.display().to_string(),

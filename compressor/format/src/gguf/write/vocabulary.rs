@@ -6,7 +6,7 @@
 use std::path::Path;
 
 use serde_json::Value;
-use tokenizers::{PreTokenizerWrapper, Tokenizer as Hub};
+use tokenizers::PreTokenizerWrapper;
 
 use super::head::Head;
 use crate::gguf::vocabulary::{CONTROL, NORMAL, UNUSED, USER_DEFINED};
@@ -37,7 +37,7 @@ pub(super) fn describe(artifact: &Artifact, head: &mut Head) -> Result<()> {
     head.texts("tokenizer.ggml.merges", &source.merges()?);
 
     let named = Named::read(artifact, &tokenizer, tokens.len())?;
-    let adds_bos = source.adds_bos(folder, &tokenizer, named.bos)?;
+    let adds_bos = source.adds_bos(&tokenizer, named.bos)?;
     head.u32("tokenizer.ggml.bos_token_id", named.bos.unwrap_or(named.eos));
     head.u32("tokenizer.ggml.eos_token_id", named.eos);
     let others = [("eot", named.eot), ("unknown", named.unknown), ("padding", named.padding)];
@@ -147,25 +147,19 @@ impl Source<'_> {
         merges.filter_map(line).collect()
     }
 
-    /// Whether texts begin with BOS: `add_bos_token` of tokenizer_config.json, else what the tokenizer does.
-    fn adds_bos(&self, folder: &Path, tokenizer: &Tokenizer, bos: Option<u32>) -> Result<bool> {
-        let template = Hub::from_bytes(tokenizer.json()).and_then(|tokenizer| tokenizer.encode("", true));
-        let around = template.map_err(|error| Error::Tokenizer(error.to_string()))?;
-        let does = match around.get_ids() {
-            [] => false,
-            [one] if Some(*one) == bos => true,
-            others => {
-                return Err(self.unsupported(format!(
-                    "its `post_processor` puts the tokens {others:?} around a text, and only BOS in front can be written as GGUF"
-                )));
+    /// Whether texts begin with BOS, by what the tokenizer does.
+    fn adds_bos(&self, tokenizer: &Tokenizer, bos: Option<u32>) -> Result<bool> {
+        match (tokenizer.bos_of_texts(), bos) {
+            (None, _) => Ok(false),
+            (Some(before), Some(bos)) if before == bos => Ok(true),
+            (Some(before), named) => {
+                let named = named.map_or("no token".to_owned(), |bos| format!("token {bos}"));
+                Err(self.unsupported(format!(
+                    "its `post_processor` puts token {before} before a text, and tokenizer_config.json or config.json name {named} as \
+                     BOS; only BOS can be written as GGUF"
+                )))
             }
-        };
-        let config = chat::read_json(&folder.join("tokenizer_config.json"))?;
-        let adds = config["add_bos_token"].as_bool().unwrap_or(does);
-        if adds && bos.is_none() {
-            return Err(self.unsupported("texts begin with BOS, and neither tokenizer_config.json nor config.json names it"));
         }
-        Ok(adds)
     }
 }
 
