@@ -14,7 +14,8 @@ use minijinja::{AutoEscape, Environment, ErrorKind};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::{Error, GgufFile, Result, Tokenizer};
+use crate::model::parse_config;
+use crate::{Error, GgufFile, Result, Tokenizer, read_text};
 
 /// Who says something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -79,7 +80,7 @@ impl ChatTemplate {
         let config = read_json(&config_path)?;
         let jinja_path = folder.join("chat_template.jinja");
         let (path, source) = match jinja_path.is_file() {
-            true => (jinja_path.clone(), fs_err::read_to_string(&jinja_path)?),
+            true => (jinja_path.clone(), read_text(&jinja_path)?),
             false => {
                 let source = match &config["chat_template"] {
                     Value::Null => return Ok(None),
@@ -165,7 +166,7 @@ pub(crate) fn read_json(path: &Path) -> Result<Value> {
     if !path.is_file() {
         return Ok(Value::Null);
     }
-    serde_json::from_slice(&fs_err::read(path)?).map_err(|error| Error::malformed(path, format!("is not valid JSON: {error}")))
+    parse_config(&fs_err::read(path)?, path)
 }
 
 /// Jinja set up as Transformers does it.

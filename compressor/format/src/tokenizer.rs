@@ -9,6 +9,7 @@ use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, NormalizerWrapper, TokenizerBuilder, TokenizerImpl};
 
+use crate::encoding::unmarked;
 use crate::{Error, Result, write_beside};
 
 /// Ends an example in tokenizers that are trained here.
@@ -36,7 +37,9 @@ impl Tokenizer {
     /// tokenizer that no family here has.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let json = fs::read(path)?;
+        let mut json = fs::read(path)?;
+        // A byte order mark is left out for good: other programs stumble over it.
+        json.drain(..json.len() - unmarked(path, &json)?.len());
         let malformed = |error: &dyn std::fmt::Display| Error::malformed(path, format!("this is no tokenizer.json: {error}"));
         // The library panics inside of its own readers where the JSON breaks off, so the whole is read as JSON first.
         check(path, &serde_json::from_slice(&json).map_err(|error| malformed(&error))?)?;

@@ -22,7 +22,7 @@ pub use grammar::GrammarSet;
 pub use jsonl::JsonlSet;
 pub use text::TextSet;
 
-use crate::{Error, Result, Tokenizer};
+use crate::{Error, Result, Tokenizer, read_text};
 
 /// A dataset's description, read and checked; no example is read or made yet.
 #[derive(Debug, Clone)]
@@ -33,6 +33,8 @@ pub enum Dataset {
     Jsonl(JsonlSet),
     /// Sentences and commands made from a grammar.
     Grammar(GrammarSet),
+    /// One plain text file without a description: all of it is the train split.
+    PlainText(PathBuf),
 }
 
 /// One of the three parts of a dataset.
@@ -119,7 +121,7 @@ impl Dataset {
     }
 
     fn load_with(path: &Path, folder_of: impl Fn(&str) -> Option<PathBuf>) -> Result<Self> {
-        let source = mistake::Source { path, text: &files::utf8(path, fs::read(path)?)? };
+        let source = mistake::Source { path, text: &read_text(path)? };
         let description: Description = toml::from_str(source.text).map_err(|error| source.explain(&error))?;
         match description {
             Description { text: Some(listing), jsonl: None, grammar: None } => {
@@ -145,6 +147,12 @@ impl Dataset {
             Self::Text(set) => set.split(split).map(Examples::Text),
             Self::Jsonl(set) => set.split(split).map(Examples::Pairs),
             Self::Grammar(set) => set.split(split, seed).map(Examples::Pairs),
+            Self::PlainText(path) => match split {
+                Split::Train => Examples::of_text_file(path),
+                Split::Valid | Split::Test => {
+                    Err(Error::unsupported(path, format!("all of it is the train split; there is no {} split", split.name())))
+                }
+            },
         }
     }
 
@@ -153,6 +161,7 @@ impl Dataset {
         match self {
             Self::Text(TextSet { files }) | Self::Jsonl(JsonlSet { files }) => files.path(split).is_ok(),
             Self::Grammar(_) => true,
+            Self::PlainText(_) => split == Split::Train,
         }
     }
 
@@ -161,6 +170,7 @@ impl Dataset {
         match self {
             Self::Text(TextSet { files }) | Self::Jsonl(JsonlSet { files }) => files.inputs(),
             Self::Grammar(set) => vec![set.path().to_owned()],
+            Self::PlainText(path) => vec![path.clone()],
         }
     }
 
@@ -170,7 +180,7 @@ impl Dataset {
     /// Those of [`Dataset::split`], because what a JSONL file holds is in its lines.
     pub fn scored(&self) -> Result<bool> {
         match self {
-            Self::Text(_) => Ok(false),
+            Self::Text(_) | Self::PlainText(_) => Ok(false),
             Self::Grammar(_) => Ok(true),
             Self::Jsonl(set) => {
                 let split = [Split::Test, Split::Valid, Split::Train].into_iter().find(|split| self.has(*split));
@@ -196,6 +206,14 @@ impl Split {
 }
 
 impl Examples {
+    /// All of a plain text file, without a byte order mark and with lines that end as they do on Unix.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it can't be read, [`Error::Malformed`] and [`Error::Unsupported`] where it is no text in UTF-8 or empty.
+    pub fn of_text_file(path: &Path) -> Result<Self> {
+        text::read(path).map(Self::Text)
+    }
+
     /// Every text, prompts and completions apart: what a tokenizer is trained on.
     pub fn texts(&self) -> Vec<String> {
         match self {

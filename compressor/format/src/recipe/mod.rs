@@ -20,7 +20,7 @@ pub use stages::{
     Verify, WeightStorage,
 };
 
-use crate::Family;
+use crate::{Family, read_text};
 
 /// A recipe as written.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -154,7 +154,7 @@ pub struct Draft {
 impl Draft {
     /// Reads a recipe with keys changed, each `key=value`; stages are counted from 1: `stage.2.distill.steps=50`.
     pub fn load(path: &Path, changes: &[String]) -> Self {
-        match fs_err::read_to_string(path) {
+        match read_text(path) {
             Ok(text) => Self::new(path.to_owned(), text, changes),
             Err(error) => {
                 let mistakes = vec![(Place::default(), Mistake::new(error.to_string()))];

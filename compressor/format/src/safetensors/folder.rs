@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::TensorFiles;
+use crate::encoding::unmarked;
 use crate::entropy::ENTROPY;
 use crate::{EntropyFile, Error, MappedBytes, Result, map_file};
 
@@ -52,7 +53,7 @@ fn shards(folder: &Path) -> Result<Vec<PathBuf>> {
         return Err(Error::malformed(folder, format!("holds none of {SINGLE}, {ENTROPY} and {INDEX}")));
     }
     let index: Index =
-        serde_json::from_slice(&fs_err::read(&path)?).map_err(|error| Error::malformed(&path, error.to_string()))?;
+        serde_json::from_slice(unmarked(&path, &fs_err::read(&path)?)?).map_err(|error| Error::malformed(&path, error.to_string()))?;
     let mut names: Vec<String> = index.weight_map.into_values().collect();
     names.sort();
     names.dedup();
