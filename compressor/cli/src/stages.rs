@@ -40,14 +40,21 @@ pub(crate) fn prune(arguments: &arguments::Prune, output: Output) -> Result<Endi
     set(&mut stage, "head_unit", arguments.head_unit.clone());
     set(&mut stage, "channel_multiple", arguments.channel_multiple.map(|multiple| multiple as i64));
     set(&mut stage, "magnitude_norm", arguments.magnitude_norm.clone());
-    // Without text there is nothing to measure activations on; said in the help, and the report names what was used.
-    let importance = arguments.importance.clone().or_else(|| arguments.dataset.is_none().then(|| "magnitude".to_owned()));
-    set(&mut stage, "importance", importance);
+    set(&mut stage, "importance", arguments.importance.clone());
+    let ratios = [arguments.head_ratio, arguments.channel_ratio].into_iter().flatten();
+    let ranks_units = ratios.into_iter().any(|ratio| ratio > 0.0) || arguments.target_parameters.is_some();
+    if ranks_units && arguments.importance.is_none() && !arguments.calibration.is_given() {
+        return Err(anyhow::anyhow!(
+            "what is removed is chosen by activations on text: give --text FILE or --dataset TOML; --importance magnitude needs no text, \
+             and without training afterwards it destroys a real model"
+        )
+        .into());
+    }
     if !arguments.layers.is_empty() {
         let layers = arguments.layers.iter().map(|layer| Value::Integer(*layer as i64)).collect();
         stage.insert("layers".to_owned(), Value::Array(layers));
     }
-    one_stage("prune", [&arguments.model, &arguments.output], stage, None, arguments.dataset.as_deref(), None, output)
+    one_stage("prune", [&arguments.model, &arguments.output], stage, None, Some(&arguments.calibration), None, output)
 }
 
 pub(crate) fn quantize(arguments: &arguments::Quantize, output: Output) -> Result<Ending, Failure> {
@@ -71,7 +78,7 @@ pub(crate) fn quantize(arguments: &arguments::Quantize, output: Output) -> Resul
     }
     set(&mut stage, "measure_kl", arguments.measure_kl.then_some(true));
     let paths = [arguments.model.as_path(), &arguments.output];
-    one_stage("quantize", paths, stage, None, arguments.dataset.as_deref(), arguments.memory.bytes(), output)
+    one_stage("quantize", paths, stage, None, Some(&arguments.calibration), arguments.memory.bytes(), output)
 }
 
 /// Sets a key that was given; the recipe's own defaults stand for the rest.
@@ -95,7 +102,7 @@ fn one_stage(
     [model, folder]: [&Path; 2],
     stage: Table,
     training: Option<&arguments::Training>,
-    dataset: Option<&Path>,
+    calibration: Option<&arguments::CalibrationText>,
     max_memory_bytes: Option<u64>,
     output: Output,
 ) -> Result<Ending, Failure> {
@@ -108,8 +115,12 @@ fn one_stage(
     let mut recipe = Table::new();
     set(&mut recipe, "name", Some(name));
     set(&mut recipe, "seed", training.map(|training| training.seed as i64));
-    let dataset = training.map(|training| training.dataset.as_path()).or(dataset);
+    let of_calibration = calibration.and_then(|calibration| calibration.dataset.as_deref());
+    let dataset = training.and_then(|training| training.dataset.as_deref()).or(of_calibration);
     set(&mut recipe, "dataset", dataset.map(|path| path.display().to_string()));
+    let of_calibration = calibration.and_then(|calibration| calibration.text.as_deref());
+    let text = training.and_then(|training| training.text.as_deref()).or(of_calibration);
+    set(&mut recipe, "text", text.map(|path| path.display().to_string()));
     set(&mut recipe, "output", Some(run_folder.display().to_string()));
     let mut source = Table::new();
     set(&mut source, "path", Some(model.display().to_string()));

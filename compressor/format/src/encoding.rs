@@ -35,7 +35,7 @@ pub use of_files::{decode_text, read_text};
 mod of_files {
     use std::path::Path;
 
-    use super::{UTF8_MARK, in_another, unmarked};
+    use super::{in_another, unmarked};
     use crate::{Error, Origin, Result};
 
     /// Reads a text file: UTF-8, without a byte order mark that stands before it.
@@ -104,7 +104,7 @@ mod of_files {
             assert_eq!(read(b"\xef\xbb\xbf").unwrap(), "");
             assert_eq!(read("\u{feff}\u{feff}once".as_bytes()).unwrap(), "\u{feff}once");
             assert_eq!(read("on\u{feff}ce".as_bytes()).unwrap(), "on\u{feff}ce");
-            assert_eq!(UTF8_MARK, "\u{feff}".as_bytes());
+            assert_eq!(crate::encoding::UTF8_MARK, "\u{feff}".as_bytes());
         }
 
         #[test]

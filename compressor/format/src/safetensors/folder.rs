@@ -52,8 +52,8 @@ fn shards(folder: &Path) -> Result<Vec<PathBuf>> {
     if !path.exists() {
         return Err(Error::malformed(folder, format!("holds none of {SINGLE}, {ENTROPY} and {INDEX}")));
     }
-    let index: Index =
-        serde_json::from_slice(unmarked(&path, &fs_err::read(&path)?)?).map_err(|error| Error::malformed(&path, error.to_string()))?;
+    let index: Index = serde_json::from_slice(unmarked(&path, &fs_err::read(&path)?)?)
+        .map_err(|error| Error::malformed(&path, error.to_string()))?;
     let mut names: Vec<String> = index.weight_map.into_values().collect();
     names.sort();
     names.dedup();
