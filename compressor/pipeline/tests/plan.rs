@@ -271,7 +271,7 @@ fn a_text_is_enough_to_calibrate_on_and_nothing_else() {
     Tokenizer::train_bpe(std::iter::empty(), 258).unwrap().save(bench.path("model/tokenizer.json")).unwrap();
     let recipe =
         |data: &str, stages: &str| format!("name = \"tiny\"\noutput = \"~/run\"\n{data}\nmodel.path = \"~/model\"\n{stages}");
-    let prune = "[[stage]]\n[stage.prune]\nchannel_ratio = 0.5\n";
+    let prune = "[[stage]]\n[stage.prune]\nchannel_ratio = 0.5\nchannel_multiple = 1\n";
     assert_eq!(bench.refused(&recipe("text = \"~/train.txt\"", prune)), [""; 0]);
     assert_eq!(
         bench.refused(&recipe("text = \"~/train.txt\"\ndataset = \"~/set.toml\"", prune)),
@@ -408,7 +408,7 @@ fn a_split_that_is_broken_does_not_hide_the_other() {
     assert_eq!(
         refused,
         [
-            "3: ~/train.jsonl:1: column 6: unknown field `txt`, expected one of `text`, `prompt`, `completion`",
+            "3: ~/train.jsonl:1: a line holds either `text`, or `prompt` and `completion`; did you mean `text` by `txt`?",
             "3: ~/test.jsonl: the file is empty (0 bytes); a dataset needs text",
         ]
     );
