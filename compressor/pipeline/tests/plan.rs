@@ -282,10 +282,10 @@ fn a_text_is_enough_to_calibrate_on_and_nothing_else() {
         bench.refused(&recipe("text = \"~/train.txt\"", prune)),
         ["6: the train split has 5 tokens, calibration reads windows of 64 | give more text, or set importance to \"magnitude\""]
     );
-    let measured = "[[stage]]\n[stage.quantize]\nbits = 8\n[[stage]]\n[stage.verify]\n";
+    let measured = "[[stage]]\n[stage.quantize]\nbits = 8\nembedding = \"dense\"\n[[stage]]\n[stage.verify]\n";
     assert_eq!(
         bench.refused(&recipe("text = \"~/train.txt\"", measured)),
-        ["8: the dataset has no test split, and this stage reads it"]
+        ["10: the dataset has no test split, and this stage reads it"]
     );
 }
 
