@@ -34,3 +34,5 @@ mod refusals;
 mod streams;
 #[path = "integration/supply_chain.rs"]
 mod supply_chain;
+#[path = "integration/texts.rs"]
+mod texts;

@@ -227,6 +227,7 @@ fn shards() -> Vec<Vec<u8>> {
 
 fn datasets() -> Vec<Vec<u8>> {
     let jsonl = "{\"prompt\": \"turn it off\", \"completion\": \"off\"}\n{\"prompt\": \"and on\", \"completion\": \"on\"}\n";
+    let other_columns = "{\"id\": 1, \"text\": \"a\", \"meta\": {\"n\": [1, null]}}\r\n\u{feff}{\"text\": null, \"txt\": \"b\"}\n";
     let grammar = r#"[grammar]
 train_rows = 5
 valid_rows = 1
@@ -256,6 +257,12 @@ phrases = ["it is dark"]
         joined(("[text]\ntrain = \"data\"\ntest = \"data\"\n".into(), "Once upon a time there was a lamp. ".repeat(20).into())),
         joined(("[jsonl]\ntrain = \"data\"\nsha256.train = \"00\"\n".into(), jsonl.into())),
         joined(("[jsonl]\nvalid = \"data\"\n".into(), jsonl.into())),
+        joined((
+            "[text]\ntrain = \"data\"\nvalid_fraction = 0.2\ntest_fraction = 0.3\n".into(),
+            "\u{feff}Once upon a time\r\nthere was a lamp. ".repeat(9).into(),
+        )),
+        joined(("[jsonl]\ntrain = \"data\"\nvalid_fraction = 0.5\n".into(), other_columns.into())),
+        joined(("[jsonl]\ntrain = \"data\"\n".into(), "[{\"text\": \"a\"}, {\"text\": \"b\"}]".into())),
         joined((grammar.into(), Vec::new())),
     ]
 }

@@ -29,6 +29,9 @@ fuzz_target!(|input: &[u8]| {
         {
             return;
         }
+        if let Ok(Examples::Text(text)) = Examples::of_text_file(&folder.path().join("data")) {
+            assert!(!text.contains("\r\n"));
+        }
         for split in Split::ALL.into_iter().filter(|split| set.has(*split)) {
             let examples = match set.split(split, 7) {
                 Ok(examples) => examples,
@@ -37,6 +40,10 @@ fuzz_target!(|input: &[u8]| {
             if let (Dataset::Grammar(grammar), Examples::Pairs(pairs)) = (&set, &examples) {
                 assert_eq!(pairs.len(), grammar.rows(split));
             }
+            let Ok(first) = examples.first_tokens(tokenizer, 40) else { continue };
+            let sequences = examples.sequences(tokenizer, 8, 40).expect("the same text has tokens");
+            assert!(sequences.iter().all(|sequence| !sequence.is_empty() && sequence.len() <= 8));
+            assert!(!matches!(examples, Examples::Text(_)) || sequences.len() == first.len().min(40) / 8);
             let Ok(samples) = Samples::new(&examples, tokenizer, 64) else { continue };
             assert!(samples.longest() <= 64);
             let rows: usize = samples.in_order(3).map(|batch| batch.rows).sum();

@@ -25,7 +25,7 @@ fn static_scales_need_text_and_one_scale_for_a_channel() {
     let bench = bench();
     let refused = quantize(&bench, "artifact", &[]).expect(2).stderr();
     let expected = "error: quantize needs a `dataset`, and the recipe names none\n\
-                    hint: add `dataset = \"…\"` at the top of the recipe\n";
+                    hint: add `dataset = \"…\"` or `text = \"…\"` at the top of the recipe\n";
     assert_eq!(refused, expected);
     let refused = quantize(&bench, "artifact", &[&TEXT[..], &["--group-size", "32"]].concat()).expect(2).stderr();
     let expected = "error: activations \"int8_static\" needs 8 bits, symmetric, per channel: leave group_size out; \

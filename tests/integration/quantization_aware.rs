@@ -165,7 +165,8 @@ fn two_bits_are_nearer_to_the_teacher_after_a_distillation_that_knew_of_them() {
     };
     // Other seeds and 900 steps were tried too: a seventh of the divergence at most.
     let teacher = descend(tiny(1), None, Objective::CrossEntropy);
-    let objective = Objective::Distill { teacher: &teacher, temperature: 2.0, kd_ratio: 1.0 };
+    let objective =
+        Objective::Distill { teacher: &teacher, vocab_size: teacher.architecture().vocab_size, temperature: 2.0, kd_ratio: 1.0 };
     for clipping in [Clipping::None, Clipping::Mse] {
         let quantization =
             Quantization { bits: 2, group_size: Some(16), clipping, embedding_group_size: 16, ..Quantization::default() };

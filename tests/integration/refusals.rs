@@ -111,7 +111,7 @@ fn a_dataset_that_is_empty_or_not_utf_8_is_refused() {
     assert_eq!(text, "error: datasets/train.txt: the file is empty (0 bytes); a dataset needs text (tiny.toml:3)\n");
     fs_err::write(bench.path("datasets/train.txt"), b"good text \xff\xfe").unwrap();
     let text = refused_in(&bench, "datasets/home-commands.toml", "datasets/mine.toml");
-    assert_eq!(text, "error: datasets/train.txt: byte 10 (0xff) is not UTF-8; convert the file to UTF-8 (tiny.toml:3)\n");
+    assert_eq!(text, "error: datasets/train.txt:1: byte 10 (0xff) is not UTF-8; convert the file to UTF-8 (tiny.toml:3)\n");
 }
 
 #[test]

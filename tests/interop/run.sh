@@ -52,7 +52,7 @@ else
     heads=(--head-ratio 0.5)
     # Transformers' GPT-2 has no head_dim: its heads can't be cut.
     [[ $family == gpt2 ]] && heads=()
-    "$compressor" prune "$model" "$work/$family-pruned" "${heads[@]}" --channel-ratio 0.5
+    "$compressor" prune "$model" "$work/$family-pruned" "${heads[@]}" --channel-ratio 0.5 --importance magnitude
     check "$family, pruned" "$work/$family-pruned" 16
     # Conv1D is not quantized by compressed-tensors: GPT-2's artifacts open in this program alone.
     [[ $family == gpt2 ]] && continue

@@ -107,6 +107,12 @@ impl Memory {
     }
 }
 
+impl CalibrationText {
+    pub(crate) fn is_given(&self) -> bool {
+        self.text.is_some() || self.dataset.is_some()
+    }
+}
+
 /// What is changed in a recipe without editing it.
 #[derive(Debug, Args)]
 pub(crate) struct Changes {
@@ -130,12 +136,12 @@ pub(crate) struct Text {
     /// Windows to measure on.
     #[arg(long, default_value_t = 20)]
     pub(crate) windows: usize,
-    /// Tokens of one window.
-    #[arg(long, default_value_t = 512)]
-    pub(crate) window: usize,
-    /// First scored token of a window, counted from 0.
-    #[arg(long, default_value_t = 257)]
-    pub(crate) score_from: usize,
+    /// Tokens of one window [default: 512, or as many as the model holds].
+    #[arg(long)]
+    pub(crate) window: Option<usize>,
+    /// First scored token of a window, counted from 0 [default: 257, or the middle of a window that ends before].
+    #[arg(long)]
+    pub(crate) score_from: Option<usize>,
     /// Examples to answer, where the dataset has answers.
     #[arg(long, default_value_t = 1000)]
     pub(crate) examples: usize,
@@ -340,8 +346,11 @@ pub(crate) struct Apply {
 #[derive(Debug, Args)]
 pub(crate) struct Training {
     /// The dataset's description, a TOML file.
-    #[arg(long)]
-    pub(crate) dataset: PathBuf,
+    #[arg(long, value_name = "TOML", required_unless_present = "text")]
+    pub(crate) dataset: Option<PathBuf>,
+    /// A text file to learn from instead; nothing is measured then.
+    #[arg(long, value_name = "FILE", conflicts_with = "dataset")]
+    pub(crate) text: Option<PathBuf>,
     /// Optimizer steps.
     #[arg(long)]
     pub(crate) steps: usize,
@@ -421,14 +430,24 @@ pub(crate) struct Prune {
     /// The channels kept are a multiple of this.
     #[arg(long)]
     pub(crate) channel_multiple: Option<usize>,
-    /// activation (needs --dataset) or magnitude.
+    /// activation (needs --text or --dataset) or magnitude, which needs no text and alone destroys a real model [default: activation].
     #[arg(long)]
     pub(crate) importance: Option<String>,
     /// l2, l1 or product.
     #[arg(long)]
     pub(crate) magnitude_norm: Option<String>,
-    /// The dataset's description, for importance by activation.
-    #[arg(long)]
+    #[command(flatten)]
+    pub(crate) calibration: CalibrationText,
+}
+
+/// What a stage looks at to rank units, or to quantize by.
+#[derive(Debug, Args)]
+pub(crate) struct CalibrationText {
+    /// A text file to look at: for importance by activation, gptq, clipping by activation, scaling, static activations, a target.
+    #[arg(long, value_name = "FILE", conflicts_with = "dataset")]
+    pub(crate) text: Option<PathBuf>,
+    /// A dataset's description; its train split is looked at, and the result is measured on its test split.
+    #[arg(long, value_name = "TOML")]
     pub(crate) dataset: Option<PathBuf>,
 }
 
@@ -441,7 +460,7 @@ pub(crate) struct Quantize {
     /// 2, 3, 4, 5, 6 or 8.
     #[arg(long, required_unless_present_any = ["target_bytes", "target_bits_per_weight"])]
     pub(crate) bits: Option<u8>,
-    /// Chooses the bits of each matrix: the best that fits in "80 MB"; needs --dataset.
+    /// Chooses the bits of each matrix: the best that fits in "80 MB"; needs --text or --dataset.
     #[arg(long, conflicts_with = "bits")]
     pub(crate) target_bytes: Option<ByteSize>,
     /// The same by bits per weight, scales included.
@@ -465,10 +484,9 @@ pub(crate) struct Quantize {
     /// `SmoothQuant`'s α, 0 to 1.
     #[arg(long)]
     pub(crate) migration_strength: Option<f64>,
-    /// The dataset's description, for gptq, for clipping by activation, for scaling, for static activations and for a target.
-    #[arg(long)]
-    pub(crate) dataset: Option<PathBuf>,
-    /// Tokens of the dataset's train split to look at.
+    #[command(flatten)]
+    pub(crate) calibration: CalibrationText,
+    /// Tokens of the text, or of the dataset's train split, to look at.
     #[arg(long)]
     pub(crate) calibration_tokens: Option<usize>,
     /// dense, int8, int6, int5, int4, int3 or int2.
@@ -483,7 +501,7 @@ pub(crate) struct Quantize {
     /// What may be taken instead where something can't be done, each listed where it was: dense, `round_to_nearest`, `less_text`.
     #[arg(long, value_delimiter = ',')]
     pub(crate) allow: Vec<String>,
-    /// Measures what each quantized tensor changes alone; needs --dataset and minutes.
+    /// Measures what each quantized tensor changes alone; needs --text or --dataset, and minutes.
     #[arg(long)]
     pub(crate) measure_kl: bool,
     /// plain, or entropy: model.entropy beside model.safetensors, the same in fewer bytes.

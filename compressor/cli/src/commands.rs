@@ -6,7 +6,7 @@ use compressor_engine::Engine;
 use compressor_format::{
     Budget, Checkpoint, Dataset, Draft, Dtype, Examples, Model, Multiplied, Report, Split, Tokenizer, Verify, check_finite,
 };
-use compressor_pipeline::{Findings, HeldOut, Plan, Subject, Workers, figures, open_tokenizer};
+use compressor_pipeline::{Findings, HeldOut, Plan, Subject, Workers, figures, measured_within, open_tokenizer};
 use serde_json::json;
 
 use crate::Output;
@@ -86,6 +86,7 @@ pub(crate) fn verify(arguments: &arguments::Verify, output: Output) -> Result<En
 /// Measures an artifact against a reference on a text.
 fn against(arguments: &arguments::Verify, reference: &Path) -> Result<Findings, Failure> {
     let tokenizer = open_tokenizer(&arguments.artifact)?;
+    let most = positions(&arguments.artifact)?.min(positions(reference)?);
     let settings = Verify {
         perplexity_increase: arguments.perplexity_increase,
         kl_mean: arguments.kl_mean,
@@ -94,9 +95,9 @@ fn against(arguments: &arguments::Verify, reference: &Path) -> Result<Findings, 
             arguments::ActivationType::Int8 => Multiplied::Int8,
             arguments::ActivationType::F32 => Multiplied::F32,
         },
-        ..measured_on(&arguments.text)
+        ..measured_on(&arguments.text, most)
     };
-    let held_out = held_out(&arguments.text, &tokenizer, &settings)?;
+    let held_out = held_out(&arguments.text, &tokenizer, &settings, most)?;
     let subject = Subject { artifact: &arguments.artifact, reference, largest: None, tokenizer: &tokenizer, held_out: &held_out };
     let budget = Budget { artifact_bytes: arguments.artifact_bytes, ..Budget::default() };
     let trainer = Burn::new("cpu")?;
@@ -107,17 +108,24 @@ fn against(arguments: &arguments::Verify, reference: &Path) -> Result<Findings, 
     Ok(findings?)
 }
 
-fn measured_on(text: &arguments::Text) -> Verify {
-    Verify {
-        windows: text.windows,
-        window: text.window,
-        first_scored: text.score_from,
-        examples: text.examples,
-        ..Verify::default()
-    }
+/// Tokens that a model holds.
+fn positions(model: &Path) -> Result<usize, Failure> {
+    Ok(Model::open(model)?.architecture().max_position_embeddings)
 }
 
-fn held_out(text: &arguments::Text, tokenizer: &Tokenizer, settings: &Verify) -> Result<HeldOut, Failure> {
+/// How a model that holds `most` tokens is measured: in shorter windows by default, where those would be too long.
+fn measured_on(text: &arguments::Text, most: usize) -> Verify {
+    let default = measured_within(most);
+    let window = text.window.unwrap_or(default.window);
+    let first_scored = match default.first_scored < window {
+        true => default.first_scored,
+        false => (window / 2 + 1).min(window.saturating_sub(1)),
+    };
+    let first_scored = text.score_from.unwrap_or(first_scored);
+    Verify { windows: text.windows, window, first_scored, examples: text.examples, ..default }
+}
+
+fn held_out(text: &arguments::Text, tokenizer: &Tokenizer, settings: &Verify, most: usize) -> Result<HeldOut, Failure> {
     let in_window = 1..settings.window;
     if settings.windows == 0 || !in_window.contains(&settings.first_scored) {
         let (window, first) = (settings.window, settings.first_scored);
@@ -126,24 +134,27 @@ fn held_out(text: &arguments::Text, tokenizer: &Tokenizer, settings: &Verify) ->
         );
     }
     let examples = match (&text.text, &text.dataset) {
-        (Some(path), _) => Examples::Text(read_text(path)?),
+        (Some(path), _) => Examples::of_text_file(path)?,
         (None, Some(path)) => Dataset::load(path)?.split(Split::Test, text.seed)?,
         (None, None) => return Err(anyhow::anyhow!("name what to measure on: --text FILE or --dataset TOML").into()),
     };
+    let window = settings.window;
+    if matches!(examples, Examples::Text(_)) {
+        if window > most {
+            return Err(anyhow::anyhow!("--window {window} is longer than the model's max_position_embeddings {most}").into());
+        }
+        if text.window.is_none() && window < Verify::default().window {
+            let usual = Verify::default().window;
+            errln!("measured in windows of {window} tokens instead of {usual}: the model's max_position_embeddings are {most}");
+        }
+    }
     Ok(HeldOut::new(&examples, tokenizer, settings)?)
-}
-
-fn read_text(path: &Path) -> Result<String, Failure> {
-    let bytes = compressor_format::read_file(path, u64::MAX)?;
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        anyhow::anyhow!("{}: is not UTF-8 at byte {at}", path.display()).into()
-    })
 }
 
 pub(crate) fn eval(arguments: &arguments::Eval, output: Output) -> Result<Ending, Failure> {
     let tokenizer = open_tokenizer(&arguments.model)?;
-    let held_out = held_out(&arguments.text, &tokenizer, &measured_on(&arguments.text))?;
+    let most = positions(&arguments.model)?;
+    let held_out = held_out(&arguments.text, &tokenizer, &measured_on(&arguments.text, most), most)?;
     let engine = Engine::open(&arguments.model, output.options(arguments.engine))?;
     let started = std::time::Instant::now();
     let mut progress = Progress::new();

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::ops::ControlFlow;
 
 use compressor_engine::{Engine, Finish, Piece, Sampler, Sampling, StopStrings, generate_on};
-use compressor_format::{ChatTemplate, Message, Model, Role, TextStream, Tokenizer, end_tokens};
+use compressor_format::{ChatTemplate, Message, Model, Role, TextStream, Tokenizer, decode_text, end_tokens};
 use compressor_pipeline::open_tokenizer;
 use serde_json::json;
 
@@ -109,8 +109,7 @@ fn prompt_text(given: &str) -> Result<String, Failure> {
     }
     let mut bytes = Vec::new();
     std::io::stdin().lock().read_to_end(&mut bytes)?;
-    let text = String::from_utf8(bytes)
-        .map_err(|error| anyhow::anyhow!("standard input: is not UTF-8 at byte {}", error.utf8_error().valid_up_to()))?;
+    let text = decode_text("standard input", bytes)?;
     let line = text.strip_suffix("\r\n").or(text.strip_suffix('\n'));
     Ok(line.unwrap_or(&text).to_owned())
 }

@@ -16,7 +16,8 @@ use crate::out::errln;
 pub(crate) fn train(arguments: &arguments::Train, output: Output) -> Result<Ending, Failure> {
     let mut stage = Table::new();
     training(&mut stage, &arguments.training);
-    let paths = Paths::new(&arguments.model, &arguments.output, Some(&arguments.training.dataset));
+    let paths =
+        Paths::new(&arguments.model, &arguments.output, arguments.training.dataset.as_ref(), arguments.training.text.as_ref());
     one_stage("train", paths, stage, Some(&arguments.training), None, output)
 }
 
@@ -31,7 +32,8 @@ pub(crate) fn distill(arguments: &arguments::Distill, output: Output) -> Result<
     if !student.is_empty() {
         stage.insert("student".to_owned(), Value::Table(student));
     }
-    let paths = Paths::new(&arguments.teacher, &arguments.output, Some(&arguments.training.dataset));
+    let paths =
+        Paths::new(&arguments.teacher, &arguments.output, arguments.training.dataset.as_ref(), arguments.training.text.as_ref());
     let paths = Paths { student: arguments.student.as_deref(), ..paths };
     one_stage("distill", paths, stage, Some(&arguments.training), None, output)
 }
@@ -44,14 +46,22 @@ pub(crate) fn prune(arguments: &arguments::Prune, output: Output) -> Result<Endi
     set(&mut stage, "head_unit", arguments.head_unit.clone());
     set(&mut stage, "channel_multiple", arguments.channel_multiple.map(|multiple| multiple as i64));
     set(&mut stage, "magnitude_norm", arguments.magnitude_norm.clone());
-    // Without text there is nothing to measure activations on; said in the help, and the report names what was used.
-    let importance = arguments.importance.clone().or_else(|| arguments.dataset.is_none().then(|| "magnitude".to_owned()));
-    set(&mut stage, "importance", importance);
+    set(&mut stage, "importance", arguments.importance.clone());
+    let ratios = [arguments.head_ratio, arguments.channel_ratio].into_iter().flatten();
+    let ranks_units = ratios.into_iter().any(|ratio| ratio > 0.0) || arguments.target_parameters.is_some();
+    if ranks_units && arguments.importance.is_none() && !arguments.calibration.is_given() {
+        return Err(anyhow::anyhow!(
+            "what is removed is chosen by activations on text: give --text FILE or --dataset TOML; --importance magnitude needs no text, \
+             and without training afterwards it destroys a real model"
+        )
+        .into());
+    }
     if !arguments.layers.is_empty() {
         let layers = arguments.layers.iter().map(|layer| Value::Integer(*layer as i64)).collect();
         stage.insert("layers".to_owned(), Value::Array(layers));
     }
-    let paths = Paths::new(&arguments.model, &arguments.output, arguments.dataset.as_ref());
+    let arguments::CalibrationText { dataset, text } = &arguments.calibration;
+    let paths = Paths::new(&arguments.model, &arguments.output, dataset.as_ref(), text.as_ref());
     one_stage("prune", paths, stage, None, None, output)
 }
 
@@ -75,7 +85,8 @@ pub(crate) fn quantize(arguments: &arguments::Quantize, output: Output) -> Resul
         stage.insert("allow".to_owned(), arguments.allow.iter().cloned().map(Value::String).collect::<Vec<_>>().into());
     }
     set(&mut stage, "measure_kl", arguments.measure_kl.then_some(true));
-    let paths = Paths::new(&arguments.model, &arguments.output, arguments.dataset.as_ref());
+    let arguments::CalibrationText { dataset, text } = &arguments.calibration;
+    let paths = Paths::new(&arguments.model, &arguments.output, dataset.as_ref(), text.as_ref());
     one_stage("quantize", paths, stage, None, arguments.memory.bytes(), output)
 }
 
@@ -99,20 +110,22 @@ struct Paths<'a> {
     model: &'a Path,
     folder: &'a Path,
     dataset: Option<&'a Path>,
+    /// A text instead of a dataset.
+    text: Option<&'a Path>,
     /// The checkpoint that a student starts from.
     student: Option<&'a Path>,
 }
 
 impl<'a> Paths<'a> {
-    fn new(model: &'a Path, folder: &'a Path, dataset: Option<&'a PathBuf>) -> Self {
-        Self { model, folder, dataset: dataset.map(PathBuf::as_path), student: None }
+    fn new(model: &'a Path, folder: &'a Path, dataset: Option<&'a PathBuf>, text: Option<&'a PathBuf>) -> Self {
+        Self { model, folder, dataset: dataset.map(PathBuf::as_path), text: text.map(PathBuf::as_path), student: None }
     }
 }
 
 /// Runs a recipe of one stage whose result is `folder` itself.
 fn one_stage(
     name: &str,
-    Paths { model, folder, dataset, student }: Paths<'_>,
+    Paths { model, folder, dataset, text, student }: Paths<'_>,
     stage: Table,
     training: Option<&arguments::Training>,
     max_memory_bytes: Option<u64>,
@@ -129,6 +142,7 @@ fn one_stage(
     set(&mut recipe, "name", Some(name));
     set(&mut recipe, "seed", training.map(|training| training.seed as i64));
     set(&mut recipe, "dataset", dataset.map(|path| path.display().to_string()));
+    set(&mut recipe, "text", text.map(|path| path.display().to_string()));
     let mut source = Table::new();
     set(&mut source, "path", Some(model.display().to_string()));
     recipe.insert("model".to_owned(), Value::Table(source));
@@ -139,6 +153,7 @@ fn one_stage(
     let mut recipe = Recipe::from_toml(&recipe.to_string()).map_err(|mistakes| Failure::Refused(None, mistakes))?;
     // The paths as they were given: a text holds only those that are UTF-8.
     recipe.dataset = dataset.map(Path::to_owned);
+    recipe.text = text.map(Path::to_owned);
     recipe.output = Some(run_folder.clone());
     recipe.model = ModelSource::Path(model.to_owned());
     if let (Some(Stage::Distill(distill)), Some(checkpoint)) = (recipe.stages.first_mut(), student) {

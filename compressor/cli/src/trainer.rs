@@ -85,6 +85,7 @@ fn objective(distillation: Option<Distillation<'_>>) -> Objective<'_> {
         None => Objective::CrossEntropy,
         Some(distillation) => Objective::Distill {
             teacher: distillation.teacher,
+            vocab_size: distillation.vocab_size,
             temperature: distillation.temperature as f32,
             kd_ratio: distillation.kd_ratio as f32,
         },

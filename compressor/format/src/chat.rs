@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::families::token_ids;
+use crate::model::parse_config;
 use crate::{Error, GgufFile, Result, Tokenizer};
 
 /// Who says something.
@@ -176,8 +177,7 @@ pub(crate) fn read_json(path: &Path) -> Result<Value> {
     if !path.is_file() {
         return Ok(Value::Null);
     }
-    let json = crate::read_file(path, crate::LIST_BYTES)?;
-    serde_json::from_slice(&json).map_err(|error| Error::unreadable(path, &json, format!("is not valid JSON: {error}")))
+    parse_config(&crate::read_file(path, crate::LIST_BYTES)?, path)
 }
 
 /// Jinja set up as Transformers does it.

@@ -13,6 +13,7 @@ mod architecture;
 mod artifact;
 mod checkpoint;
 mod codebooks;
+mod encoding;
 mod error;
 mod families;
 mod mapped;
@@ -82,6 +83,7 @@ pub use {
     dataset::samples::{Batch, Batches, SampleOrder, Samples, Tokens},
     dataset::{Dataset, Examples, FileSet, GrammarSet, JsonlSet, Pair, Split, TextSet, completion_matches},
     delta::{Delta, write_delta},
+    encoding::decode_text,
     entropy::{EntropyFile, write_entropy},
     gguf::{GgmlType, GgufFile, GgufReport, GgufTensor, gguf_name, write_gguf},
     manifest::{DenseTensor, FileHash, Manifest, Mismatch, OpensIn, Reference, Tool, hash_file},

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 #[cfg(feature = "std")]
 use crate::content::ContentHash;
+use crate::encoding::unmarked;
 use crate::{Architecture, Artifact, Checkpoint, Error, MappedBytes, Origin, Result, TensorFiles, TensorId};
 
 /// The file that describes a model, and what errors call its bytes.
@@ -119,7 +120,8 @@ impl Model {
 
 /// The `config.json` in these bytes, which errors call `origin`.
 pub(crate) fn parse_config<O: Origin + ?Sized>(bytes: &[u8], origin: &O) -> Result<Value> {
-    serde_json::from_slice(bytes).map_err(|error| Error::unreadable(origin, bytes, format!("is not valid JSON: {error}")))
+    serde_json::from_slice(unmarked(origin, bytes)?)
+        .map_err(|error| Error::unreadable(origin, bytes, format!("is not valid JSON: {error}")))
 }
 
 /// True where a `config.json` says that the weights are quantized.

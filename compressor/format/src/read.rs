@@ -8,6 +8,7 @@ use std::path::{Component, Path};
 
 use fs_err::File;
 
+use crate::encoding::decode_text;
 use crate::{Error, Result};
 
 /// Most bytes of a description: `config.json`, recipes, datasets, templates. Real ones have some kilobytes.
@@ -54,17 +55,9 @@ pub fn read_file(path: &Path, most: u64) -> Result<Vec<u8>> {
 /// Reads a description that is a text.
 ///
 /// # Errors
-/// As [`read_file`], and [`Error::Malformed`] with the first byte that is not UTF-8.
+/// As [`read_file`] and [`decode_text`].
 pub fn read_text(path: &Path) -> Result<String> {
-    as_text(path, read_file(path, DESCRIPTION_BYTES)?)
-}
-
-/// `bytes` as text, or where they stop being text.
-pub(crate) fn as_text(path: &Path, bytes: Vec<u8>) -> Result<String> {
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        Error::malformed(path, format!("byte {at} (0x{:02x}) is not UTF-8; convert the file to UTF-8", error.as_bytes()[at]))
-    })
+    decode_text(path, read_file(path, DESCRIPTION_BYTES)?)
 }
 
 /// Whether a model is a folder; otherwise it is a GGUF file.

@@ -12,6 +12,7 @@ use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, NormalizerWrapper, TokenizerBuilder, TokenizerImpl};
 
+use crate::encoding::unmarked;
 use crate::{Error, Result, write_beside};
 use description::{Description, Refusal};
 
@@ -43,7 +44,10 @@ impl Tokenizer {
     /// parameter that is not known.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        Self::from_json(path, crate::read_file(path, crate::LIST_BYTES)?)
+        let mut json = crate::read_file(path, crate::LIST_BYTES)?;
+        // A byte order mark is left out for good: other programs stumble over it.
+        json.drain(..json.len() - unmarked(path, &json)?.len());
+        Self::from_json(path, json)
     }
 
     /// Writes the `tokenizer.json` that was read or trained, byte for byte.

@@ -60,6 +60,17 @@ pub enum Error {
         /// Tokens of a window.
         window: usize,
     },
+    /// Positions that a model was never made for.
+    #[error(
+        "a window or an example has {tokens} tokens, the model's max_position_embeddings are {most}; set `window` lower or shorten the \
+         examples"
+    )]
+    TooLong {
+        /// Tokens that the model would read.
+        tokens: usize,
+        /// Those that it can.
+        most: usize,
+    },
     /// Distributions over different vocabularies have no distance.
     #[error(
         "the reference predicts {reference} tokens, the candidate {candidate}; compare it with the checkpoint it was made from"

@@ -24,7 +24,7 @@ pub use error::Error;
 pub use machine::{describe as describe_machine, peak_memory_bytes};
 pub use measure::{Advances, Comparison, HeldOut, Prompt, Sequence};
 pub use page::path as page_path;
-pub use plan::{ModelSize, Origin, Plan, Step};
+pub use plan::{ModelSize, Origin, Plan, Step, measured_within};
 pub use run::{Observer, Workers, run};
 pub use trainer::{Distillation, Start, Trainer, TrainingJob};
 pub use verify::{Bench, BenchResult, Findings, Subject, verify, verify_alone};

@@ -20,6 +20,8 @@ pub struct HeldOut {
     pub bos: Option<u32>,
     stop: Vec<u32>,
     longest_answer: usize,
+    /// Tokens that the tokenizer numbers: rows of a vocabulary beyond them are padding.
+    numbered: usize,
 }
 
 /// Tokens that a model predicts one after the other.
@@ -48,6 +50,8 @@ pub struct Comparison {
     pub agrees: Vec<bool>,
 }
 
+/// Tokens at the end of a text that would be others if it went on.
+const TOKENS_AT_A_CUT: usize = 64;
 /// Logits that are held at once, where a single sequence does not need more.
 const LOGIT_FLOATS: usize = 1 << 22;
 
@@ -66,10 +70,13 @@ impl HeldOut {
             bos: tokenizer.bos_of_texts(),
             stop: tokenizer.eos().into_iter().collect(),
             longest_answer: 0,
+            numbered: tokenizer.largest_id() as usize + 1,
         };
         match examples {
-            Examples::Text(text) => {
-                let mut tokens = tokenizer.encode_text(text)?;
+            Examples::Text(_) => {
+                // A long text has more than is measured on; where it is cut, the last tokens could be others.
+                let wanted = verify.windows.saturating_mul(verify.window).saturating_add(TOKENS_AT_A_CUT);
+                let mut tokens = examples.first_tokens(tokenizer, wanted)?;
                 begin_windows(&mut tokens, verify.window, tokenizer.bos_of_texts());
                 let windows = tokens.chunks_exact(verify.window).take(verify.windows);
                 held_out.sequences =
@@ -115,21 +122,28 @@ impl HeldOut {
 
     /// Both models on every scored token.
     ///
+    /// Where their vocabularies are padded to different sizes, divergence and agreement are of the tokens that the tokenizer has.
+    ///
     /// # Errors
-    /// [`Error::Vocabularies`], and what the engine refuses.
+    /// [`Error::Vocabularies`] where one of them lacks some of these, [`Error::TooLong`], and what the engine refuses.
     pub fn compare(&self, reference: &Engine, candidate: &Engine, advances: Advances<'_>) -> Result<Comparison, Error> {
-        let vocab_size = reference.architecture().vocab_size;
-        if candidate.architecture().vocab_size != vocab_size {
-            return Err(Error::Vocabularies { reference: vocab_size, candidate: candidate.architecture().vocab_size });
+        let [vocab_size, of_candidate] = [reference, candidate].map(|engine| engine.architecture().vocab_size);
+        let shared = if vocab_size == of_candidate { vocab_size } else { self.numbered };
+        if shared > vocab_size.min(of_candidate) {
+            return Err(Error::Vocabularies { reference: vocab_size, candidate: of_candidate });
         }
         let mut comparison = Comparison { losses: [Vec::new(), Vec::new()], kl: Vec::new(), agrees: Vec::new() };
         let mut done = 0;
-        for group in self.groups(vocab_size) {
+        for group in self.groups(vocab_size.max(of_candidate)) {
             let (ours, theirs) = (scored_logits(reference, group)?, scored_logits(candidate, group)?);
             let tokens: Vec<u32> = group.iter().flat_map(Sequence::scored).collect();
-            let rows = ours.par_chunks(vocab_size).zip(theirs.par_chunks(vocab_size)).zip(tokens);
+            let rows = ours.par_chunks(vocab_size).zip(theirs.par_chunks(of_candidate)).zip(tokens);
             let compared: Vec<_> = rows
-                .map(|((p, q), token)| (loss(p, token), loss(q, token), kl_divergence(p, q), largest(p) == largest(q)))
+                .map(|((p, q), token)| {
+                    let (kept_p, kept_q) = (&p[..shared], &q[..shared]);
+                    let agrees = largest(kept_p) == largest(kept_q);
+                    (loss(p, token), loss(q, token), kl_divergence(kept_p, kept_q), agrees)
+                })
                 .collect();
             for (ours, theirs, kl, agrees) in compared {
                 comparison.losses[0].push(ours);
@@ -190,7 +204,11 @@ impl Sequence {
 /// The logits that predict each scored token, those of the place before it: `[scored tokens, vocab_size]`.
 fn scored_logits(engine: &Engine, sequences: &[Sequence]) -> Result<Vec<f32>, Error> {
     let vocab_size = engine.architecture().vocab_size;
+    let most = engine.architecture().max_position_embeddings;
     for Sequence { tokens, .. } in sequences {
+        if tokens.len() - 1 > most {
+            return Err(Error::TooLong { tokens: tokens.len() - 1, most });
+        }
         // The engine never reads the last one, which is only predicted.
         if let Some(token) = tokens.last().copied().filter(|token| *token as usize >= vocab_size) {
             return Err(compressor_engine::Error::Token { token, position: tokens.len() - 1, vocab_size }.into());

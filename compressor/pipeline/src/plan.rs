@@ -231,14 +231,17 @@ pub(crate) fn dense(architecture: Architecture, dtype: Dtype, tokenizer: Tokeniz
 /// How models are measured whose positions end at `most`.
 pub(crate) fn measured_by(recipe: &Recipe, most: usize) -> Verify {
     let verify = |stage: &Stage| if let Stage::Verify(verify) = stage { Some(verify.clone()) } else { None };
-    recipe.stages.iter().filter_map(verify).next_back().unwrap_or_else(|| {
-        let default = Verify::default();
-        match default.window <= most {
-            true => default,
-            // Half of the window is context, as by default.
-            false => Verify { window: most, first_scored: (most / 2 + 1).min(most - 1), ..default },
-        }
-    })
+    recipe.stages.iter().filter_map(verify).next_back().unwrap_or_else(|| measured_within(most))
+}
+
+/// How a model is measured where nothing else is said and its positions end at `most`.
+pub fn measured_within(most: usize) -> Verify {
+    let default = Verify::default();
+    match default.window <= most {
+        true => default,
+        // Half of the window is context, as by default.
+        false => Verify { window: most, first_scored: (most / 2 + 1).min(most.saturating_sub(1)), ..default },
+    }
 }
 
 /// `count` of `available` layers, the first and the last among them.

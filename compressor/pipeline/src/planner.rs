@@ -83,11 +83,12 @@ impl<'a> Planner<'a> {
 
     /// Checks what does not depend on the stages' keys, of a recipe that could be read in part.
     pub(crate) fn check_sources(&mut self, draft: &Draft) {
-        let [name, output, dataset, model] = ["name", "output", "dataset", "model"].map(|key| draft.is_sound(&Place::root(key)));
+        let [name, output, dataset, text, model] =
+            ["name", "output", "dataset", "text", "model"].map(|key| draft.is_sound(&Place::root(key)));
         if output && (name || self.recipe.output.is_some()) {
             self.check_folder();
         }
-        if dataset {
+        if dataset && text {
             self.open_dataset();
         }
         if model && let Origin::Path(path) = start_of(self.recipe) {
@@ -176,9 +177,12 @@ impl<'a> Planner<'a> {
 
     /// Opens the dataset, reads its splits and hashes its inputs.
     fn open_dataset(&mut self) -> Option<Fingerprint> {
-        let path = self.recipe.dataset.as_ref()?;
-        let place = Place::root("dataset");
-        let dataset = match Dataset::load(path) {
+        let (place, opened) = match (&self.recipe.dataset, &self.recipe.text) {
+            (Some(path), _) => (Place::root("dataset"), Dataset::load(path)),
+            (None, Some(path)) => (Place::root("text"), Ok(Dataset::PlainText(path.clone()))),
+            (None, None) => return None,
+        };
+        let dataset = match opened {
             Ok(dataset) => dataset,
             Err(error) => {
                 self.refuse(&place, Mistake::new(error.to_string()));
@@ -196,7 +200,10 @@ impl<'a> Planner<'a> {
         }
         let fingerprint = Fingerprint::new("dataset").settings(&self.recipe.seed);
         let fingerprint = dataset.inputs().iter().try_fold(fingerprint, |fingerprint, input| fingerprint.file(input));
-        let fingerprint = fingerprint.and_then(|fingerprint| fingerprint.file(path));
+        let fingerprint = fingerprint.and_then(|fingerprint| match &self.recipe.dataset {
+            Some(path) => fingerprint.file(path),
+            None => Ok(fingerprint),
+        });
         self.dataset = Some(dataset);
         match fingerprint {
             Ok(fingerprint) => Some(fingerprint),
@@ -212,7 +219,7 @@ impl<'a> Planner<'a> {
             Origin::New(sizes) => {
                 let fingerprint = Fingerprint::new("new").settings(sizes).settings(&self.recipe.seed);
                 let fingerprint = fingerprint.text(&dataset.as_ref().map(Fingerprint::hex).unwrap_or_default());
-                if self.recipe.dataset.is_none() {
+                if !self.recipe.has_data() {
                     let mistake = Mistake::new("a new model needs a `dataset`: its tokenizer is trained on it");
                     self.refuse(&Place::root("model"), mistake);
                 }
@@ -293,9 +300,9 @@ impl<'a> Planner<'a> {
     fn check_needs(&mut self, stage: &Stage, place: &Place) {
         let Some(split) = split_of(stage) else { return };
         let Some(dataset) = &self.dataset else {
-            if self.recipe.dataset.is_none() {
+            if !self.recipe.has_data() {
                 let mistake = Mistake::new(format!("{} needs a `dataset`, and the recipe names none", stage.name()));
-                self.refuse(place, mistake.hint("add `dataset = \"…\"` at the top of the recipe"));
+                self.refuse(place, mistake.hint("add `dataset = \"…\"` or `text = \"…\"` at the top of the recipe"));
             }
             return;
         };

@@ -164,7 +164,9 @@ impl Run<'_> {
             (_, Some(origin)) => self.weights(origin, step)?,
             (_, None) => self.weights(&step.input, step)?,
         };
-        let distillation = Distillation { teacher: &teacher, temperature: distill.temperature, kd_ratio: distill.kd_ratio };
+        let vocab_size = shared_vocabulary([teacher.architecture(), student.architecture()], &step.folder)?;
+        let (temperature, kd_ratio) = (distill.temperature, distill.kd_ratio);
+        let distillation = Distillation { teacher: &teacher, vocab_size, temperature, kd_ratio };
         let (weights, mut details) = self.fit_weights(step, student, Some(distillation), &distill.training(), workers)?;
         details["teacher"] = json!(self.plan.name_of(teacher_origin));
         self.keep(step, &weights, Dtype::F32, details)
@@ -245,7 +247,8 @@ impl Run<'_> {
         let teacher = Checkpoint::open(&teacher)?;
         copy_companions(&input, &step.folder)?;
         let weights = teacher.weights()?;
-        let distillation = Distillation { teacher: &weights, temperature: settings.temperature, kd_ratio: 1.0 };
+        let vocab_size = shared_vocabulary([teacher.architecture(), artifact.architecture()], &step.folder)?;
+        let distillation = Distillation { teacher: &weights, vocab_size, temperature: settings.temperature, kd_ratio: 1.0 };
         let keys = settings.training();
         let (scales, mut details) = self.fit(step, &artifact, Some(distillation), &keys, workers, Trainer::learn_scales)?;
         drop(weights);
@@ -493,14 +496,16 @@ impl Run<'_> {
         let tokens = settings.calibration_tokens;
         let tokenizer = Tokenizer::open(step.folder.join("tokenizer.json"))?;
         let examples = self.dataset().split(Split::Train, self.plan.recipe.seed)?;
-        let samples = Samples::new(&examples, &tokenizer, calibration_window(weights.architecture()))?;
+        let window = calibration_window(weights.architecture());
+        let sequences = examples.sequences(&tokenizer, window, tokens)?;
+        if sequences.is_empty() {
+            let (key, there) = ("calibration_tokens", examples.first_tokens(&tokenizer, window)?.len());
+            return Err(Error::CalibrationTooShort { key, tokens: there, wanted: tokens, window });
+        }
         let engine = Engine::from_weights(weights, crate::engine_options())?;
         let mut scores = Calibration(prune::ActivationScores::new(weights.architecture(), settings));
         let mut seen = 0;
-        for sequence in samples.sequences() {
-            if seen >= tokens {
-                break;
-            }
+        for sequence in sequences {
             let mut sequence = sequence.to_vec();
             begin_windows(&mut sequence, usize::MAX, tokenizer.bos_of_texts());
             let mut cache = engine.cache(sequence.len());
@@ -615,6 +620,14 @@ impl compressor_engine::Observer for Calibration {
 fn name_bos(held_out: &HeldOut, made: &mut StageReport) {
     if let Some(bos) = held_out.bos {
         made.details["texts_begin_with_token"] = json!(bos);
+    }
+}
+
+/// Tokens that two models predict both. Where they are padded to different sizes, those that the tokenizer in `folder` has.
+fn shared_vocabulary([one, other]: [&Architecture; 2], folder: &Path) -> Result<usize, Error> {
+    match one.vocab_size == other.vocab_size {
+        true => Ok(one.vocab_size),
+        false => Ok(crate::open_tokenizer(folder)?.largest_id() as usize + 1),
     }
 }
 

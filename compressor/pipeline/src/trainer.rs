@@ -70,6 +70,8 @@ pub struct TrainingJob<'a, S> {
 pub struct Distillation<'a> {
     /// Its weights.
     pub teacher: &'a Weights,
+    /// Tokens that teacher and student predict both: rows beyond them are padding, and in neither softmax.
+    pub vocab_size: usize,
     /// Divides both logits before the softmax.
     pub temperature: f64,
     /// Part of the KL term in the loss.

@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use compressor_engine::{Engine, Options};
-use compressor_format::{Checkpoint, Examples, Pair, TensorFiles, Tokenizer, Verify, Weights};
+use compressor_format::{Checkpoint, Examples, Pair, TensorFiles, TensorId, Tokenizer, Verify, Weights};
 use compressor_pipeline::HeldOut;
 
 fn golden_folder(name: &str) -> PathBuf {
@@ -126,6 +126,66 @@ fn vocabularies_that_differ_are_refused_with_both_sizes() {
     let message = held_out.compare(&golden_engine("llama"), &with_vocabulary(80), &mut |_, _, _| {}).err().unwrap().to_string();
     let expected = "the reference predicts 96 tokens, the candidate 80; compare it with the checkpoint it was made from";
     assert_eq!(message, expected);
+}
+
+/// A model with so many rows more than another, which no token has: each predicts its own number above all.
+fn padded(weights: Weights, rows: usize) -> Engine {
+    let (mut architecture, config, mut tensors) = weights.into_parts();
+    architecture.vocab_size += rows;
+    for id in [TensorId::Embedding, TensorId::Head] {
+        if let Some(values) = tensors.get_mut(&id) {
+            values.extend((0..rows * architecture.hidden_size).map(|_| 50.0));
+        }
+    }
+    Engine::from_weights(&Weights::new(architecture, config, tensors), Options::default()).unwrap()
+}
+
+#[test]
+fn rows_beyond_the_tokenizer_are_left_out_of_a_comparison() {
+    let mut architecture = Checkpoint::open(&golden_folder("llama")).unwrap().architecture().clone();
+    architecture.vocab_size = 97;
+    let [one, other] = [1, 2].map(|seed| Weights::random(architecture.clone(), seed));
+    let held_out = HeldOut::new(&text(&golden("llama").0), &numbers(), &windows(1, 8, 3)).unwrap();
+    let engine = |weights: &Weights| Engine::from_weights(weights, Options::default()).unwrap();
+    let expected = held_out.compare(&engine(&one), &engine(&other), &mut |_, _, _| {}).unwrap();
+    for (reference, candidate) in [
+        (engine(&one), padded(other.clone(), 7)),
+        (padded(one.clone(), 7), engine(&other)),
+        (padded(one.clone(), 3), padded(other.clone(), 7)),
+    ] {
+        let found = held_out.compare(&reference, &candidate, &mut |_, _, _| {}).unwrap();
+        let difference = found.kl.iter().zip(&expected.kl).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        assert!(difference < 1e-6, "{difference}");
+        assert_eq!(found.agrees, expected.agrees);
+    }
+}
+
+#[test]
+fn no_more_is_measured_than_a_model_holds() {
+    // The golden models have 64 positions; a window's last token is only predicted.
+    let tokens: Vec<u32> = (0..90).collect();
+    let measured = |name: &str, window: usize| {
+        let held_out = HeldOut::new(&text(&tokens), &numbers(), &windows(1, window, 3)).unwrap();
+        held_out.perplexity(&golden_engine(name), &mut |_, _, _| {}).map_err(|error| error.to_string())
+    };
+    for name in ["llama", "gpt2"] {
+        assert!(measured(name, 65).is_ok());
+        assert_eq!(
+            measured(name, 66).unwrap_err(),
+            "a window or an example has 65 tokens, the model's max_position_embeddings are 64; set `window` lower or shorten the examples"
+        );
+    }
+}
+
+#[test]
+fn of_a_long_text_no_more_is_read_than_is_measured() {
+    let tokens: Vec<u32> = (0..500_000).map(|index| index * 7 % 96).collect();
+    let whole = numbers().encode(&tokens.iter().map(u32::to_string).collect::<Vec<_>>().join(" ")).unwrap();
+    let started = std::time::Instant::now();
+    let held_out = HeldOut::new(&text(&tokens), &numbers(), &windows(3, 40, 2)).unwrap();
+    let found: Vec<u32> = held_out.sequences.iter().flat_map(|sequence| sequence.tokens.clone()).collect();
+    assert_eq!(found, whole[..120]);
+    println!("{:?}", started.elapsed());
 }
 
 #[test]

@@ -148,7 +148,7 @@ fn a_text_without_one_batch_or_one_window_is_refused_with_its_tokens() {
     assert_eq!(
         refused("few words", &long, PRUNE),
         [
-            "12: the train split has 9 tokens, calibration reads windows of 513 | give more text, or set importance to \"magnitude\""
+            "12: the train split has 9 tokens, calibration reads windows of 512 | give more text, or set importance to \"magnitude\""
         ]
     );
     assert_eq!(
@@ -242,19 +242,77 @@ fn teacher_and_student_need_one_tokenizer() {
 }
 
 #[test]
-fn learned_positions_must_hold_what_is_measured() {
+fn positions_must_hold_what_is_measured() {
     let bench = Bench::new();
     bench.write("test.jsonl", "{\"prompt\": \"0123456789\", \"completion\": \"on\"}\n");
     let recipe = |family: &str| {
         format!("{NEW}family = \"{family}\"\nmax_position_embeddings = 8\n{TRAIN}")
             .replace("sequence_length = 64", "sequence_length = 8")
     };
+    for family in ["gpt2", "llama"] {
+        assert_eq!(
+            bench.refused(&recipe(family)),
+            [
+                "3: 1 of 1 examples of the test split have more tokens than the model's max_position_embeddings 8, the longest 13; the \
+              first is \"0123456789\" | shorten or leave out those examples"
+            ]
+        );
+    }
+}
+
+#[test]
+fn a_text_is_enough_to_calibrate_on_and_nothing_else() {
+    let bench = Bench::with_text(&"once upon a time ".repeat(400), "");
+    let model = serde_json::json!({
+        "model_type": "llama", "vocab_size": 300, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
+        "num_key_value_heads": 2, "intermediate_size": 8, "max_position_embeddings": 64, "tie_word_embeddings": true
+    });
+    bench.checkpoint("model", model);
+    Tokenizer::train_bpe(std::iter::empty(), 258).unwrap().save(bench.path("model/tokenizer.json")).unwrap();
+    let recipe =
+        |data: &str, stages: &str| format!("name = \"tiny\"\noutput = \"~/run\"\n{data}\nmodel.path = \"~/model\"\n{stages}");
+    let prune = "[[stage]]\n[stage.prune]\nchannel_ratio = 0.5\nchannel_multiple = 1\n";
+    assert_eq!(bench.refused(&recipe("text = \"~/train.txt\"", prune)), [""; 0]);
     assert_eq!(
-        bench.refused(&recipe("gpt2")),
-        ["3: 1 of 1 examples of the test split have more tokens than the 8 that the model takes, the longest 13; the first is \
-          \"0123456789\" | shorten or leave out those examples"]
+        bench.refused(&recipe("text = \"~/train.txt\"\ndataset = \"~/set.toml\"", prune)),
+        ["3: `dataset` and `text` both say what is read; keep one"]
     );
-    assert_eq!(bench.refused(&recipe("llama")), [""; 0]);
+    bench.write("train.txt", "short");
+    assert_eq!(
+        bench.refused(&recipe("text = \"~/train.txt\"", prune)),
+        ["6: the train split has 5 tokens, calibration reads windows of 64 | give more text, or set importance to \"magnitude\""]
+    );
+    let measured = "[[stage]]\n[stage.quantize]\nbits = 8\nembedding = \"dense\"\n[[stage]]\n[stage.verify]\n";
+    assert_eq!(
+        bench.refused(&recipe("text = \"~/train.txt\"", measured)),
+        ["10: the dataset has no test split, and this stage reads it"]
+    );
+}
+
+#[test]
+fn vocabularies_padded_to_different_sizes_are_one_where_their_tokens_are() {
+    let bench = Bench::with_text(&"once upon a time ".repeat(400), &"there was ".repeat(400));
+    let model = |vocab_size: usize| {
+        serde_json::json!({
+            "model_type": "llama", "vocab_size": vocab_size, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "num_key_value_heads": 2, "intermediate_size": 8, "max_position_embeddings": 64, "tie_word_embeddings": true
+        })
+    };
+    for (name, vocab_size) in [("teacher", 384), ("student", 320), ("small", 257)] {
+        bench.checkpoint(name, model(vocab_size));
+        let tokenizer = Tokenizer::train_bpe(std::iter::empty(), 258).unwrap();
+        tokenizer.save(bench.path(name).join("tokenizer.json")).unwrap();
+    }
+    let recipe = |student: &str| {
+        format!(
+            "name = \"tiny\"\noutput = \"~/run\"\ndataset = \"~/set.toml\"\nmodel.path = \"~/teacher\"\n[[stage]]\n[stage.distill]\n\
+             steps = 1\nbatch_size = 1\nsequence_length = 32\nstudent.checkpoint = \"~/{student}\"\n"
+        )
+    };
+    assert_eq!(bench.refused(&recipe("student")), [""; 0]);
+    let missing = bench.refused(&recipe("small"));
+    let expected = "the student's vocabulary of 257 tokens differs from the teacher's 384 | both must predict the same tokens";
+    assert!(missing.iter().any(|mistake| mistake.contains(expected)), "{missing:?}");
 }
 
 #[test]
@@ -350,7 +408,7 @@ fn a_split_that_is_broken_does_not_hide_the_other() {
     assert_eq!(
         refused,
         [
-            "3: ~/train.jsonl:1: column 6: unknown field `txt`, expected one of `text`, `prompt`, `completion`",
+            "3: ~/train.jsonl:1: a line holds either `text`, or `prompt` and `completion`; did you mean `text` by `txt`?",
             "3: ~/test.jsonl: the file is empty (0 bytes); a dataset needs text",
         ]
     );
@@ -523,7 +581,9 @@ fn measuring_needs_a_dataset() {
     let recipe = format!("{OLD}[[stage]]\n[stage.quantize]\nbits = 8\nembedding_group_size = 16\nmeasure_kl = true\n");
     assert_eq!(
         bench.refused(&recipe.replace("dataset = \"~/set.toml\"\n", "")),
-        ["6: quantize needs a `dataset`, and the recipe names none | add `dataset = \"…\"` at the top of the recipe"]
+        [
+            "6: quantize needs a `dataset`, and the recipe names none | add `dataset = \"…\"` or `text = \"…\"` at the top of the recipe"
+        ]
     );
 }
 

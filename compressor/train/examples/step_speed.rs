@@ -99,6 +99,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "cross-entropy" => Objective::CrossEntropy,
         _ => Objective::Distill {
             teacher: &teacher,
+            vocab_size: teacher.architecture().vocab_size,
             temperature: number("temperature")? as f32,
             kd_ratio: number("kd-ratio")? as f32,
         },

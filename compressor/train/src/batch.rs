@@ -7,7 +7,7 @@ use compressor_format::{Architecture, Batch, Positions};
 use crate::Error;
 
 /// Refuses a batch that contradicts itself or the model.
-pub(crate) fn check(batch: &Batch, index: u64, architecture: &Architecture) -> Result<(), Error> {
+pub(crate) fn check(batch: &Batch, index: u64, architecture: &Architecture, vocab_size: usize) -> Result<(), Error> {
     let Batch { tokens, targets, weights, rows, length } = batch;
     let refused = |what: String| Err(Error::Batch { index, what });
     let elements = rows * length;
@@ -21,8 +21,8 @@ pub(crate) fn check(batch: &Batch, index: u64, architecture: &Architecture) -> R
         return refused(format!("has rows of {length} tokens, the model has {longest} learned positions"));
     }
     for (name, ids) in [("token", tokens), ("target", targets)] {
-        if let Some(id) = ids.iter().find(|id| **id as usize >= architecture.vocab_size) {
-            return refused(format!("{name} {id} is outside the vocabulary of {}", architecture.vocab_size));
+        if let Some(id) = ids.iter().find(|id| **id as usize >= vocab_size) {
+            return refused(format!("{name} {id} is outside the vocabulary of {vocab_size}"));
         }
     }
     match weights.iter().find(|weight| **weight != 0.0 && **weight != 1.0) {

@@ -226,7 +226,7 @@ pub fn logits(weights: &Weights, tokens: &[u32], rows: usize, length: usize, dev
     let device = open_device(device)?;
     let (targets, weights_of_all) = (vec![0; tokens.len()], vec![1.0; tokens.len()]);
     let batch = Batch { tokens: tokens.to_vec(), targets, weights: weights_of_all, rows, length };
-    batch::check(&batch, 0, weights.architecture())?;
+    batch::check(&batch, 0, weights.architecture(), weights.architecture().vocab_size)?;
     let decoder = Decoder { architecture: weights.architecture().clone(), ops: Ops::of(&device) };
     let parameters = Parameters::from_weights(weights, &device);
     let packed = decoder.ops.pack(&batch);

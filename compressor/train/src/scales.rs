@@ -306,7 +306,8 @@ mod tests {
         change(&mut theta);
         let weights = scales.weights(&Parameters::new(&scales.shapes(), theta, &device));
         let decoder = Decoder { architecture: artifact.architecture().clone(), ops };
-        let objective = Objective::Distill { teacher, temperature: 2.0, kd_ratio: 1.0 };
+        let objective =
+            Objective::Distill { teacher, vocab_size: teacher.architecture().vocab_size, temperature: 2.0, kd_ratio: 1.0 };
         let (loss, of_weights) = gradients_at(&decoder, &weights, objective, &batch(), &device);
         (loss, scales.gradients(&weights, of_weights).into_iter().map(|(id, gradient)| (id, values(gradient))).collect())
     }
@@ -346,7 +347,8 @@ mod tests {
         state: Option<&Path>,
         stop_after: u64,
     ) -> (Result<ScalesByTensor, Error>, Vec<f64>) {
-        let objective = Objective::Distill { teacher, temperature: 2.0, kd_ratio: 1.0 };
+        let objective =
+            Objective::Distill { teacher, vocab_size: teacher.architecture().vocab_size, temperature: 2.0, kd_ratio: 1.0 };
         let mut seen = Vec::new();
         let batches = |index: u64| {
             let mut batch = batch();

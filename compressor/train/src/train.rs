@@ -25,8 +25,10 @@ pub enum Objective<'a> {
     CrossEntropy,
     /// `(1 − kd_ratio) · cross entropy + kd_ratio · temperature² · KL(teacher ‖ student)` (Hinton et al. 2015).
     Distill {
-        /// The model learnt from, with the student's vocabulary.
+        /// The model learnt from, with the student's tokenizer.
         teacher: &'a Weights,
+        /// Tokens of that tokenizer. Rows beyond them, to which a vocabulary is padded, are in neither softmax and get no gradient.
+        vocab_size: usize,
         /// Divides both logits before softmax in the KL term: above 0.
         temperature: f32,
         /// Part of the KL term in the loss: 0–1.
@@ -176,7 +178,8 @@ impl Descent<'_> {
         while state.optimizer.steps < training.steps {
             let begun = Instant::now();
             let step = state.optimizer.steps;
-            let micro_batches = micro_batches(step, training, self.batches, student)?;
+            let vocab_size = objective.vocab_size(&student.architecture);
+            let micro_batches = micro_batches(step, training, self.batches, student, vocab_size)?;
             let weights = learnt.weights(&state.parameters).map_err(|what| Error::Rounding { step: step + 1, what })?;
             let (losses, of_weights) = gradients(student, &weights, teacher.as_ref(), &micro_batches);
             let gradients = learnt.gradients(&weights, of_weights);
@@ -216,15 +219,23 @@ impl Descent<'_> {
 }
 
 impl Objective<'_> {
+    /// Tokens that can be learnt.
+    fn vocab_size(&self, student: &Architecture) -> usize {
+        match self {
+            Self::CrossEntropy => student.vocab_size,
+            Self::Distill { vocab_size, .. } => *vocab_size,
+        }
+    }
+
     fn check(&self, student: &Architecture) -> Result<(), Error> {
-        let Self::Distill { teacher, temperature, kd_ratio } = self else {
+        let Self::Distill { teacher, vocab_size, temperature, kd_ratio } = self else {
             return Ok(());
         };
         let refused = |what: String| Err(Error::Settings(what));
         let (teachers, students) = (teacher.architecture().vocab_size, student.vocab_size);
-        if teachers != students {
+        if *vocab_size > teachers.min(students) {
             return refused(format!(
-                "the teacher has {teachers} tokens, the student {students}; distilling needs one vocabulary"
+                "the teacher has {teachers} tokens, the student {students}; both must have the {vocab_size} that are learnt"
             ));
         }
         if !(temperature.is_finite() && *temperature > 0.0) {
@@ -241,23 +252,41 @@ impl Objective<'_> {
 struct Teacher {
     decoder: Decoder,
     parameters: Parameters,
+    /// Tokens that the student has too.
+    vocab_size: usize,
     softened: Softened,
 }
 
 impl Teacher {
     fn new(objective: Objective<'_>, ops: Ops, device: &Device) -> Option<Self> {
-        let Objective::Distill { teacher, temperature, kd_ratio } = objective else {
+        let Objective::Distill { teacher, vocab_size, temperature, kd_ratio } = objective else {
             return None;
         };
         let decoder = Decoder { architecture: teacher.architecture().clone(), ops };
         let parameters = Parameters::from_weights(teacher, device);
-        Some(Self { decoder, parameters, softened: Softened { temperature, kd_ratio } })
+        Some(Self { decoder, parameters, vocab_size, softened: Softened { temperature, kd_ratio } })
     }
 
     fn head(&self, packed: &Packed) -> TeacherHead {
         let hidden = self.decoder.hidden(&self.parameters, self.decoder.embed(&self.parameters, packed), packed);
-        TeacherHead { hidden, head: self.parameters.get(self.decoder.head()), softened: self.softened }
+        let head = first_rows(self.parameters.get(self.decoder.head()), self.vocab_size);
+        TeacherHead { hidden, head, softened: self.softened }
     }
+}
+
+/// A head without the rows after the first `count`.
+fn first_rows(head: Tensor<2>, count: usize) -> Tensor<2> {
+    if head.dims()[0] == count { head } else { head.narrow(0, 0, count) }
+}
+
+/// A head's gradient with zeros for the rows that took no part, so that there are `count`.
+fn with_rows(gradient: Tensor<2>, count: usize) -> Tensor<2> {
+    let [rows, columns] = gradient.dims();
+    if rows == count {
+        return gradient;
+    }
+    let rest = Tensor::zeros([count - rows, columns], &gradient.device());
+    Tensor::cat(vec![gradient, rest], 0)
 }
 
 /// One of the batches that make a step.
@@ -271,13 +300,14 @@ fn micro_batches(
     training: &Training,
     batches: &dyn Fn(u64) -> Batch,
     student: &Decoder,
+    vocab_size: usize,
 ) -> Result<Vec<MicroBatch>, Error> {
     let first = step * training.gradient_accumulation;
     let numbers = first..first + training.gradient_accumulation;
     let micro_batches: Vec<MicroBatch> = numbers
         .map(|index| {
             let batch = batches(index);
-            batch::check(&batch, index, &student.architecture)?;
+            batch::check(&batch, index, &student.architecture, vocab_size)?;
             Ok(MicroBatch { packed: student.ops.pack(&batch), tokens: Packed::trimmed(&batch).tokens.len() as u64 })
         })
         .collect::<Result<_, Error>>()?;
@@ -346,11 +376,13 @@ fn batch_gradients(
     let embedded = student.embed(parameters, packed).autodiff().require_grad();
     let hidden = student.hidden(&tracked, embedded.clone(), packed);
     let head = student.head();
+    let rows = student.architecture.vocab_size;
+    let shared = teacher.map_or(rows, |teacher| teacher.vocab_size);
     let at_head = head_gradients(
         student.ops,
         HeadInputs {
             hidden: hidden.clone().without_autodiff(),
-            head: parameters.get(head),
+            head: first_rows(parameters.get(head), shared),
             teacher: teacher.map(|teacher| teacher.head(packed)),
             targets: &packed.targets,
             scale,
@@ -363,7 +395,7 @@ fn batch_gradients(
         .map(|(id, leaf)| (id, leaf.grad_remove(&mut by_burn).expect("every tensor of a layer takes part in the loss")))
         .collect();
     let of_embedded = embedded.grad_remove(&mut by_burn).expect("the embedding takes part in the loss");
-    gradients.insert(head, at_head.of_head);
+    gradients.insert(head, with_rows(at_head.of_head, rows));
     let mut add_rows = |id: TensorId, rows: &[u32]| {
         let into = gradients.remove(&id).unwrap_or_else(|| parameters.get(id).zeros_like());
         gradients.insert(id, student.ops.scatter_add(into, rows, of_embedded.clone()));
@@ -433,7 +465,8 @@ pub(crate) mod tests {
     fn gradients_of(student: &Weights, teacher: &Weights, ops: Ops) -> (Losses, Gradients) {
         let device = Device::flex();
         let decoder = Decoder { architecture: student.architecture().clone(), ops };
-        let objective = Objective::Distill { teacher, temperature: 2.0, kd_ratio: 0.5 };
+        let objective =
+            Objective::Distill { teacher, vocab_size: teacher.architecture().vocab_size, temperature: 2.0, kd_ratio: 0.5 };
         let teacher = Teacher::new(objective, ops, &device);
         let micro_batch = MicroBatch { packed: ops.pack(&batch()), tokens: 0 };
         gradients(&decoder, &Parameters::from_weights(student, &device), teacher.as_ref(), &[micro_batch])

@@ -46,7 +46,8 @@ impl Noise {
 
 fn losses(family: Family, device: &str, rounding: Option<&Rounding<'_>>, steps: u64) -> Vec<StepLosses> {
     let teacher = tiny(family, 1);
-    let objective = Objective::Distill { teacher: &teacher, temperature: 2.0, kd_ratio: 0.5 };
+    let objective =
+        Objective::Distill { teacher: &teacher, vocab_size: teacher.architecture().vocab_size, temperature: 2.0, kd_ratio: 0.5 };
     let training = Training { steps, learning_rate: 1e-2, warmup_steps: 1, gradient_accumulation: 2, ..Training::default() };
     let mut seen = Vec::new();
     let batches = &|index| Noise.batch(index);

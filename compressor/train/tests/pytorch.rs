@@ -122,5 +122,9 @@ fn six_steps_of_training_and_of_distilling_give_pytorchs_losses() {
     agrees(&golden, Objective::CrossEntropy, &golden.runs.cross_entropy);
     let teacher = weights("adamw-teacher");
     let (temperature, kd_ratio) = (golden.temperature, golden.kd_ratio);
-    agrees(&golden, Objective::Distill { teacher: &teacher, temperature, kd_ratio }, &golden.runs.distill);
+    agrees(
+        &golden,
+        Objective::Distill { teacher: &teacher, vocab_size: teacher.architecture().vocab_size, temperature, kd_ratio },
+        &golden.runs.distill,
+    );
 }

@@ -114,7 +114,8 @@ fn a_model_learns_to_count_and_a_student_learns_it_from_it() {
     assert_eq!(seen[0].tokens, 36);
     assert_eq!(seen.iter().map(|losses| losses.step).collect::<Vec<_>>(), (1..=300).collect::<Vec<_>>());
 
-    let objective = Objective::Distill { teacher: &teacher, temperature: 2.0, kd_ratio: 1.0 };
+    let objective =
+        Objective::Distill { teacher: &teacher, vocab_size: teacher.architecture().vocab_size, temperature: 2.0, kd_ratio: 1.0 };
     let (_, seen) = run(tiny(2), objective, &settings(300), &|index| BATCHES.batch(index), None, 0);
     assert!(seen[0].kl.unwrap() > 0.5, "{:?}", seen[0]);
     assert!(seen[299].kl.unwrap() < 0.02, "{:?}", seen[299]);
@@ -124,7 +125,8 @@ fn a_model_learns_to_count_and_a_student_learns_it_from_it() {
 #[test]
 fn a_student_that_is_its_teacher_has_no_divergence() {
     let teacher = tiny(1);
-    let objective = Objective::Distill { teacher: &teacher, temperature: 2.0, kd_ratio: 1.0 };
+    let objective =
+        Objective::Distill { teacher: &teacher, vocab_size: teacher.architecture().vocab_size, temperature: 2.0, kd_ratio: 1.0 };
     let (_, seen) = run(tiny(1), objective, &settings(1), &|index| BATCHES.batch(index), None, 0);
     assert_eq!(seen[0].kl, Some(0.0));
     assert_eq!(seen[0].loss, 0.0);
@@ -134,7 +136,8 @@ fn a_student_that_is_its_teacher_has_no_divergence() {
 #[test]
 fn stopped_and_continued_is_the_same_bit_for_bit_as_left_alone() {
     let teacher = tiny(1);
-    let objective = Objective::Distill { teacher: &teacher, temperature: 2.0, kd_ratio: 0.5 };
+    let objective =
+        Objective::Distill { teacher: &teacher, vocab_size: teacher.architecture().vocab_size, temperature: 2.0, kd_ratio: 0.5 };
     let training = Training { save_every: Some(3), ..settings(12) };
     let whole_folder = tempfile::tempdir().unwrap();
     let (whole, all_losses) = run(tiny(2), objective, &training, &|index| BATCHES.batch(index), Some(whole_folder.path()), 0);
@@ -164,7 +167,8 @@ fn to_sixteenths(id: TensorId, values: &[f32]) -> Result<Option<Vec<f32>>, Strin
 #[test]
 fn a_step_takes_the_gradients_of_rounded_weights_and_changes_those_that_are_not() {
     let teacher = tiny(1);
-    let objective = Objective::Distill { teacher: &teacher, temperature: 2.0, kd_ratio: 0.5 };
+    let objective =
+        Objective::Distill { teacher: &teacher, vocab_size: teacher.architecture().vocab_size, temperature: 2.0, kd_ratio: 0.5 };
     let training = Training { warmup_steps: 0, weight_decay: 0.0, ..settings(1) };
     let batches = |index| BATCHES.batch(index);
     let (architecture, config, tensors) = tiny(2).into_parts();
@@ -191,10 +195,42 @@ fn a_step_takes_the_gradients_of_rounded_weights_and_changes_those_that_are_not(
     assert!(moved > 1000, "{moved} weights moved");
 }
 
+/// `weights` with rows more in the vocabulary than any token needs.
+fn padded(weights: Weights, rows: usize) -> Weights {
+    let (mut architecture, config, mut tensors) = weights.into_parts();
+    architecture.vocab_size += rows;
+    let embedding = tensors.get_mut(&TensorId::Embedding).unwrap();
+    embedding.extend((0..rows * architecture.hidden_size).map(|_| 3.0));
+    Weights::new(architecture, config, tensors)
+}
+
+#[test]
+fn rows_that_no_token_has_are_in_neither_softmax() {
+    let training = Training { weight_decay: 0.0, ..settings(5) };
+    let learn = |student: Weights, teacher: &Weights| {
+        let objective = Objective::Distill { teacher, vocab_size: VOCAB, temperature: 2.0, kd_ratio: 0.5 };
+        let (trained, seen) = run(student, objective, &training, &|index| BATCHES.batch(index), None, 0);
+        (trained.unwrap(), seen)
+    };
+    let (expected, expected_losses) = learn(tiny(2), &tiny(1));
+    for (ours, theirs) in [(0, 5), (7, 0), (7, 5)] {
+        let (trained, losses) = learn(padded(tiny(2), ours), &padded(tiny(1), theirs));
+        for (found, expected) in losses.iter().zip(&expected_losses) {
+            assert!((found.loss - expected.loss).abs() < 1e-6 && (found.kl.unwrap() - expected.kl.unwrap()).abs() < 1e-6);
+        }
+        for ((id, found), (_, expected)) in trained.iter().zip(expected.iter()) {
+            let (same, rest) = found.split_at(expected.len());
+            assert!(same.iter().zip(expected).all(|(a, b)| (a - b).abs() < 1e-5), "{id}");
+            assert!(rest.iter().all(|value| *value == 3.0), "{id}: what nothing learns stays");
+        }
+    }
+}
+
 #[test]
 fn rounded_weights_stopped_and_continued_are_the_same_bit_for_bit_as_left_alone() {
     let teacher = tiny(1);
-    let objective = Objective::Distill { teacher: &teacher, temperature: 2.0, kd_ratio: 0.5 };
+    let objective =
+        Objective::Distill { teacher: &teacher, vocab_size: teacher.architecture().vocab_size, temperature: 2.0, kd_ratio: 0.5 };
     let training = Training { save_every: Some(3), ..settings(12) };
     let rounded = |state, stop_after| {
         run_rounded(tiny(2), Some(&to_sixteenths), objective, &training, &|index| BATCHES.batch(index), state, stop_after)
@@ -361,7 +397,7 @@ fn what_does_not_fit_together_is_refused_before_any_step() {
         assert!(seen.is_empty());
         trained.unwrap_err().to_string()
     };
-    let distill = |temperature, kd_ratio| Objective::Distill { teacher: &teacher, temperature, kd_ratio };
+    let distill = |temperature, kd_ratio| Objective::Distill { teacher: &teacher, vocab_size: 40, temperature, kd_ratio };
     assert_eq!(refusal(tiny(2), distill(0.0, 0.5), &|index| BATCHES.batch(index)), "temperature is 0; it must be above 0");
     assert_eq!(refusal(tiny(2), distill(2.0, 1.5), &|index| BATCHES.batch(index)), "kd_ratio is 1.5; it must be from 0 to 1");
     let config = json!({
@@ -369,10 +405,14 @@ fn what_does_not_fit_together_is_refused_before_any_step() {
         "intermediate_size": 8, "max_position_embeddings": 64, "tie_word_embeddings": true
     });
     let other = Weights::random(Family::read(&config, Path::new("config.json")).unwrap(), 1);
+    let all_of_the_students = Objective::Distill { teacher: &teacher, vocab_size: 50, temperature: 2.0, kd_ratio: 0.5 };
     assert_eq!(
-        refusal(other, distill(2.0, 0.5), &|index| BATCHES.batch(index)),
-        "the teacher has 40 tokens, the student 50; distilling needs one vocabulary"
+        refusal(other, all_of_the_students, &|index| BATCHES.batch(index)),
+        "the teacher has 40 tokens, the student 50; both must have the 50 that are learnt"
     );
+    let few = Objective::Distill { teacher: &teacher, vocab_size: 30, temperature: 2.0, kd_ratio: 0.5 };
+    let beyond = refusal(tiny(2), few, &|index| BATCHES.batch(index));
+    assert!(beyond.ends_with(" is outside the vocabulary of 30"), "{beyond}");
 
     struct Wrong(fn(&mut Batch));
     impl Wrong {

@@ -32,6 +32,8 @@ pub enum Dataset {
     Jsonl(JsonlSet),
     /// Sentences and commands made from a grammar.
     Grammar(GrammarSet),
+    /// One plain text file without a description: all of it is the train split.
+    PlainText(PathBuf),
 }
 
 /// One of the three parts of a dataset.
@@ -77,13 +79,52 @@ impl Examples {
         };
         let mut bytes = wanted.saturating_mul(BYTES_PER_TOKEN);
         loop {
-            let lines = text.bytes().skip(bytes).position(|byte| byte == b'\n').map(|more| &text[..bytes + more + 1]);
-            let tokens = tokenizer.encode(lines.unwrap_or(text))?;
-            if tokens.len() >= wanted || lines.is_none() {
+            let cut = line_end(text, bytes);
+            let tokens = tokenizer.encode(&text[..cut])?;
+            if tokens.len() >= wanted || cut == text.len() {
                 return Ok(tokens);
             }
             bytes = bytes.saturating_mul(2);
         }
+    }
+
+    /// What calibration reads at once: the windows of a text, or examples one by one, each of at most `window` tokens, until there are
+    /// `wanted`. Of a longer example the beginning; a text that fills no window gives none.
+    ///
+    /// # Errors
+    /// As [`Self::first_tokens`].
+    pub fn sequences(&self, tokenizer: &Tokenizer, window: usize, wanted: usize) -> Result<Vec<Vec<u32>>> {
+        let mut sequences = Vec::new();
+        match self {
+            Self::Text(_) => {
+                let tokens = self.first_tokens(tokenizer, wanted.next_multiple_of(window))?;
+                sequences.extend(tokens.chunks_exact(window).take(wanted.div_ceil(window)).map(<[u32]>::to_vec));
+            }
+            Self::Pairs(pairs) => {
+                let mut seen = 0;
+                for pair in pairs {
+                    if seen >= wanted {
+                        break;
+                    }
+                    let mut ids = pair.tokens(tokenizer)?.ids;
+                    ids.truncate(window);
+                    seen += ids.len();
+                    sequences.push(ids);
+                }
+            }
+        }
+        Ok(sequences)
+    }
+}
+
+/// Where the line ends that the byte `from` is in; of a very long one, where a character does.
+fn line_end(text: &str, from: usize) -> usize {
+    const LONGEST_LINE: usize = 1 << 16;
+    let from = from.min(text.len());
+    let end = from.saturating_add(LONGEST_LINE).min(text.len());
+    match text.as_bytes()[from..end].iter().position(|byte| *byte == b'\n') {
+        Some(more) => from + more + 1,
+        None => text.ceil_char_boundary(end),
     }
 }
 
@@ -144,6 +185,12 @@ impl Dataset {
             Self::Text(set) => set.split(split).map(Examples::Text),
             Self::Jsonl(set) => set.split(split).map(Examples::Pairs),
             Self::Grammar(set) => set.split(split, seed).map(Examples::Pairs),
+            Self::PlainText(path) => match split {
+                Split::Train => Examples::of_text_file(path),
+                Split::Valid | Split::Test => {
+                    Err(Error::unsupported(path, format!("all of it is the train split; there is no {} split", split.name())))
+                }
+            },
         }
     }
 
@@ -152,6 +199,7 @@ impl Dataset {
         match self {
             Self::Text(TextSet { files }) | Self::Jsonl(JsonlSet { files }) => files.path(split).is_ok(),
             Self::Grammar(_) => true,
+            Self::PlainText(_) => split == Split::Train,
         }
     }
 
@@ -160,6 +208,7 @@ impl Dataset {
         match self {
             Self::Text(TextSet { files }) | Self::Jsonl(JsonlSet { files }) => files.inputs(),
             Self::Grammar(set) => vec![set.path().to_owned()],
+            Self::PlainText(path) => vec![path.clone()],
         }
     }
 
@@ -169,7 +218,7 @@ impl Dataset {
     /// Those of [`Dataset::split`], because what a JSONL file holds is in its lines.
     pub fn scored(&self) -> Result<bool> {
         match self {
-            Self::Text(_) => Ok(false),
+            Self::Text(_) | Self::PlainText(_) => Ok(false),
             Self::Grammar(_) => Ok(true),
             Self::Jsonl(set) => {
                 let split = [Split::Test, Split::Valid, Split::Train].into_iter().find(|split| self.has(*split));
@@ -195,6 +244,14 @@ impl Split {
 }
 
 impl Examples {
+    /// All of a plain text file, without a byte order mark and with lines that end as they do on Unix.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where it can't be read, [`Error::Malformed`] and [`Error::Unsupported`] where it is no text in UTF-8 or empty.
+    pub fn of_text_file(path: &Path) -> Result<Self> {
+        text::read(path).map(Self::Text)
+    }
+
     /// Every text, prompts and completions apart: what a tokenizer is trained on.
     pub fn texts(&self) -> Vec<String> {
         match self {
@@ -284,6 +341,30 @@ mod tests {
         assert_eq!(of(&pairs, one.len()), one);
         assert_eq!(of(&pairs, one.len() + 1), one.repeat(2));
         assert_eq!(of(&pairs, usize::MAX), one.repeat(3));
+    }
+
+    #[test]
+    fn one_enormous_line_is_not_read_to_its_end() {
+        let tokenizer = Tokenizer::train_bpe(std::iter::empty(), 258).unwrap();
+        let text = Examples::Text("ä".repeat(1 << 20));
+        let tokens = text.first_tokens(&tokenizer, 1000).unwrap();
+        assert!((1000..100_000).contains(&tokens.len()), "{}", tokens.len());
+    }
+
+    #[test]
+    fn calibration_reads_no_more_at_once_than_a_window() {
+        let tokenizer = Tokenizer::train_bpe(std::iter::empty(), 258).unwrap();
+        let text = "abcdefgh".repeat(4);
+        let whole = tokenizer.encode(&text).unwrap();
+        let windows = Examples::Text(text).sequences(&tokenizer, 8, 17).unwrap();
+        assert_eq!(windows, whole[..24].chunks(8).map(<[u32]>::to_vec).collect::<Vec<_>>());
+        assert!(Examples::Text("abc".into()).sequences(&tokenizer, 8, 17).unwrap().is_empty());
+
+        let pair = |prompt: &str| Pair { prompt: prompt.into(), completion: "b".into() };
+        let pairs = Examples::Pairs(vec![pair("a"), pair("aaaaaaaa"), pair("a"), pair("a")]);
+        let lengths = |wanted| pairs.sequences(&tokenizer, 8, wanted).unwrap().iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!(lengths(12), [4, 8]);
+        assert_eq!(lengths(13), [4, 8, 4]);
     }
 
     #[test]

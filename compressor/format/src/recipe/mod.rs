@@ -35,6 +35,9 @@ pub struct Recipe {
     /// The dataset's description, a TOML file: what is trained, distilled, calibrated and measured on.
     #[serde(serialize_with = "path_text::optional")]
     pub dataset: Option<PathBuf>,
+    /// Instead of a dataset, a plain text file that is all train split: enough to calibrate on, with nothing to measure on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<PathBuf>,
     /// The run folder.
     #[serde(serialize_with = "path_text::optional")]
     pub output: Option<PathBuf>,
@@ -138,6 +141,11 @@ impl Recipe {
     /// As [`Self::load`]; the lines are those of the text.
     pub fn from_toml(text: &str) -> Result<Self, Vec<Mistake>> {
         Draft::new(PathBuf::new(), text.to_owned(), &[]).finish().map(|(recipe, _)| recipe)
+    }
+
+    /// Whether it names anything to read.
+    pub fn has_data(&self) -> bool {
+        self.dataset.is_some() || self.text.is_some()
     }
 
     /// The run folder.
@@ -326,6 +334,10 @@ fn out_of_range(recipe: &Recipe) -> OutOfRange {
     if recipe.name.is_empty() || recipe.name.starts_with('.') || !recipe.name.chars().all(allowed) {
         let message = format!("name \"{}\" can't name a folder; letters, digits, `-`, `_` and `.` can", recipe.name);
         found.alone.push((Place::root("name"), Mistake::new(message)));
+    }
+    if recipe.dataset.is_some() && recipe.text.is_some() {
+        let mistake = Mistake::new("`dataset` and `text` both say what is read; keep one");
+        found.alone.push((Place::root("text"), mistake));
     }
     if recipe.stages.is_empty() {
         let message = "there is no [[stage]]: nothing to do".to_owned();

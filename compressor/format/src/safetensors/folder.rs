@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::TensorFiles;
+use crate::encoding::unmarked;
 use crate::entropy::ENTROPY;
 use crate::{EntropyFile, Error, MappedBytes, Result, map_file};
 
@@ -81,7 +82,7 @@ fn shards(folder: &Path) -> Result<Vec<PathBuf>> {
         return Err(Error::malformed(folder, format!("holds none of {SINGLE}, {ENTROPY} and {INDEX}{instead}")));
     }
     let json = crate::read_file(&path, crate::LIST_BYTES)?;
-    let index: Index = serde_json::from_slice(&json)
+    let index: Index = serde_json::from_slice(unmarked(&path, &json)?)
         .map_err(|error| Error::unreadable(&path, &json, format!("is no index of shards: {error}")))?;
     let mut names: Vec<String> = index.weight_map.into_values().collect();
     names.sort();

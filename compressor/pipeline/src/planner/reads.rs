@@ -33,7 +33,7 @@ impl Planner<'_> {
         let key = if named.is_some() { "student" } else { "teacher" };
         let place = place.then(key);
         let (ours, theirs) = (student.architecture.vocab_size, teacher.architecture.vocab_size);
-        if ours != theirs {
+        if ours != theirs && !self.are_padded(student, teacher) {
             let message = format!("the student's vocabulary of {ours} tokens differs from the teacher's {theirs}");
             let hint = match named {
                 Some(Student::New(_)) => "both must predict the same tokens; give the student the teacher's vocab_size",
@@ -62,6 +62,16 @@ impl Planner<'_> {
         true
     }
 
+    /// Whether two models whose vocabularies differ in size have a row for every token of their tokenizers: the rest is padding.
+    fn are_padded(&mut self, student: &ModelSize, teacher: &ModelSize) -> bool {
+        let rows = student.architecture.vocab_size.min(teacher.architecture.vocab_size);
+        [student, teacher].into_iter().all(|model| {
+            // What a tokenizer that is trained in the run will have is a bound, and what it was given rows for.
+            matches!(model.tokenizer, TokenizerOf::Model(_))
+                && self.tokenizer(&model.tokenizer).is_some_and(|tokenizer| (tokenizer.largest_id() as usize) < rows)
+        })
+    }
+
     /// A model's tokenizer, where there is one or it is trained cheaply. One that can't be opened is refused where its model is named.
     pub(super) fn tokenizer(&mut self, of: &TokenizerOf) -> Option<Rc<Tokenizer>> {
         if let Some(known) = self.tokenizers.get(of) {
@@ -75,7 +85,7 @@ impl Planner<'_> {
             Ok(tokenizer) => tokenizer.map(Rc::new),
             Err(error) => {
                 let mut mistake = Mistake::new(error.to_string());
-                if self.recipe.dataset.is_some() {
+                if self.recipe.has_data() {
                     mistake = mistake.hint("the dataset is read with the model's tokenizer");
                 }
                 self.refuse(&self.named_at(of), mistake);
@@ -133,8 +143,8 @@ impl Planner<'_> {
     pub(super) fn check_calibration(&mut self, model: &ModelSize, place: &Place, otherwise: &str) {
         let length = crate::run::calibration_window(&model.architecture);
         self.check_examples_fit(model, length, place, otherwise);
-        if let Some(tokens) = self.too_few(Split::Train, model, length + 1) {
-            let message = format!("the train split has {tokens} tokens, calibration reads windows of {}", length + 1);
+        if let Some(tokens) = self.too_few(Split::Train, model, length) {
+            let message = format!("the train split has {tokens} tokens, calibration reads windows of {length}");
             self.refuse(place, Mistake::new(message).hint(format!("give more text, or {otherwise}")));
         }
     }
@@ -211,7 +221,6 @@ impl Planner<'_> {
                 self.refuse(&place, Mistake::new(message).hint(hint));
             }
         }
-        let most = model.architecture.most_tokens().unwrap_or(usize::MAX);
         if let Some(TooLong { count, of, longest, first }) = self.too_long(split, self.measured_by.examples, model, most) {
             let message = format!(
                 "{count} of {of} examples of the {} split have more tokens than the {most} that the model takes, the longest \
