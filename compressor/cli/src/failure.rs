@@ -56,7 +56,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
 }
 
 /// Mistakes that are shown; a file that is no recipe has one on each of its lines.
-const MOST_SHOWN: usize = 20;
+const MOST_SHOWN: usize = 60;
 
 impl Failure {
     /// Says on standard error what is wrong.

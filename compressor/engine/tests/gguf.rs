@@ -1,4 +1,5 @@
 //! GGUF files as people have them, against llama.cpp. Files and answers: `tests/golden/make_gguf_llama_cpp.py`.
+#![cfg(feature = "std")]
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;

@@ -65,8 +65,6 @@ pub struct GgufTensor {
 }
 
 const MAGIC: [u8; 4] = *b"GGUF";
-/// How the files begin that Git LFS leaves in place of large ones.
-const GIT_LFS_POINTER: &[u8] = b"version https://git-lfs";
 /// Where the key `general.alignment` is missing.
 const DEFAULT_ALIGNMENT: u64 = 32;
 /// `GGML_MAX_DIMS`.
@@ -242,11 +240,6 @@ impl GgufFile {
 }
 
 fn check_magic_and_version(cursor: &mut Cursor) -> Result<()> {
-    if cursor.file.starts_with(GIT_LFS_POINTER) {
-        let what =
-            "is a Git LFS pointer, which stands for the file: run `git lfs pull` where it was cloned, or download the file";
-        return Err(Error::unsupported(cursor.path, what));
-    }
     if !cursor.file.starts_with(&MAGIC) {
         let what = "is not a GGUF file: it does not begin with the bytes `GGUF`";
         return Err(Error::unreadable(cursor.path, cursor.file, what));

@@ -97,7 +97,7 @@ impl Groups {
         if !keys.object.contains_key("quantization_status") {
             keys.check_status()?;
         }
-        let groups = keys.get("config_groups").and_then(Value::as_object).filter(|groups| !groups.is_empty());
+        let groups = keys.get("config_groups").and_then(Value::as_object);
         let groups = groups.ok_or_else(|| Error::malformed(origin, "`quantization_config.config_groups` is missing"))?;
         let mut found = Self {
             groups: Vec::new(),

@@ -144,7 +144,7 @@ fn frequencies_divided_one_by_one_are_longrope_with_one_list() {
     let dynamic = "config.json: `rope_scaling.rope_type` is \"longrope\", which is known where `long_factor` is `short_factor` again \
                    and `attention_factor` is 1";
     assert_eq!(refused("long_factor", json!([1.0])), dynamic);
-    assert_eq!(refused("attention_factor", Value::Null), dynamic);
+    assert_eq!(refused("attention_factor", json!(1.5)), dynamic);
     assert_eq!(refused("short_factor", json!([0.0])), "config.json: `rope_scaling.short_factor` is no list of positive numbers");
     config["rope_scaling"]["long_factor"] = json!([1.0]);
     config["rope_scaling"]["short_factor"] = json!([1.0]);
@@ -311,7 +311,7 @@ fn rope_scaling_wins_over_rope_parameters_and_one_is_written_as_both() {
     assert_eq!(written["rope_scaling"], json!({ "rope_type": "linear", "factor": 4.0 }));
     assert_eq!(written["rope_parameters"], json!({ "rope_type": "linear", "factor": 4.0, "rope_theta": 100_000.0 }));
     config["rope_scaling"] = json!({ "rope_type": "yarn", "factor": 4.0 });
-    let expected = "config.json: `rope_scaling.rope_type` is \"yarn\"; known are default, linear, llama3";
+    let expected = "config.json: `rope_scaling.rope_type` is \"yarn\"; known are default, linear, llama3, longrope";
     assert_eq!(read(&config).unwrap_err().to_string(), expected);
 }
 
@@ -320,7 +320,7 @@ fn a_rotary_embedding_that_is_only_half_understood_is_refused() {
     let of = |rope: Value| refused(Family::Llama, json!({ "rope_scaling": rope }));
     assert_eq!(
         of(json!({ "rope_type": null, "type": "linear", "factor": 2.0 })),
-        "config.json: `rope_scaling.rope_type` is null; known are default, linear, llama3"
+        "config.json: `rope_scaling.rope_type` is null; known are default, linear, llama3, longrope"
     );
     assert_eq!(
         of(json!({ "full_attention": { "rope_type": "linear" } })),

@@ -94,7 +94,7 @@ fn other_files_and_versions_are_named() {
     assert_eq!(message(b"ggml"), "sample.gguf: is not a GGUF file: it does not begin with the bytes `GGUF`");
     assert_eq!(
         message(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 7\n"),
-        "sample.gguf: is a Git LFS pointer, which stands for the file: run `git lfs pull` where it was cloned, or download the file"
+        "sample.gguf: is a pointer of Git LFS, not the file of 7 bytes that it stands for: run `git lfs pull` in its folder"
     );
     assert_eq!(
         message(b"GGUF\x01\0\0\0"),
