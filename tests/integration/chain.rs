@@ -467,7 +467,7 @@ fn stage_verbs_make_checkpoints_and_artifacts_from_flags() {
     bench.write("tiny.toml", TINY);
     bench.run(&["run", "tiny.toml"]).expect(0);
     let model = "runs/tiny/2-distill";
-    bench.run(&["prune", model, "cut", "--head-ratio", "0.5"]).expect(0);
+    bench.run(&["prune", model, "cut", "--head-ratio", "0.5", "--importance", "magnitude"]).expect(0);
     bench.run(&["quantize", "cut", "small", "--bits", "8"]).expect(0);
     bench.run(&["verify", "small"]).expect(0);
     let shown = bench.run(&["inspect", "small"]).expect(0).stdout();

@@ -91,7 +91,7 @@ fn a_prompt_can_come_from_standard_input() {
     assert_eq!(answer(b"w3 w4\n"), expected);
     assert_eq!(answer(b"w3 w4\r\n"), expected);
     assert_eq!(answer(b"w3 w4"), expected);
-    let refused = "error: standard input: is not UTF-8 at byte 2\n".to_owned();
+    let refused = "error: standard input:1: byte 2 (0xff) is not UTF-8; convert the file to UTF-8\n".to_owned();
     assert_eq!(answer(b"w3\xff"), (Some(2), String::new(), refused));
 }
 

@@ -224,7 +224,7 @@ fn scripts_read_why_a_command_could_not_run() {
     assert_eq!(read(&["--json", "inspect", "nothing"]), serde_json::json!({ "error": missing }));
     bench.write("wrong.toml", &SHORT.replace("seed = 3", "sead = 3"));
     let message = "unknown key `sead`, did you mean `seed`?";
-    let hint = "known here: name, seed, dataset, output, model, stage, budget";
+    let hint = "known here: name, seed, dataset, text, output, model, stage, budget";
     let expected = serde_json::json!({
         "error": message, "file": "wrong.toml", "mistakes": [{ "message": message, "line": 2, "hint": hint }]
     });

@@ -168,7 +168,7 @@ mod tests {
         assert!(matches!(&missing, Error::Io(error) if error.kind() == std::io::ErrorKind::NotFound), "{missing}");
         fs_err::write(&path, b"ab\xffd").unwrap();
         let error = read_text(&path).unwrap_err().to_string();
-        assert_eq!(error, format!("{}: byte 2 (0xff) is not UTF-8; convert the file to UTF-8", path.display()));
+        assert_eq!(error, format!("{}:1: byte 2 (0xff) is not UTF-8; convert the file to UTF-8", path.display()));
     }
 
     #[test]

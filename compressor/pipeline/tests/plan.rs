@@ -252,10 +252,8 @@ fn positions_must_hold_what_is_measured() {
     for family in ["gpt2", "llama"] {
         assert_eq!(
             bench.refused(&recipe(family)),
-            [
-                "3: 1 of 1 examples of the test split have more tokens than the model's max_position_embeddings 8, the longest 13; the \
-              first is \"0123456789\" | shorten or leave out those examples"
-            ]
+            ["3: 1 of 1 examples of the test split have more tokens than the 8 that the model takes, the longest 13; the \
+              first is \"0123456789\" | shorten or leave out those examples"]
         );
     }
 }

@@ -4,8 +4,6 @@
 
 use std::path::Path;
 
-use fs_err as fs;
-
 use super::files::text_in;
 use super::{FileSet, Split};
 use crate::Result;
@@ -33,7 +31,7 @@ impl TextSet {
 
 /// All of one plain text file.
 pub(super) fn read(path: &Path) -> Result<String> {
-    text_in(path, fs::read(path)?).map(with_unix_lines)
+    text_in(path, crate::read_file(path, u64::MAX)?).map(with_unix_lines)
 }
 
 fn with_unix_lines(text: String) -> String {
