@@ -101,6 +101,8 @@ fn dispatch(command: Command, output: Output) -> Result<Ending, Failure> {
     }
 }
 
+/// Addresses that a thread takes: its stack with the pages that guard it, the stack of its signals, and an arena of the allocator's.
+const THREAD_BYTES: usize = 4 << 20;
 const FEWER_THREADS: &str = "give --threads a smaller number, or raise the limits (`ulimit -u`, `ulimit -v`)";
 
 /// How every command gives its result and how much of the machine it takes.
@@ -115,6 +117,12 @@ impl Output {
     /// Starts rayon's threads, which would panic on first use where they can't be started.
     fn start_threads(self) -> anyhow::Result<()> {
         let threads = self.threads.unwrap_or(0);
+        // A thread that starts with the last of the addresses ends the program inside the standard library, where no error can be caught.
+        // So the room for all of them, the engine's own too, is asked for first; it is given back at once and never touched.
+        let room = threads.saturating_mul(2).saturating_mul(THREAD_BYTES);
+        if let Err(error) = Vec::<u8>::new().try_reserve_exact(room) {
+            return Err(anyhow::anyhow!("could not start {threads} threads: {error}; {FEWER_THREADS}"));
+        }
         rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(|error| match self.threads {
             Some(threads) => anyhow::anyhow!("could not start {threads} threads: {error}; {FEWER_THREADS}"),
             None => anyhow::anyhow!("could not start a thread for each core: {error}; {FEWER_THREADS}"),
