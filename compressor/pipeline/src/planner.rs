@@ -163,7 +163,7 @@ impl<'a> Planner<'a> {
         let probe = existing.join(format!(".compressor-probe-{}", std::process::id()));
         // The message names the folder, not a file that nobody asked for.
         let written = match existing.is_dir() {
-            true => std::fs::write(&probe, b"probe").map_err(|error| format!("{}: {error}", existing.display())),
+            true => std::fs::File::create_new(&probe).map(drop).map_err(|error| format!("{}: {error}", existing.display())),
             false => Err(format!("{} is not a folder", existing.display())),
         };
         let _ = std::fs::remove_file(&probe);

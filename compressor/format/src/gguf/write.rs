@@ -22,7 +22,7 @@ use super::gguf_name;
 use super::names::row_in_halves;
 use crate::{
     Activation, Architecture, Artifact, ArtifactTensor, Dtype, Error, Family, LayerTensor, NormKind, Origin, Positions, Result,
-    RotaryScaling, TensorId, TensorSlice, write_beside,
+    RotaryScaling, TensorId, TensorSlice, check_apart, write_beside,
 };
 
 /// What was written.
@@ -47,9 +47,9 @@ const QUANTIZATION_VERSION: u32 = 2;
 ///
 /// # Errors
 /// [`Error::Unsupported`] for what GGUF or llama.cpp can't express, by name and with the way out: a family, a scheme, a scale, a
-/// tokenizer. [`Error::Io`] where `out` can't be written.
+/// tokenizer. [`Error::Refused`] where `out` lies in the artifact's folder; [`Error::Io`] where it can't be written.
 pub fn write_gguf(artifact: &Artifact, out: &Path) -> Result<GgufReport> {
-    refuse_the_artifacts_own_folder(artifact, out)?;
+    check_apart(out, [artifact.path()])?;
     let name = architecture_name(artifact)?;
     let tensors = planned(artifact, name)?;
     let mut head = Head::default();
@@ -110,21 +110,6 @@ fn architecture_name(artifact: &Artifact) -> Result<&'static str> {
         return refused("`rope_type` is llama3: rotary frequencies that are scaled one by one can't be written as GGUF yet");
     }
     Ok(name)
-}
-
-/// A file beside the artifact's would be a change that verification finds.
-fn refuse_the_artifacts_own_folder(artifact: &Artifact, out: &Path) -> Result<()> {
-    let folder = match out.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    match (folder.canonicalize(), artifact.path().canonicalize()) {
-        (Ok(folder), Ok(own)) if folder == own => Err(Error::unsupported(
-            out,
-            "lies in the artifact's folder, where verification would find it as an added file: name another place",
-        )),
-        _ => Ok(()),
-    }
 }
 
 /// Every tensor with the type it is written in.
