@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use compressor_engine::{Cache, Engine, Options, computation};
-use compressor_format::{Computation, Model, PromptCache};
+use compressor_format::{Computation, Model, PromptCache, check_apart};
 
 use crate::failure::Failure;
 
@@ -31,6 +31,7 @@ impl PromptFile {
             let (path, folder) = (path.display(), folder.display());
             return Err(anyhow::anyhow!("{path}: there is no folder {folder} to keep the prompt cache in").into());
         }
+        check_apart(path, [model.path()])?;
         let computed = computation(model, options);
         let found = PromptCache::open(path, &computed)?;
         let stored = found.as_ref().map_or(0, |found| found.tokens.len());

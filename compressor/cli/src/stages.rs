@@ -2,23 +2,25 @@
 
 use std::path::Path;
 
-use compressor_format::{ByteSize, Recipe};
+use compressor_format::{Begun, ByteSize, Made, NewFolder, Recipe, check_apart};
 use compressor_pipeline::Plan;
+use serde_json::json;
 use toml::{Table, Value};
 
 use crate::Output;
 use crate::arguments;
 use crate::commands::carry_out;
 use crate::failure::{Ending, Failure};
-use crate::out::errln;
+use crate::out::{self, errln};
 
 pub(crate) fn train(arguments: &arguments::Train, output: Output) -> Result<Ending, Failure> {
     let mut stage = Table::new();
     training(&mut stage, &arguments.training);
-    one_stage("train", [&arguments.model, &arguments.output], stage, Some(&arguments.training), None, None, output)
+    one_stage("train", (&arguments.model, &arguments.place), stage, Some(&arguments.training), None, None, output)
 }
 
 pub(crate) fn distill(arguments: &arguments::Distill, output: Output) -> Result<Ending, Failure> {
+    check_apart(&arguments.place.output, arguments.student.as_deref())?;
     let mut stage = Table::new();
     training(&mut stage, &arguments.training);
     set(&mut stage, "temperature", arguments.temperature);
@@ -29,7 +31,7 @@ pub(crate) fn distill(arguments: &arguments::Distill, output: Output) -> Result<
     if !student.is_empty() {
         stage.insert("student".to_owned(), Value::Table(student));
     }
-    one_stage("distill", [&arguments.teacher, &arguments.output], stage, Some(&arguments.training), None, None, output)
+    one_stage("distill", (&arguments.teacher, &arguments.place), stage, Some(&arguments.training), None, None, output)
 }
 
 pub(crate) fn prune(arguments: &arguments::Prune, output: Output) -> Result<Ending, Failure> {
@@ -47,7 +49,7 @@ pub(crate) fn prune(arguments: &arguments::Prune, output: Output) -> Result<Endi
         let layers = arguments.layers.iter().map(|layer| Value::Integer(*layer as i64)).collect();
         stage.insert("layers".to_owned(), Value::Array(layers));
     }
-    one_stage("prune", [&arguments.model, &arguments.output], stage, None, arguments.dataset.as_deref(), None, output)
+    one_stage("prune", (&arguments.model, &arguments.place), stage, None, arguments.dataset.as_deref(), None, output)
 }
 
 pub(crate) fn quantize(arguments: &arguments::Quantize, output: Output) -> Result<Ending, Failure> {
@@ -70,7 +72,7 @@ pub(crate) fn quantize(arguments: &arguments::Quantize, output: Output) -> Resul
         stage.insert("allow".to_owned(), arguments.allow.iter().cloned().map(Value::String).collect::<Vec<_>>().into());
     }
     set(&mut stage, "measure_kl", arguments.measure_kl.then_some(true));
-    let paths = [arguments.model.as_path(), &arguments.output];
+    let paths = (arguments.model.as_path(), &arguments.place);
     one_stage("quantize", paths, stage, None, arguments.dataset.as_deref(), arguments.memory.bytes(), output)
 }
 
@@ -89,26 +91,24 @@ fn training(stage: &mut Table, training: &arguments::Training) {
     set(stage, "warmup_steps", training.warmup_steps.map(|steps| steps as i64));
 }
 
-/// Runs a recipe of one stage whose result is `folder` itself.
+/// Runs a recipe of one stage whose result is a folder itself, which appears whole.
 fn one_stage(
-    name: &str,
-    [model, folder]: [&Path; 2],
+    name: &'static str,
+    (model, place): (&Path, &arguments::Place),
     stage: Table,
     training: Option<&arguments::Training>,
     dataset: Option<&Path>,
     max_memory_bytes: Option<u64>,
     output: Output,
 ) -> Result<Ending, Failure> {
-    let file_name = folder.file_name().map(|name| name.to_string_lossy().into_owned());
-    let Some(file_name) = file_name else {
-        return Err(anyhow::anyhow!("{}: this names no folder to write", folder.display()).into());
-    };
+    let dataset = training.map(|training| training.dataset.as_path()).or(dataset);
+    let folder = place.output.as_path();
+    check_apart(folder, [Some(model), dataset].into_iter().flatten())?;
     // Beside the output: an unfinished run keeps its training state there, a finished one leaves nothing.
-    let run_folder = folder.with_file_name(format!(".{file_name}.compressor"));
+    let run_folder = NewFolder::work(folder)?;
     let mut recipe = Table::new();
     set(&mut recipe, "name", Some(name));
     set(&mut recipe, "seed", training.map(|training| training.seed as i64));
-    let dataset = training.map(|training| training.dataset.as_path()).or(dataset);
     set(&mut recipe, "dataset", dataset.map(|path| path.display().to_string()));
     set(&mut recipe, "output", Some(run_folder.display().to_string()));
     let mut source = Table::new();
@@ -120,10 +120,21 @@ fn one_stage(
 
     let recipe = Recipe::from_toml(&recipe.to_string()).map_err(|mistakes| Failure::Refused(None, mistakes))?;
     let plan = Plan::within(recipe, None, max_memory_bytes).map_err(|mistakes| Failure::Refused(None, mistakes))?;
-    let plan = plan.into_folder(folder.to_owned());
+    let made = Made::By { command: name, fingerprint: plan.steps()[0].fingerprint.clone() };
+    let new = match NewFolder::begin(folder, made, place.force)? {
+        Begun::Now(new) => new,
+        Begun::Before { passed } => {
+            if output.json {
+                out::json(&json!({ "output": folder, "finished_before": true }))?;
+            }
+            errln!("{}: finished before, from the same inputs with the same settings", folder.display());
+            return Ok(if passed { Ending::Passed } else { Ending::Failed });
+        }
+    };
+    let plan = plan.into_folder(new.path());
     let device = training.map_or("cpu", |training| training.device.as_str());
     let ending = carry_out(&plan, device, output)?;
-    fs_err::remove_dir_all(run_folder)?;
+    new.finish(ending == Ending::Passed)?;
     errln!("written to {}", folder.display());
     Ok(ending)
 }
