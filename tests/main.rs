@@ -17,6 +17,8 @@ mod devices;
 mod documents;
 #[path = "integration/export.rs"]
 mod export;
+#[path = "integration/folders.rs"]
+mod folders;
 #[path = "integration/generate.rs"]
 mod generate;
 #[path = "integration/layers.rs"]
@@ -27,7 +29,7 @@ mod parity;
 mod quantization_aware;
 #[path = "integration/refusals.rs"]
 mod refusals;
-#[path = "integration/supply_chain.rs"]
-mod supply_chain;
 #[path = "integration/streams.rs"]
 mod streams;
+#[path = "integration/supply_chain.rs"]
+mod supply_chain;

@@ -94,5 +94,5 @@ pub use {
     tokenizer::{TextStream, Tokenizer},
     weights::{Weights, write_config},
     write::folder::{Begun, Made, NewFolder, fingerprint_of},
-    write::{Lock, check_apart, create_scratch, open_own, write_beside},
+    write::{Lock, check_apart, check_writable, create_scratch, open_own, write_beside},
 };

@@ -337,7 +337,9 @@ fn without_manifest(path: &Path) -> Error {
             Some(config) if config.get("quantization_config").is_some_and(|value| !value.is_null()) => {
                 format!("holds quantized weights without a manifest.json, so there is nothing to compare its files with; {WAYS}")
             }
-            Some(_) => format!("is a checkpoint with dense weights, {ONLY}; {WAYS}, `compressor quantize` makes an artifact of it"),
+            Some(_) => {
+                format!("is a checkpoint with dense weights, {ONLY}; {WAYS}, `compressor quantize` makes an artifact of it")
+            }
             None => "holds neither a manifest.json nor a config.json: it is no model; name an artifact's folder".to_owned(),
         }
     };

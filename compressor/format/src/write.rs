@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 
 pub use self::inputs::check_apart;
-use self::lock::{is_at, is_same_file};
 pub use self::lock::{Lock, open_own};
+use self::lock::{is_at, is_same_file};
 use crate::{Error, Result};
 
 /// Replaces `path` by what `fill` writes, all of it or nothing.
@@ -40,6 +40,14 @@ pub(crate) fn write_new(path: &Path, fill: impl FnOnce(&mut BufWriter<fs::File>)
     let mut file = buffered(file.map_err(|error| Error::not_written(path, error))?);
     let filled = fill(&mut file).and_then(|()| Ok(file.flush().and_then(|()| file.get_ref().sync_all())?));
     filled.map_err(|error| not_written(path, error))
+}
+
+/// Tries whether files can be made in `folder`; nothing is left there.
+///
+/// # Errors
+/// [`Error::Io`] and [`Error::NoRoom`] with the folder where they can't.
+pub fn check_writable(folder: &Path) -> Result<()> {
+    Beside::create_for(&folder.join("compressor-probe"), folder).map(drop)
 }
 
 /// Makes the file `path`, to be read and written, in the place of whatever file or link has this name: for what one process keeps on
@@ -72,6 +80,11 @@ const ATTEMPTS: usize = 100;
 impl Beside {
     /// Makes the file, after those were removed that dead writers of the same name left.
     pub(crate) fn create(path: &Path) -> Result<Self> {
+        Self::create_for(path, path)
+    }
+
+    /// The same, where errors name `asked`.
+    fn create_for(path: &Path, asked: &Path) -> Result<Self> {
         let name = path.file_name().ok_or_else(|| Error::malformed(path, "this names no file to write"))?;
         // A link is replaced. A device or a pipe would be too, for everybody.
         if std::fs::symlink_metadata(path).is_ok_and(|found| !found.is_file() && !found.is_symlink()) {
@@ -84,7 +97,7 @@ impl Beside {
                 Ok(file) => file,
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 // The message names the file that was asked for.
-                Err(error) => return Err(Error::not_written(path, named(path, &error))),
+                Err(error) => return Err(Error::not_written(asked, named(asked, &error))),
             };
             match file.file().try_lock() {
                 // Between the two calls another writer may have taken it for a dead one's.
@@ -288,6 +301,16 @@ mod tests {
         create_scratch(&path).unwrap().write_all(b"mine").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"mine");
         assert_eq!(fs::read(&victim).unwrap(), b"precious");
+    }
+
+    #[test]
+    fn a_folder_that_can_be_written_is_left_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        check_writable(folder.path()).unwrap();
+        assert_eq!(names(folder.path()), [""; 0]);
+        let missing = folder.path().join("missing");
+        let refused = check_writable(&missing).unwrap_err().to_string();
+        assert!(refused.starts_with(&format!("{}: ", missing.display())), "{refused}");
     }
 
     #[test]

@@ -49,7 +49,12 @@ pub fn write_manifest(
 ///
 /// # Errors
 /// Where a file can't be read or written.
-pub(crate) fn write_manifest_after(before: &Path, teacher: &Checkpoint, recipe: &Recipe, folder: &Path) -> Result<Manifest, Error> {
+pub(crate) fn write_manifest_after(
+    before: &Path,
+    teacher: &Checkpoint,
+    recipe: &Recipe,
+    folder: &Path,
+) -> Result<Manifest, Error> {
     let mut manifest = Manifest { recipe: without_places(recipe), ..Manifest::read(before)? };
     for path in teacher.files() {
         let hash = FileHash::of(name(&path), &path)?;

@@ -121,11 +121,17 @@ impl NewFolder {
             Ok(Found::Nothing) => None,
             Ok(Found::Finished { passed }) => {
                 // What is left of a killed clean-up; another folder under way is somebody's work.
-                if folder.path().exists() { folder.leave() } else { folder.clean() }
+                if folder.path().exists() {
+                    folder.leave()
+                } else {
+                    folder.clean()
+                }
                 return Ok(Begun::Before { passed });
             }
             Ok(Found::Other(what)) => {
-                let refused = || (!replace).then(|| Error::refused(out, format!("{what}; name another folder, or replace it with --force")));
+                let refused = || {
+                    (!replace).then(|| Error::refused(out, format!("{what}; name another folder, or replace it with --force")))
+                };
                 folder.refuse_to_replace().err().or_else(refused)
             }
         };
@@ -222,7 +228,10 @@ impl NewFolder {
         let out = self.out.as_path();
         let Ok(found) = std::fs::symlink_metadata(out) else { return Ok(Found::Nothing) };
         if found.is_symlink() {
-            return Err(Error::refused(out, "is a link, which is not followed: name the folder that it leads to, or another one"));
+            return Err(Error::refused(
+                out,
+                "is a link, which is not followed: name the folder that it leads to, or another one",
+            ));
         }
         if !found.is_dir() {
             return Err(Error::refused(out, "is there already and is not a folder: name another one"));
@@ -269,7 +278,8 @@ impl NewFolder {
                 ours.extend([Manifest::FILE, WEIGHTS, ENTROPY].map(str::to_owned));
             }
             (None, Err(_)) => {
-                let what = "is not empty, and no record or manifest says that this program made it; move it away or name another folder";
+                let what =
+                    "is not empty, and no record or manifest says that this program made it; move it away or name another folder";
                 return Err(Error::refused(out, what));
             }
         }
@@ -468,7 +478,9 @@ mod tests {
         let way_out = "name another folder, or replace it with --force";
         let expected = format!("is not empty: `import` made it from other inputs or with other settings; {way_out}");
         assert_eq!(refusal(&out, "b", false), expected);
-        let Err(error) = NewFolder::begin(&out, Made::By { command: "prune", fingerprint: "a".to_owned() }, false) else { panic!() };
+        let Err(error) = NewFolder::begin(&out, Made::By { command: "prune", fingerprint: "a".to_owned() }, false) else {
+            panic!()
+        };
         assert_eq!(error.to_string(), format!("{}: is not empty: `import` made it; {way_out}", out.display()));
         let folder = begin(&out, "b", true).unwrap();
         assert_eq!(fs::read(out.join("config.json")).unwrap(), b"first", "until the new one is whole");
@@ -484,7 +496,8 @@ mod tests {
         }
         fs::remove_file(out.join(RECORD)).unwrap();
         for replace in [false, true] {
-            let expected = "is not empty, and no record or manifest says that this program made it; move it away or name another folder";
+            let expected =
+                "is not empty, and no record or manifest says that this program made it; move it away or name another folder";
             assert_eq!(refusal(&out, "b", replace), expected);
         }
         assert_eq!(names(&out), ["config.json", "notes.txt"]);
@@ -583,7 +596,10 @@ mod tests {
         fs::create_dir_all(work.join(".steps/1-train/state")).unwrap();
         fs::write(work.join(LOCK), "").unwrap();
         let refused = begin(&out, "a", true).unwrap().fill(|_| Ok::<_, Error>(())).unwrap_err().to_string();
-        assert!(refused.ends_with("is of an unfinished command for the same folder: finish that one, or remove this"), "{refused}");
+        assert!(
+            refused.ends_with("is of an unfinished command for the same folder: finish that one, or remove this"),
+            "{refused}"
+        );
         assert!(work.join(".steps/1-train/state").exists());
         fs::remove_dir_all(&work).unwrap();
 

@@ -56,7 +56,8 @@ mod tests {
         fs_err::write(at("all/model/weights"), "").unwrap();
         let model = at("all/model");
         let checked = |out: PathBuf| check_apart(&out, [model.as_path()]).map_err(|error| error.to_string());
-        let refused = |out: &Path, what: &str| Err(format!("{}: {what} ({}): name another place", out.display(), model.display()));
+        let refused =
+            |out: &Path, what: &str| Err(format!("{}: {what} ({}): name another place", out.display(), model.display()));
         for same in ["all/model", "all/./model", "all/model/../model"] {
             assert_eq!(checked(at(same)), refused(&at(same), "is read by this command, and would be lost"));
         }

@@ -36,9 +36,7 @@ impl Stream {
         let store = match file {
             // One allocation of its full size, which goes back whole.
             None => Store::Memory(Vec::with_capacity(vectors * width)),
-            Some(path) => {
-                Store::File(Spilled { path: path.to_owned(), file: create_scratch(path)?, len: 0 })
-            }
+            Some(path) => Store::File(Spilled { path: path.to_owned(), file: create_scratch(path)?, len: 0 }),
         };
         Ok(Self { part: vectors_per_part * width, store })
     }
