@@ -31,9 +31,9 @@ impl PromptFile {
             let (path, folder) = (path.display(), folder.display());
             return Err(anyhow::anyhow!("{path}: there is no folder {folder} to keep the prompt cache in").into());
         }
-        check_apart(path, [model.path()])?;
         let computed = computation(model, options);
         let found = PromptCache::open(path, &computed)?;
+        check_apart(path, [model.path()])?;
         let stored = found.as_ref().map_or(0, |found| found.tokens.len());
         let cache = match &found {
             Some(found) => {

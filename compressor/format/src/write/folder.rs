@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
-use super::{ATTEMPTS, Lock, folder_of, sync_folder, write_beside};
+use super::{ATTEMPTS, Lock, clear_all_leftovers, folder_of, sync_folder, write_beside};
 use crate::entropy::ENTROPY;
 use crate::manifest::file_names;
 use crate::model::WEIGHTS;
@@ -141,7 +141,8 @@ impl NewFolder {
                 Err(error)
             }
             None => {
-                // A kill before the rename: it is whole, or whoever fills it says so.
+                // After a kill before the rename: what was under way, and the record, are written again.
+                clear_all_leftovers(&folder.path());
                 let _ = std::fs::remove_file(folder.path().join(RECORD));
                 Ok(Begun::Now(folder))
             }
@@ -566,6 +567,17 @@ mod tests {
         assert!(refusal(&out, "b", false).contains("--force"));
         assert_eq!(fs::read(out.join("config.json")).unwrap(), b"first");
         assert!(!replaced.exists() && new.exists(), "work under way stays");
+        fill(begin(&out, "b", true).unwrap(), "second");
+
+        // The record was under way.
+        drop(begin(&out, "c", true).unwrap());
+        fs::create_dir(&new).unwrap();
+        for name in ["config.json", RECORD, "..compressor.json.0123abcd.tmp"] {
+            fs::write(new.join(name), "third").unwrap();
+        }
+        begin(&out, "c", true).unwrap().finish(true).unwrap();
+        assert_eq!(names(&out), [RECORD, "config.json"]);
+        assert!(is_finished(&out, "c"));
         fill(begin(&out, "b", true).unwrap(), "second");
 
         // The new one is in its place, the old one was not removed yet; then only the lock was left.
