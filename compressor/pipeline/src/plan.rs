@@ -192,7 +192,7 @@ impl Step {
     /// Whether its folder has something in it that no run of this recipe put there.
     pub(crate) fn holds_foreign_files(&self) -> bool {
         let is_used = std::fs::read_dir(&self.folder).is_ok_and(|mut entries| entries.next().is_some());
-        is_used && !self.bookkeeping.join(crate::run::MARK).exists()
+        is_used && !self.bookkeeping.join(crate::record::MARK).exists()
     }
 }
 

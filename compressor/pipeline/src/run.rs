@@ -12,14 +12,14 @@ use compressor_format::{
     Alternative, Architecture, Artifact, Batches, Check, Checkpoint, Dataset, Distill, Dtype, Importance, LayerTensor,
     LearnScales, Measured, Metrics, Model, Prune, Quantize, REPORT_VERSION, Reference, Report, SampleOrder, Samples, Sizes,
     Split, Stage, StageReport, StepLosses, Student, TensorId, Threshold, Tokenizer, Train, TrainingKeys, Verify, WeightStorage,
-    Weights, copy_companions, hash_file, write_beside, write_entropy,
+    Weights, copy_companions, write_entropy,
 };
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::measure::HeldOut;
 use crate::plan::{Origin, Plan, Step, architecture, evenly_spaced};
 use crate::quantize::{TextPurpose, TextUse};
+use crate::record::{Record, finished, hashes, is_begun, prepare_folder, remove_state};
 use crate::statistics::mean;
 use crate::trainer::{Distillation, Start, Trainer, TrainingJob};
 use crate::verify::{Bench, Subject, verify};
@@ -581,15 +581,6 @@ fn memory_check(step: &Step, peak: Option<u64>, most: u64) -> Check {
     }
 }
 
-/// The training state has done its work when what was trained is written.
-fn remove_state(step: &Step) -> Result<(), Error> {
-    let state = step.bookkeeping.join("state");
-    if state.exists() {
-        fs_err::remove_dir_all(state)?;
-    }
-    Ok(())
-}
-
 /// Hands the engine's activations to the scores.
 struct Calibration(prune::ActivationScores);
 
@@ -647,87 +638,6 @@ fn keep_layers(weights: Weights, count: usize) -> Weights {
     }
     architecture.layers = kept.iter().map(|layer| architecture.layers[*layer]).collect();
     Weights::new(architecture, config, student)
-}
-
-/// What a finished step leaves: `step.json`, written last.
-#[derive(Serialize, Deserialize)]
-struct Record {
-    report: StageReport,
-    checks: Vec<compressor_format::Check>,
-    /// BLAKE3 of each file that the step made.
-    files: BTreeMap<String, String>,
-}
-
-pub(crate) const RECORD: &str = "step.json";
-/// Says from a step's first moment that its folder is ours, and what for.
-pub(crate) const MARK: &str = "fingerprint";
-
-impl Record {
-    fn write(&self, step: &Step) -> Result<(), Error> {
-        let text = serde_json::to_string_pretty(self).expect("a record is plain data");
-        Ok(write_beside(step.bookkeeping.join(RECORD), |file| Ok(std::io::Write::write_all(file, text.as_bytes())?))?)
-    }
-}
-
-/// The record of a step that is finished, whose inputs have not changed and whose files are as they were left.
-fn finished(step: &Step) -> Result<Option<Record>, Error> {
-    let redone = |why: &str| {
-        tracing::info!("{}: {why}", step.name);
-        Ok(None)
-    };
-    let Ok(bytes) = fs_err::read(step.bookkeeping.join(RECORD)) else { return redone("was never finished") };
-    let Ok(record) = serde_json::from_slice::<Record>(&bytes) else { return redone("another version finished it") };
-    if record.report.fingerprint != step.fingerprint {
-        return redone("its settings or its inputs changed since it was finished");
-    }
-    if record.files != hashes(step)? {
-        return redone("its files are not as they were left");
-    }
-    Ok(Some(record))
-}
-
-/// BLAKE3 of what a step made; a verification makes no files, and metrics grow when a run is resumed.
-fn hashes(step: &Step) -> Result<BTreeMap<String, String>, Error> {
-    let mut hashes = BTreeMap::new();
-    if !step.folder.exists() {
-        return Ok(hashes);
-    }
-    for entry in fs_err::read_dir(&step.folder)? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if entry.file_type()?.is_file() && name != Metrics::FILE {
-            hashes.insert(name, hash_file(&entry.path())?);
-        }
-    }
-    Ok(hashes)
-}
-
-/// Whether what lies in a step's folder was made with the settings and inputs of this run.
-fn is_begun(step: &Step) -> bool {
-    std::fs::read_to_string(step.bookkeeping.join(MARK)).is_ok_and(|fingerprint| fingerprint == step.fingerprint)
-}
-
-/// Makes the step's folder, or empties one that this run made for something else; a training state of the same step stays.
-fn prepare_folder(step: &Step) -> Result<(), Error> {
-    let mark = step.bookkeeping.join(MARK);
-    if step.holds_foreign_files() {
-        return Err(Error::NotOurs(step.folder.clone()));
-    }
-    match fs_err::read_to_string(&mark) {
-        Ok(fingerprint) if fingerprint == step.fingerprint => {}
-        Ok(_) => {
-            fs_err::remove_dir_all(&step.bookkeeping)?;
-            if step.folder.exists() {
-                fs_err::remove_dir_all(&step.folder)?;
-            }
-        }
-        Err(_) => {}
-    }
-    fs_err::create_dir_all(&step.bookkeeping)?;
-    if !matches!(step.stage, Stage::Verify(_)) {
-        fs_err::create_dir_all(&step.folder)?;
-    }
-    Ok(write_beside(mark, |file| Ok(std::io::Write::write_all(file, step.fingerprint.as_bytes())?))?)
 }
 
 /// Held while a run works; the operating system lets go of it when the process ends, however it ends.
