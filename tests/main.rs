@@ -27,7 +27,7 @@ mod parity;
 mod quantization_aware;
 #[path = "integration/refusals.rs"]
 mod refusals;
-#[path = "integration/supply_chain.rs"]
-mod supply_chain;
 #[path = "integration/streams.rs"]
 mod streams;
+#[path = "integration/supply_chain.rs"]
+mod supply_chain;

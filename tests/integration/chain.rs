@@ -69,7 +69,7 @@ fn a_broken_budget_fails_with_exit_code_1_and_keeps_the_artifact() {
     let bench = Bench::new();
     let with_budget = |bytes: u64| TINY.replace("artifact_bytes = 1_000_000", &format!("artifact_bytes = {bytes}"));
     bench.write("tiny.toml", TINY);
-    let plan: Value = serde_json::from_str(&bench.run(&["plan", "tiny.toml", "--json"]).expect(0).stdout()).unwrap();
+    let plan: serde_json::Value = serde_json::from_str(&bench.run(&["plan", "tiny.toml", "--json"]).expect(0).stdout()).unwrap();
     let weights = plan["stages"][4]["bytes"].as_u64().unwrap();
     // What the weights alone exceed is refused before any work.
     bench.write("tiny.toml", &with_budget(weights - 1));

@@ -5,7 +5,7 @@
 //! template, and so many steps.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use minijinja::syntax::SyntaxConfig;
@@ -318,6 +318,12 @@ pub(crate) fn files(file: &GgufFile) -> Result<Vec<(&'static str, String)>> {
         ends => files.push(("generation_config.json", format!("{:#}\n", json!({ "eos_token_id": ends })))),
     }
     Ok(files)
+}
+
+/// Writes [`files`] into a folder.
+pub(crate) fn write_files(file: &GgufFile, folder: &Path) -> Result<()> {
+    let write = |(name, text): (&str, String)| crate::write_beside(folder.join(name), |out| Ok(out.write_all(text.as_bytes())?));
+    files(file)?.into_iter().try_for_each(write)
 }
 
 /// A special token: the text itself, or an object with it and what the tokenizer must know about it.

@@ -23,7 +23,7 @@ pub struct Report {
     pub reference: Option<Reference>,
     /// What the figures of time and memory were measured on.
     pub machine: Machine,
-    /// What each finished stage made, in order.
+    /// What each finished stage made, in order; before them [`ORIGINAL`], where the chain starts from a model that is there.
     pub stages: Vec<StageReport>,
     /// Every comparison, checked or only measured.
     pub checks: Vec<Check>,
@@ -137,6 +137,9 @@ pub enum Outcome {
     Measured,
 }
 
+/// The name of the row that stands before the first stage's: the model that the chain starts from.
+pub const ORIGINAL: &str = "0-original";
+
 /// Version of the report's layout.
 pub const REPORT_VERSION: u32 = 1;
 
@@ -194,6 +197,16 @@ fn nan_for_null<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64
 }
 
 impl Report {
+    /// The model that the chain starts from, as it was measured before anything was done to it.
+    pub fn original(&self) -> Option<&StageReport> {
+        self.stages.first().filter(|step| step.name == ORIGINAL)
+    }
+
+    /// What the finished stages made, without [`Self::original`].
+    pub fn steps(&self) -> &[StageReport] {
+        &self.stages[usize::from(self.original().is_some())..]
+    }
+
     /// The report in a run folder.
     pub fn path(run_folder: &Path) -> PathBuf {
         run_folder.join("report.json")

@@ -15,7 +15,8 @@ pub fn count(value: f64) -> String {
 /// Bytes in decimal units.
 pub fn bytes(value: u64) -> String {
     match value {
-        0..1_000_000 => format!("{:.1} kB", value as f64 / 1e3),
+        0..1000 => format!("{value} B"),
+        1000..1_000_000 => format!("{:.1} kB", value as f64 / 1e3),
         1_000_000..1_000_000_000 => format!("{:.2} MB", value as f64 / 1e6),
         _ => format!("{:.2} GB", value as f64 / 1e9),
     }

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use compressor_format::{
-    Alternative, ByteSize, Checkpoint, Dataset, Distill, Draft, Dtype, Importance, LearnScales, Method, Mistake, Place, Prune, Quantize,
-    Recipe, RecipeText, Split, Stage, Student, Tokenizer, TrainingKeys, Verify, WeightStorage,
+    Alternative, ByteSize, Checkpoint, Dataset, Distill, Draft, Dtype, Importance, LearnScales, Method, Mistake, Place, Prune,
+    Quantize, Recipe, RecipeText, Split, Stage, Student, Tokenizer, TrainingKeys, Verify, WeightStorage,
 };
 
 use crate::fingerprint::Fingerprint;

@@ -275,8 +275,8 @@ fn stored_as(name: &str, dtype: compressor_format::Dtype) -> String {
 }
 
 fn verdict(report: &Report) -> Verdict {
-    let asked = report.recipe["stage"].as_array().map_or(0, Vec::len).max(report.stages.len());
-    let done = report.stages.len();
+    let asked = report.recipe["stage"].as_array().map_or(0, Vec::len).max(report.steps().len());
+    let done = report.steps().len();
     let names = |outcome: Outcome| {
         let names: Vec<&str> =
             report.checks.iter().filter(|check| check.outcome == outcome).map(|check| check.name.as_str()).collect();
@@ -334,8 +334,9 @@ fn tiles(report: &Report) -> Result<Vec<Tile>, Error> {
         let lines = vec![than, bytes(reference.bytes)];
         tiles.push(Tile { label: "Smaller".to_owned(), figure: ratio(last.compression_ratio), lines });
     }
-    // The chain's own first model, where the ratio is against it: what was lost is lost since then.
-    let first = report.stages.first().filter(|step| report.reference.as_ref().is_some_and(|other| other.name == step.name));
+    // The model that the chain starts from or makes first: what was lost is lost since then.
+    let made_first = || report.stages.first().filter(|step| report.reference.as_ref().is_some_and(|of| of.name == step.name));
+    let first = report.original().or_else(made_first);
     if let Some(score) = last.score {
         let mut lines = vec![format!("exact match on {} examples", whole(score.sample_size))];
         lines.extend(last.perplexity.map(|measured| format!("perplexity {}", perplexity(measured.value))));
@@ -515,9 +516,10 @@ fn sizes(report: &Report) -> Result<Option<Sizes>, Error> {
     let has_score = report.stages.iter().filter(|step| step.score.is_some()).count() > 1;
     let measured = |step: &StageReport| if has_score { step.score } else { step.perplexity };
     let mut spots: Vec<Spot> = Vec::new();
-    for (step, number) in report.stages.iter().zip(1..) {
+    for step in &report.stages {
         let Some(measured) = measured(step).filter(|measured| measured.value.is_finite()) else { continue };
-        let spot = Spot { label: number.to_string(), bytes: step.bytes as f64, quality: measured.value };
+        let number = step.name.split('-').next().unwrap_or_default();
+        let spot = Spot { label: number.to_owned(), bytes: step.bytes as f64, quality: measured.value };
         // A verification makes no model: it would hide the step that did.
         if !spots.iter().any(|other| (other.bytes, other.quality) == (spot.bytes, spot.quality)) {
             spots.push(spot);
