@@ -144,6 +144,16 @@ impl Plan {
         Self::within(recipe, Some(&text), max_memory_bytes)
     }
 
+    /// The chain's largest checkpoint, the first of equal ones.
+    pub(crate) fn largest_checkpoint(&self) -> Option<Origin> {
+        if matches!(self.start, Origin::Path(_)) {
+            return Some(self.start.clone());
+        }
+        let dense = self.steps.iter().enumerate().filter(|(_, step)| !step.output.is_artifact);
+        let largest = dense.min_by_key(|(_, step)| std::cmp::Reverse(step.output.architecture.parameters()));
+        largest.map(|(index, _)| Origin::Step(index))
+    }
+
     /// The steps, in the order they run.
     pub fn steps(&self) -> &[Step] {
         &self.steps
