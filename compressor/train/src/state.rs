@@ -97,11 +97,14 @@ pub(crate) fn load(folder: &Path, fingerprint: &str, shapes: &Shapes, device: &D
     found.retain(|state| state.step.is_some());
     found.sort_by_key(|state| state.step);
     for Found { path, step } in found.into_iter().rev() {
-        // A state gets its name when both files are in it: this one was being removed, by a version that did so in its place.
-        if [DESCRIPTION, TENSORS].iter().any(|name| !path.join(name).exists()) {
+        // A state gets its name when both files are in it: one without either was being removed, by a version that did so in its place.
+        if !path.join(DESCRIPTION).exists() {
             continue;
         }
         let description = describe(&path)?;
+        if !path.join(TENSORS).exists() {
+            continue;
+        }
         if description.fingerprint != fingerprint {
             continue;
         }
