@@ -15,6 +15,7 @@ mod profile;
 mod progress;
 mod prompt_cache;
 mod show;
+mod size_limit;
 mod stages;
 mod trainer;
 
@@ -28,6 +29,7 @@ use crate::out::errln;
 
 fn main() -> ExitCode {
     compressor_train::tune_allocator();
+    size_limit::fail_where_files_are_limited();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(message) => {

@@ -1,22 +1,22 @@
 //! The stage verbs: recipes of one stage, made from flags.
 
-use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use compressor_format::{ByteSize, ModelSource, Recipe, Stage, Student};
+use compressor_format::{Begun, ByteSize, Made, ModelSource, NewFolder, Recipe, Stage, Student, check_apart};
 use compressor_pipeline::Plan;
+use serde_json::json;
 use toml::{Table, Value};
 
 use crate::Output;
 use crate::arguments;
 use crate::commands::carry_out;
 use crate::failure::{Ending, Failure};
-use crate::out::errln;
+use crate::out::{self, errln};
 
 pub(crate) fn train(arguments: &arguments::Train, output: Output) -> Result<Ending, Failure> {
     let mut stage = Table::new();
     training(&mut stage, &arguments.training);
-    let paths = Paths::new(&arguments.model, &arguments.output, Some(&arguments.training.dataset));
+    let paths = Paths::new(&arguments.model, &arguments.place, Some(&arguments.training.dataset));
     one_stage("train", paths, stage, Some(&arguments.training), None, output)
 }
 
@@ -31,7 +31,7 @@ pub(crate) fn distill(arguments: &arguments::Distill, output: Output) -> Result<
     if !student.is_empty() {
         stage.insert("student".to_owned(), Value::Table(student));
     }
-    let paths = Paths::new(&arguments.teacher, &arguments.output, Some(&arguments.training.dataset));
+    let paths = Paths::new(&arguments.teacher, &arguments.place, Some(&arguments.training.dataset));
     let paths = Paths { student: arguments.student.as_deref(), ..paths };
     one_stage("distill", paths, stage, Some(&arguments.training), None, output)
 }
@@ -51,7 +51,7 @@ pub(crate) fn prune(arguments: &arguments::Prune, output: Output) -> Result<Endi
         let layers = arguments.layers.iter().map(|layer| Value::Integer(*layer as i64)).collect();
         stage.insert("layers".to_owned(), Value::Array(layers));
     }
-    let paths = Paths::new(&arguments.model, &arguments.output, arguments.dataset.as_ref());
+    let paths = Paths::new(&arguments.model, &arguments.place, arguments.dataset.as_ref());
     one_stage("prune", paths, stage, None, None, output)
 }
 
@@ -75,7 +75,7 @@ pub(crate) fn quantize(arguments: &arguments::Quantize, output: Output) -> Resul
         stage.insert("allow".to_owned(), arguments.allow.iter().cloned().map(Value::String).collect::<Vec<_>>().into());
     }
     set(&mut stage, "measure_kl", arguments.measure_kl.then_some(true));
-    let paths = Paths::new(&arguments.model, &arguments.output, arguments.dataset.as_ref());
+    let paths = Paths::new(&arguments.model, &arguments.place, arguments.dataset.as_ref());
     one_stage("quantize", paths, stage, None, arguments.memory.bytes(), output)
 }
 
@@ -97,34 +97,31 @@ fn training(stage: &mut Table, training: &arguments::Training) {
 /// What a verb reads and the folder that it writes.
 struct Paths<'a> {
     model: &'a Path,
-    folder: &'a Path,
+    place: &'a arguments::Place,
     dataset: Option<&'a Path>,
     /// The checkpoint that a student starts from.
     student: Option<&'a Path>,
 }
 
 impl<'a> Paths<'a> {
-    fn new(model: &'a Path, folder: &'a Path, dataset: Option<&'a PathBuf>) -> Self {
-        Self { model, folder, dataset: dataset.map(PathBuf::as_path), student: None }
+    fn new(model: &'a Path, place: &'a arguments::Place, dataset: Option<&'a PathBuf>) -> Self {
+        Self { model, place, dataset: dataset.map(PathBuf::as_path), student: None }
     }
 }
 
-/// Runs a recipe of one stage whose result is `folder` itself.
+/// Runs a recipe of one stage whose result is a folder itself, which appears whole.
 fn one_stage(
-    name: &str,
-    Paths { model, folder, dataset, student }: Paths<'_>,
+    name: &'static str,
+    Paths { model, place, dataset, student }: Paths<'_>,
     stage: Table,
     training: Option<&arguments::Training>,
     max_memory_bytes: Option<u64>,
     output: Output,
 ) -> Result<Ending, Failure> {
-    let Some(file_name) = folder.file_name() else {
-        return Err(anyhow::anyhow!("{}: this names no folder to write", folder.display()).into());
-    };
+    let folder = place.output.as_path();
+    check_apart(folder, [Some(model), dataset, student].into_iter().flatten())?;
     // Beside the output: an unfinished run keeps its training state there, a finished one leaves nothing.
-    let mut hidden = OsString::from(".");
-    hidden.extend([file_name, OsStr::new(".compressor")]);
-    let run_folder = folder.with_file_name(hidden);
+    let run_folder = NewFolder::work(folder)?;
     let mut recipe = Table::new();
     set(&mut recipe, "name", Some(name));
     set(&mut recipe, "seed", training.map(|training| training.seed as i64));
@@ -146,10 +143,21 @@ fn one_stage(
     }
 
     let plan = Plan::within(recipe, None, max_memory_bytes).map_err(|mistakes| Failure::Refused(None, mistakes))?;
-    let plan = plan.into_folder(folder.to_owned());
+    let made = Made::By { command: name, fingerprint: plan.steps()[0].fingerprint.clone() };
+    let new = match NewFolder::begin(folder, made, place.force)? {
+        Begun::Now(new) => new,
+        Begun::Before { passed } => {
+            if output.json {
+                out::json(&json!({ "output": folder.display().to_string(), "finished_before": true }))?;
+            }
+            errln!("{}: finished before, from the same inputs with the same settings", folder.display());
+            return Ok(if passed { Ending::Passed } else { Ending::Failed });
+        }
+    };
+    let plan = plan.into_folder(new.path());
     let device = training.map_or("cpu", |training| training.device.as_str());
     let ending = carry_out(&plan, device, output)?;
-    fs_err::remove_dir_all(run_folder)?;
+    new.finish(ending == Ending::Passed)?;
     errln!("written to {}", folder.display());
     Ok(ending)
 }

@@ -149,7 +149,7 @@ impl Plan {
         &self.steps
     }
 
-    /// Lets a plan of one stage write its result into `folder` itself.
+    /// Lets a plan of one stage write its result into `folder` itself, which its run folder may hold.
     #[must_use]
     pub fn into_folder(mut self, folder: PathBuf) -> Self {
         for step in &mut self.steps {

@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use compressor_format::{
     Alternative, Architecture, Checkpoint, Dataset, Distill, Draft, Dtype, Importance, LearnScales, Method, Mistake, Place,
-    Prune, Quantize, Recipe, RecipeText, Sizes, Split, Stage, Student, Tokenizer, TrainingKeys, Verify,
+    Prune, Quantize, Recipe, RecipeText, Sizes, Split, Stage, Student, Tokenizer, TrainingKeys, Verify, check_writable,
 };
 
 use crate::fingerprint::Fingerprint;
@@ -160,13 +160,10 @@ impl<'a> Planner<'a> {
     fn check_folder(&mut self) {
         let folder = self.recipe.run_folder();
         let existing = self.existing_folder();
-        let probe = existing.join(format!(".compressor-probe-{}", std::process::id()));
-        // The message names the folder, not a file that nobody asked for.
         let written = match existing.is_dir() {
-            true => std::fs::write(&probe, b"probe").map_err(|error| format!("{}: {error}", existing.display())),
+            true => check_writable(&existing).map_err(|error| error.to_string()),
             false => Err(format!("{} is not a folder", existing.display())),
         };
-        let _ = std::fs::remove_file(&probe);
         if let Err(error) = written {
             let mistake = Mistake::new(format!("the run folder {} can't be written: {error}", folder.display()))
                 .hint("set `output` to a folder on a disk that can be written");

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use compressor_engine::{Engine, Logits};
 use compressor_format::{
-    Artifact, Budget, ByteSize, Check, Checkpoint, Manifest, Measured, Model, Outcome, Threshold, Tokenizer, Verify,
+    Artifact, Budget, ByteSize, Check, Checkpoint, Manifest, Measured, Model, NewFolder, Outcome, Threshold, Tokenizer, Verify,
 };
 use serde::{Deserialize, Serialize};
 
@@ -258,11 +258,14 @@ fn budget_checks(artifact: &Path, budget: &Budget, bench: &dyn Bench) -> Result<
     Ok(checks)
 }
 
-/// The bytes of every file of the artifact together.
+/// The bytes of every file of the artifact together; the record of what made its folder is none of them.
 fn artifact_bytes(artifact: &Path, limit: Option<ByteSize>) -> Result<Check, Error> {
     let mut bytes = 0;
     for entry in fs_err::read_dir(artifact)? {
-        bytes += entry?.metadata()?.len();
+        let entry = entry?;
+        if entry.file_name() != NewFolder::RECORD {
+            bytes += entry.metadata()?.len();
+        }
     }
     let limit = limit.map(|ByteSize(limit)| Threshold::AtMost(limit as f64));
     Ok(Check::new("artifact bytes", bytes as f64, "bytes", limit, 1, None))
