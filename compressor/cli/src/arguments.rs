@@ -253,10 +253,10 @@ pub(crate) struct Inspect {
 pub(crate) struct Bench {
     /// A checkpoint or an artifact.
     pub(crate) model: PathBuf,
-    /// Tokens of the prompt.
-    #[arg(long, default_value_t = 16)]
-    pub(crate) prompt_tokens: usize,
-    /// Tokens to generate and time.
+    /// Tokens of the prompt [default: 16, fewer where the model holds fewer].
+    #[arg(long)]
+    pub(crate) prompt_tokens: Option<usize>,
+    /// Tokens to generate and time; more than the model holds are generated in rounds, each after the same prompt.
     #[arg(long, default_value_t = 128)]
     pub(crate) generate_tokens: usize,
     /// Show the time and bytes of every operation and layer, and how near they come to the memory's limit.
