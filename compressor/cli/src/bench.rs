@@ -130,7 +130,8 @@ fn measure(arguments: &arguments::Bench, output: Output) -> Result<Measured, Fai
     };
     let (model_bytes, cache_bytes) = (engine.memory_bytes(), cache.memory_bytes());
     // After the peak was read: finding the limit takes memory of its own.
-    let profiles = arguments.profile.then(|| Profiles::measure(&engine, &mut cache, &prompt, longest - prompt_tokens)).transpose()?;
+    let profiles =
+        arguments.profile.then(|| Profiles::measure(&engine, &mut cache, &prompt, longest - prompt_tokens)).transpose()?;
     Ok(Measured { result, model_bytes, cache_bytes, profiles })
 }
 

@@ -700,7 +700,9 @@ fn a_budget_that_the_weights_alone_exceed_is_refused_with_what_is_too_much() {
     let bench = Bench::with_text("a b z", &"a b z ".repeat(1000));
     bench.checkpoint("model", llama());
     fs_err::write(bench.path("model/tokenizer.json"), words(2)).unwrap();
-    let recipe = |budget: u64, keys: &str| format!("{OLD}[[stage]]\n[stage.quantize]\nembedding = \"dense\"\n{keys}\n[budget]\nartifact_bytes = {budget}\n");
+    let recipe = |budget: u64, keys: &str| {
+        format!("{OLD}[[stage]]\n[stage.quantize]\nembedding = \"dense\"\n{keys}\n[budget]\nartifact_bytes = {budget}\n")
+    };
     let tokenizer = words(2).len() as u64;
     let refused = bench.refused(&recipe(1000, "bits = 8"));
     let [mistake] = refused.as_slice() else { panic!("one mistake: {refused:?}") };

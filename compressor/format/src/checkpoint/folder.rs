@@ -183,9 +183,9 @@ impl Checkpoint {
             Source::Gguf(file) => {
                 let json = self.gguf_tokenizer(file)?;
                 crate::write_beside(folder.join("tokenizer.json"), |out| Ok(out.write_all(&json)?))?;
-                crate::chat::files(file)?
-                    .into_iter()
-                    .try_for_each(|(name, text)| crate::write_beside(folder.join(name), |out| Ok(out.write_all(text.as_bytes())?)))
+                crate::chat::files(file)?.into_iter().try_for_each(|(name, text)| {
+                    crate::write_beside(folder.join(name), |out| Ok(out.write_all(text.as_bytes())?))
+                })
             }
         }
     }
