@@ -54,6 +54,6 @@ notices FILE="THIRD-PARTY-NOTICES.txt":
 ci:
     .ci/run
 
-# what takes longer: other devices and programs, every kill, fuzzing, real recipes; `just full faults` for one part
+# what takes longer: other devices and programs, fuzzing, real recipes; `just full fuzz` for one part
 full *PARTS:
     .ci/full {{PARTS}}

@@ -26,7 +26,7 @@ if grep -qw amx_tile /proc/cpuinfo 2> /dev/null; then
 fi
 
 built=$peers/venv/compressor-requirements.txt # Written last, so a killed build is not taken for a finished one.
-if ! cmp -s "$here/requirements.txt" "$built"; then
+if ! cmp -s "$here/requirements.txt" "$built" || [[ ! -s $peers/flags ]]; then
   echo "setup.sh: building llama.cpp, a few minutes; the log is $peers/build.log" >&2
   rm -rf "$peers/venv" "$peers/peer" "$peers/quality"
   python3 -m venv "$peers/venv"

@@ -55,7 +55,7 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
     }
 }
 
-/// Mistakes that are shown; a file that is no recipe has one on each of its lines.
+/// Most mistakes that are shown. A recipe's text has at most 51; its files and stages can have more.
 const MOST_SHOWN: usize = 60;
 
 impl Failure {

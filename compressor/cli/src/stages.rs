@@ -141,8 +141,6 @@ fn one_stage(
     let mut recipe = Table::new();
     set(&mut recipe, "name", Some(name));
     set(&mut recipe, "seed", training.map(|training| training.seed as i64));
-    set(&mut recipe, "dataset", dataset.map(|path| path.display().to_string()));
-    set(&mut recipe, "text", text.map(|path| path.display().to_string()));
     let mut source = Table::new();
     set(&mut source, "path", Some(model.display().to_string()));
     recipe.insert("model".to_owned(), Value::Table(source));

@@ -5,6 +5,7 @@ use compressor_format::{Examples, Measured, Tokenizer, Verify, completion_matche
 use rayon::prelude::*;
 
 use crate::Error;
+use crate::rows::CUT_TOKENS;
 use crate::statistics::mean;
 
 /// Hears what is measured, how much of it is done, and of how much.
@@ -50,8 +51,6 @@ pub struct Comparison {
     pub agrees: Vec<bool>,
 }
 
-/// Tokens at the end of a text that would be others if it went on.
-const TOKENS_AT_A_CUT: usize = 64;
 /// Logits that are held at once, where a single sequence does not need more.
 const LOGIT_FLOATS: usize = 1 << 22;
 
@@ -75,7 +74,7 @@ impl HeldOut {
         match examples {
             Examples::Text(_) => {
                 // A long text has more than is measured on; where it is cut, the last tokens could be others.
-                let wanted = verify.windows.saturating_mul(verify.window).saturating_add(TOKENS_AT_A_CUT);
+                let wanted = verify.windows.saturating_mul(verify.window).saturating_add(CUT_TOKENS);
                 let mut tokens = examples.first_tokens(tokenizer, wanted)?;
                 begin_windows(&mut tokens, verify.window, tokenizer.bos_of_texts());
                 let windows = tokens.chunks_exact(verify.window).take(verify.windows);

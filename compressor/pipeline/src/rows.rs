@@ -53,7 +53,7 @@ const CHEAP_BYTES: usize = 4 << 20;
 /// Between prompt and completion, and at the end.
 const SPECIAL_TOKENS: usize = 2;
 /// Tokens that cutting a text can add at the cut.
-const CUT_TOKENS: usize = 64;
+pub(crate) const CUT_TOKENS: usize = 64;
 
 impl Rows {
     pub(crate) fn put(&mut self, split: Split, examples: Examples) {

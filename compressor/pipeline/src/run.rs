@@ -505,8 +505,7 @@ impl Run<'_> {
         let engine = Engine::from_weights(weights, crate::engine_options())?;
         let mut scores = Calibration(prune::ActivationScores::new(weights.architecture(), settings));
         let mut seen = 0;
-        for sequence in sequences {
-            let mut sequence = sequence.to_vec();
+        for mut sequence in sequences {
             begin_windows(&mut sequence, usize::MAX, tokenizer.bos_of_texts());
             let mut cache = engine.cache(sequence.len());
             engine.forward_observed(&mut cache, &sequence, Logits::Last, &mut scores)?;
