@@ -17,6 +17,8 @@ mod devices;
 mod documents;
 #[path = "integration/export.rs"]
 mod export;
+#[path = "integration/folders.rs"]
+mod folders;
 #[path = "integration/generate.rs"]
 mod generate;
 #[path = "integration/layers.rs"]

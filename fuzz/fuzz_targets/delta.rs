@@ -21,12 +21,13 @@ fuzz_target!(|input: &[u8]| {
         if delta.files().iter().fold(0, |sum: u64, file| sum.saturating_add(file.bytes)) > MOST_WRITTEN {
             return;
         }
-        match delta.apply(old.path(), &out) {
-            Ok(()) => {
+        match delta.apply(old.path(), &out, false) {
+            Ok(_) => {
                 for file in delta.files() {
                     let found = FileHash::of(file.name.clone(), &out.join(&file.name)).expect("it was written");
                     assert_eq!(found, *file);
                 }
+                assert!(delta.files().is_empty() || !delta.apply(old.path(), &out, false).expect("it is there"), "finished before");
             }
             Err(error) => {
                 assert!(!out.exists());

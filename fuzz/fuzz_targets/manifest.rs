@@ -1,11 +1,24 @@
-//! A `manifest.json` beside one other file.
+//! A `manifest.json` beside one other file; and the same bytes as the record of what made a folder.
 #![no_main]
 
-use compressor_format::Manifest;
+use compressor_format::{Begun, Made, Manifest, NewFolder};
 use compressor_fuzz::{check_refusal, folder, in_proportion};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
+    let place = compressor_fuzz::folder(&[]);
+    let out = place.path().join("out");
+    std::fs::create_dir(&out).expect("a folder in a temporary folder");
+    for (name, bytes) in [(NewFolder::RECORD, input), ("model.safetensors", b"abc")] {
+        std::fs::write(out.join(name), bytes).expect("a file in a temporary folder");
+    }
+    for replace in [false, true] {
+        match NewFolder::begin(&out, Made::By { command: "import", fingerprint: String::new() }, replace) {
+            Ok(Begun::Now(_)) => assert!(replace),
+            Ok(Begun::Before { .. }) => {}
+            Err(error) => check_refusal(&error, &out),
+        }
+    }
     let folder = folder(&[("manifest.json", input), ("model.safetensors", b"abc")]);
     in_proportion(input.len(), || {
         let manifest = match Manifest::read(folder.path()) {

@@ -68,7 +68,17 @@ fn an_artifact_whose_scale_was_changed_fails_verification_by_name() {
 #[test]
 fn a_broken_budget_fails_with_exit_code_1_and_keeps_the_artifact() {
     let bench = Bench::new();
-    bench.write("tiny.toml", &TINY.replace("artifact_bytes = 1_000_000", "artifact_bytes = 1_000"));
+    let with_budget = |bytes: u64| TINY.replace("artifact_bytes = 1_000_000", &format!("artifact_bytes = {bytes}"));
+    bench.write("tiny.toml", TINY);
+    let plan: serde_json::Value = serde_json::from_str(&bench.run(&["plan", "tiny.toml", "--json"]).expect(0).stdout()).unwrap();
+    let weights = plan["stages"][4]["bytes"].as_u64().unwrap();
+    // What the weights alone exceed is refused before any work.
+    bench.write("tiny.toml", &with_budget(weights - 1));
+    let refused = bench.run(&["run", "tiny.toml"]).expect(2).stderr();
+    assert!(refused.contains(&format!("and the artifact has {weights} bytes of weights: 1 B too many")), "{refused}");
+    assert!(!bench.path("runs").exists());
+    // The tokenizer, which the run trains, comes on top.
+    bench.write("tiny.toml", &with_budget(weights));
     let ran = bench.run(&["run", "tiny.toml"]).expect(1);
     let line = ran.stdout().lines().find(|line| line.contains("artifact bytes")).unwrap().to_owned();
     assert!(line.contains("FAILED"), "{line}");

@@ -259,10 +259,10 @@ pub(crate) struct Inspect {
 pub(crate) struct Bench {
     /// A checkpoint or an artifact.
     pub(crate) model: PathBuf,
-    /// Tokens of the prompt.
-    #[arg(long, default_value_t = 16)]
-    pub(crate) prompt_tokens: usize,
-    /// Tokens to generate and time.
+    /// Tokens of the prompt [default: 16, fewer where the model holds fewer].
+    #[arg(long)]
+    pub(crate) prompt_tokens: Option<usize>,
+    /// Tokens to generate and time; more than the model holds are generated in rounds, each after the same prompt.
     #[arg(long, default_value_t = 128)]
     pub(crate) generate_tokens: usize,
     /// Show the time and bytes of every operation and layer, and how near they come to the memory's limit.
@@ -296,12 +296,22 @@ pub(crate) enum KvType {
     Int8,
 }
 
+/// Where a command writes a folder.
+#[derive(Debug, Args)]
+pub(crate) struct Place {
+    /// The folder to write; where the same command made it before, there is nothing to do.
+    pub(crate) output: PathBuf,
+    /// Replace a folder that this program made from other inputs or with other settings, once the new one is whole.
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct Import {
     /// A GGUF file or a folder with dense weights.
     pub(crate) model: PathBuf,
-    /// The folder to write.
-    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) place: Place,
     /// Element type to write.
     #[arg(long, value_enum, default_value_t = DenseType::F32)]
     pub(crate) dtype: DenseType,
@@ -338,8 +348,8 @@ pub(crate) struct Apply {
     pub(crate) old: PathBuf,
     /// The delta.
     pub(crate) delta: PathBuf,
-    /// The folder to write; it must not be there.
-    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) place: Place,
 }
 
 /// The flags that every training stage has.
@@ -378,8 +388,8 @@ pub(crate) struct Training {
 pub(crate) struct Train {
     /// The checkpoint to train on.
     pub(crate) model: PathBuf,
-    /// The folder to write.
-    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) place: Place,
     #[command(flatten)]
     pub(crate) training: Training,
 }
@@ -388,8 +398,8 @@ pub(crate) struct Train {
 pub(crate) struct Distill {
     /// The teacher.
     pub(crate) teacher: PathBuf,
-    /// The folder to write.
-    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) place: Place,
     /// The checkpoint that the student starts from.
     #[arg(long, conflicts_with = "student_layers")]
     pub(crate) student: Option<PathBuf>,
@@ -410,8 +420,8 @@ pub(crate) struct Distill {
 pub(crate) struct Prune {
     /// The checkpoint.
     pub(crate) model: PathBuf,
-    /// The folder to write.
-    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) place: Place,
     /// Part of the attention heads to remove.
     #[arg(long)]
     pub(crate) head_ratio: Option<f64>,
@@ -455,8 +465,8 @@ pub(crate) struct CalibrationText {
 pub(crate) struct Quantize {
     /// The checkpoint.
     pub(crate) model: PathBuf,
-    /// The folder to write.
-    pub(crate) output: PathBuf,
+    #[command(flatten)]
+    pub(crate) place: Place,
     /// 2, 3, 4, 5, 6 or 8.
     #[arg(long, required_unless_present_any = ["target_bytes", "target_bits_per_weight"])]
     pub(crate) bits: Option<u8>,

@@ -18,11 +18,11 @@ use crate::render::own_program;
 pub(crate) struct Child;
 
 impl Bench for Child {
-    fn bench(&self, model: &Path) -> Result<BenchResult, Error> {
+    fn bench(&self, model: &Path, tokens: usize) -> Result<BenchResult, Error> {
         let failed = |what: String| Error::Bench { path: model.to_owned(), what };
         let output = own_program()
             .map_err(|error| failed(error.to_string()))?
-            .args(["bench", "--json", "--generate-tokens", "96", "--"])
+            .args(["bench", "--json", "--generate-tokens", &tokens.to_string(), "--"])
             .arg(model)
             .output()
             .map_err(|error| failed(error.to_string()))?;
@@ -69,6 +69,9 @@ pub(crate) fn bench(arguments: &arguments::Bench, output: Output) -> Result<Endi
     Ok(Ending::Passed)
 }
 
+/// Tokens of the prompt where none are asked for, and the model holds as many.
+const PROMPT_TOKENS: usize = 16;
+
 struct Measured {
     result: BenchResult,
     model_bytes: usize,
@@ -82,16 +85,17 @@ fn measure(arguments: &arguments::Bench, output: Output) -> Result<Measured, Fai
     let load_milliseconds = milliseconds(started);
     let architecture = engine.architecture();
     let (vocab_size, most) = (architecture.vocab_size, architecture.max_position_embeddings);
-    let (prompt_tokens, generated) = (arguments.prompt_tokens, arguments.generate_tokens);
-    if prompt_tokens == 0 || generated == 0 || prompt_tokens.saturating_add(generated) > most {
-        let what = format!(
-            "--prompt-tokens {prompt_tokens} and --generate-tokens {generated} must be above 0 and together at most {most}"
-        );
-        return Err(anyhow::anyhow!("{what}, which is what the model holds").into());
+    let prompt_tokens = arguments.prompt_tokens.unwrap_or(PROMPT_TOKENS.min(most.saturating_sub(1)));
+    let generated = arguments.generate_tokens;
+    if prompt_tokens == 0 || generated == 0 || prompt_tokens >= most {
+        let what = format!("--prompt-tokens {prompt_tokens} and --generate-tokens {generated} must be above 0");
+        return Err(anyhow::anyhow!("{what}, and the prompt shorter than the {most} tokens that the model holds").into());
     }
     // Any tokens cost the same; these spread over the embedding.
     let prompt: Vec<u32> = (0..prompt_tokens).map(|index| (index * 7919 % vocab_size) as u32).collect();
-    let mut cache = engine.cache(prompt_tokens + generated);
+    // More tokens than the model holds are generated in rounds, each after the same prompt.
+    let longest = prompt_tokens.saturating_add(generated).min(most);
+    let mut cache = engine.cache(longest);
     let started = Instant::now();
     engine.forward(&mut cache, &prompt, Logits::Last)?;
     let first_token_milliseconds = milliseconds(started);
@@ -103,6 +107,9 @@ fn measure(arguments: &arguments::Bench, output: Output) -> Result<Measured, Fai
     let mut token_milliseconds = Vec::with_capacity(generated);
     let mut progress = Progress::new();
     for done in 1..=generated {
+        if cache.tokens() == longest {
+            cache.truncate(prompt_tokens);
+        }
         let started = Instant::now();
         next = largest(&engine.forward(&mut cache, &[next], Logits::Last)?);
         token_milliseconds.push(milliseconds(started));
@@ -120,7 +127,8 @@ fn measure(arguments: &arguments::Bench, output: Output) -> Result<Measured, Fai
     };
     let (model_bytes, cache_bytes) = (engine.memory_bytes(), cache.memory_bytes());
     // After the peak was read: finding the limit takes memory of its own.
-    let profiles = arguments.profile.then(|| Profiles::measure(&engine, &mut cache, &prompt, generated)).transpose()?;
+    let profiles =
+        arguments.profile.then(|| Profiles::measure(&engine, &mut cache, &prompt, longest - prompt_tokens)).transpose()?;
     Ok(Measured { result, model_bytes, cache_bytes, profiles })
 }
 

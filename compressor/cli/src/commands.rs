@@ -4,7 +4,8 @@ use std::path::Path;
 
 use compressor_engine::Engine;
 use compressor_format::{
-    Budget, Checkpoint, Dataset, Draft, Dtype, Examples, Model, Multiplied, Report, Split, Tokenizer, Verify, check_finite,
+    Begun, Budget, Checkpoint, Dataset, Draft, Dtype, Examples, Made, Manifest, Model, Multiplied, NewFolder, Report, Split,
+    Tokenizer, Verify, check_apart, check_finite, fingerprint_of,
 };
 use compressor_pipeline::{Findings, HeldOut, Plan, Subject, Workers, figures, measured_within, open_tokenizer};
 use serde_json::json;
@@ -85,6 +86,8 @@ pub(crate) fn verify(arguments: &arguments::Verify, output: Output) -> Result<En
 
 /// Measures an artifact against a reference on a text.
 fn against(arguments: &arguments::Verify, reference: &Path) -> Result<Findings, Failure> {
+    // Before the text is read: it may be no artifact.
+    Manifest::read(&arguments.artifact)?;
     let tokenizer = open_tokenizer(&arguments.artifact)?;
     let most = positions(&arguments.artifact)?.min(positions(reference)?);
     let settings = Verify {
@@ -192,33 +195,45 @@ pub(crate) fn inspect(arguments: &arguments::Inspect, output: Output) -> Result<
 }
 
 pub(crate) fn import(arguments: &arguments::Import, output: Output) -> Result<Ending, Failure> {
+    let folder = arguments.place.output.as_path();
+    check_apart(folder, [arguments.model.as_path()])?;
     let checkpoint = Checkpoint::open(&arguments.model)?;
     checkpoint.check_companions()?;
-    if arguments.output.exists() && fs_err::read_dir(&arguments.output)?.next().is_some() {
-        return Err(anyhow::anyhow!("{}: is not empty; name a new folder", arguments.output.display()).into());
-    }
     let dtype = match arguments.dtype {
         DenseType::F32 => Dtype::F32,
         DenseType::F16 => Dtype::F16,
         DenseType::Bf16 => Dtype::Bf16,
     };
+    let made = Made::By { command: "import", fingerprint: fingerprint_of(&dtype, &checkpoint.files())? };
+    let is_new = match NewFolder::begin(folder, made, arguments.place.force)? {
+        Begun::Before { .. } => false,
+        Begun::Now(new) => {
+            new.fill(|folder| write_dense(&checkpoint, dtype, folder))?;
+            true
+        }
+    };
+    if output.json {
+        let parameters = checkpoint.architecture().parameters();
+        out::json(&json!({ "output": folder.display().to_string(), "parameters": parameters, "dtype": dtype }))?;
+    }
+    match is_new {
+        true => errln!("written to {}", folder.display()),
+        false => errln!("{}: finished before, from the same files in the same type", folder.display()),
+    }
+    Ok(Ending::Passed)
+}
+
+/// Writes a checkpoint into a folder, its weights in one float type.
+fn write_dense(checkpoint: &Checkpoint, dtype: Dtype, folder: &Path) -> Result<(), compressor_format::Error> {
     let weights = checkpoint.weights()?;
     if dtype == Dtype::F16 {
         for (id, values) in weights.iter() {
             // f16 ends at 65504: what lies above would be written as an infinity.
             let rounded: Vec<f32> =
                 values.iter().map(|value| if value.abs() > 65504.0 { f32::INFINITY } else { *value }).collect();
-            check_finite(&arguments.model, &format!("{id} as f16"), &rounded)?;
+            check_finite(checkpoint.path(), &format!("{id} as f16"), &rounded)?;
         }
     }
-    fs_err::create_dir_all(&arguments.output)?;
-    checkpoint.copy_companions(&arguments.output)?;
-    weights.write(&arguments.output, dtype)?;
-    if output.json {
-        out::json(
-            &json!({ "output": arguments.output.display().to_string(), "parameters": weights.architecture().parameters(), "dtype": dtype }),
-        )?;
-    }
-    errln!("written to {}", arguments.output.display());
-    Ok(Ending::Passed)
+    checkpoint.copy_companions(folder)?;
+    weights.write(folder, dtype)
 }

@@ -27,13 +27,17 @@ pub(crate) fn delta(arguments: &arguments::Delta, output: Output) -> Result<Endi
 
 /// Makes the new folder.
 pub(crate) fn apply(arguments: &arguments::Apply, output: Output) -> Result<Ending, Failure> {
-    let arguments::Apply { old, delta, output: written } = arguments;
+    let arguments::Apply { old, delta, place } = arguments;
     let delta = Delta::open(delta)?;
-    delta.apply(old, written)?;
+    let is_new = delta.apply(old, &place.output, place.force)?;
     let files = delta.files();
     if output.json {
-        out::json(&json!({ "output": written.display().to_string(), "files": files }))?;
+        out::json(&json!({ "output": place.output.display().to_string(), "files": files }))?;
     }
-    errln!("written to {}: {} files, each with the BLAKE3 that the delta names", written.display(), files.len());
+    let (written, count) = (place.output.display(), files.len());
+    match is_new {
+        true => errln!("written to {written}: {count} files, each with the BLAKE3 that the delta names"),
+        false => errln!("{written}: finished before: {count} files, each with the BLAKE3 that the delta names"),
+    }
     Ok(Ending::Passed)
 }

@@ -16,6 +16,7 @@ mod progress;
 mod prompt_cache;
 mod render;
 mod show;
+mod size_limit;
 mod stages;
 mod trainer;
 
@@ -32,6 +33,7 @@ fn main() -> ExitCode {
         return render::answer();
     }
     compressor_train::tune_allocator();
+    size_limit::fail_where_files_are_limited();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(message) => {

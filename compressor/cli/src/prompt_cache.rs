@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use compressor_engine::{Cache, Engine, Options, computation};
-use compressor_format::{Computation, Model, PromptCache};
+use compressor_format::{Computation, Model, PromptCache, check_apart};
 
 use crate::failure::Failure;
 
@@ -33,6 +33,7 @@ impl PromptFile {
         }
         let computed = computation(model, options);
         let found = PromptCache::open(path, &computed)?;
+        check_apart(path, [model.path()])?;
         let stored = found.as_ref().map_or(0, |found| found.tokens.len());
         let cache = match &found {
             Some(found) => {

@@ -1,23 +1,23 @@
 //! The stage verbs: recipes of one stage, made from flags.
 
-use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use compressor_format::{ByteSize, ModelSource, Recipe, Stage, Student};
+use compressor_format::{Begun, ByteSize, Made, ModelSource, NewFolder, Recipe, Stage, Student, check_apart};
 use compressor_pipeline::Plan;
+use serde_json::json;
 use toml::{Table, Value};
 
 use crate::Output;
 use crate::arguments;
 use crate::commands::carry_out;
 use crate::failure::{Ending, Failure};
-use crate::out::errln;
+use crate::out::{self, errln};
 
 pub(crate) fn train(arguments: &arguments::Train, output: Output) -> Result<Ending, Failure> {
     let mut stage = Table::new();
     training(&mut stage, &arguments.training);
     let paths =
-        Paths::new(&arguments.model, &arguments.output, arguments.training.dataset.as_ref(), arguments.training.text.as_ref());
+        Paths::new(&arguments.model, &arguments.place, arguments.training.dataset.as_ref(), arguments.training.text.as_ref());
     one_stage("train", paths, stage, Some(&arguments.training), None, output)
 }
 
@@ -33,7 +33,7 @@ pub(crate) fn distill(arguments: &arguments::Distill, output: Output) -> Result<
         stage.insert("student".to_owned(), Value::Table(student));
     }
     let paths =
-        Paths::new(&arguments.teacher, &arguments.output, arguments.training.dataset.as_ref(), arguments.training.text.as_ref());
+        Paths::new(&arguments.teacher, &arguments.place, arguments.training.dataset.as_ref(), arguments.training.text.as_ref());
     let paths = Paths { student: arguments.student.as_deref(), ..paths };
     one_stage("distill", paths, stage, Some(&arguments.training), None, output)
 }
@@ -61,7 +61,7 @@ pub(crate) fn prune(arguments: &arguments::Prune, output: Output) -> Result<Endi
         stage.insert("layers".to_owned(), Value::Array(layers));
     }
     let arguments::CalibrationText { dataset, text } = &arguments.calibration;
-    let paths = Paths::new(&arguments.model, &arguments.output, dataset.as_ref(), text.as_ref());
+    let paths = Paths::new(&arguments.model, &arguments.place, dataset.as_ref(), text.as_ref());
     one_stage("prune", paths, stage, None, None, output)
 }
 
@@ -86,7 +86,7 @@ pub(crate) fn quantize(arguments: &arguments::Quantize, output: Output) -> Resul
     }
     set(&mut stage, "measure_kl", arguments.measure_kl.then_some(true));
     let arguments::CalibrationText { dataset, text } = &arguments.calibration;
-    let paths = Paths::new(&arguments.model, &arguments.output, dataset.as_ref(), text.as_ref());
+    let paths = Paths::new(&arguments.model, &arguments.place, dataset.as_ref(), text.as_ref());
     one_stage("quantize", paths, stage, None, arguments.memory.bytes(), output)
 }
 
@@ -108,7 +108,7 @@ fn training(stage: &mut Table, training: &arguments::Training) {
 /// What a verb reads and the folder that it writes.
 struct Paths<'a> {
     model: &'a Path,
-    folder: &'a Path,
+    place: &'a arguments::Place,
     dataset: Option<&'a Path>,
     /// A text instead of a dataset.
     text: Option<&'a Path>,
@@ -117,27 +117,24 @@ struct Paths<'a> {
 }
 
 impl<'a> Paths<'a> {
-    fn new(model: &'a Path, folder: &'a Path, dataset: Option<&'a PathBuf>, text: Option<&'a PathBuf>) -> Self {
-        Self { model, folder, dataset: dataset.map(PathBuf::as_path), text: text.map(PathBuf::as_path), student: None }
+    fn new(model: &'a Path, place: &'a arguments::Place, dataset: Option<&'a PathBuf>, text: Option<&'a PathBuf>) -> Self {
+        Self { model, place, dataset: dataset.map(PathBuf::as_path), text: text.map(PathBuf::as_path), student: None }
     }
 }
 
-/// Runs a recipe of one stage whose result is `folder` itself.
+/// Runs a recipe of one stage whose result is a folder itself, which appears whole.
 fn one_stage(
-    name: &str,
-    Paths { model, folder, dataset, text, student }: Paths<'_>,
+    name: &'static str,
+    Paths { model, place, dataset, text, student }: Paths<'_>,
     stage: Table,
     training: Option<&arguments::Training>,
     max_memory_bytes: Option<u64>,
     output: Output,
 ) -> Result<Ending, Failure> {
-    let Some(file_name) = folder.file_name() else {
-        return Err(anyhow::anyhow!("{}: this names no folder to write", folder.display()).into());
-    };
+    let folder = place.output.as_path();
+    check_apart(folder, [Some(model), dataset, text, student].into_iter().flatten())?;
     // Beside the output: an unfinished run keeps its training state there, a finished one leaves nothing.
-    let mut hidden = OsString::from(".");
-    hidden.extend([file_name, OsStr::new(".compressor")]);
-    let run_folder = folder.with_file_name(hidden);
+    let run_folder = NewFolder::work(folder)?;
     let mut recipe = Table::new();
     set(&mut recipe, "name", Some(name));
     set(&mut recipe, "seed", training.map(|training| training.seed as i64));
@@ -159,10 +156,21 @@ fn one_stage(
     }
 
     let plan = Plan::within(recipe, None, max_memory_bytes).map_err(|mistakes| Failure::Refused(None, mistakes))?;
-    let plan = plan.into_folder(folder.to_owned());
+    let made = Made::By { command: name, fingerprint: plan.steps()[0].fingerprint.clone() };
+    let new = match NewFolder::begin(folder, made, place.force)? {
+        Begun::Now(new) => new,
+        Begun::Before { passed } => {
+            if output.json {
+                out::json(&json!({ "output": folder.display().to_string(), "finished_before": true }))?;
+            }
+            errln!("{}: finished before, from the same inputs with the same settings", folder.display());
+            return Ok(if passed { Ending::Passed } else { Ending::Failed });
+        }
+    };
+    let plan = plan.into_folder(new.path());
     let device = training.map_or("cpu", |training| training.device.as_str());
     let ending = carry_out(&plan, device, output)?;
-    fs_err::remove_dir_all(run_folder)?;
+    new.finish(ending == Ending::Passed)?;
     errln!("written to {}", folder.display());
     Ok(ending)
 }

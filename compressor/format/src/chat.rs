@@ -8,7 +8,7 @@ pub(crate) mod process;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use minijinja::syntax::SyntaxConfig;
@@ -304,24 +304,25 @@ pub fn end_tokens(model: &Path, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     Ok(ends)
 }
 
-/// Writes what a GGUF file says about conversations as the files of a Hugging Face folder: the template, the special tokens that it
+/// What a GGUF file says about conversations as the files of a Hugging Face folder, by name: the template, the special tokens that it
 /// names, and the tokens that end an answer where there are several.
-pub(crate) fn write_files(file: &GgufFile, folder: &Path) -> Result<()> {
-    let write = |name: &str, text: &str| crate::write_beside(folder.join(name), |out| Ok(out.write_all(text.as_bytes())?));
+pub(crate) fn files(file: &GgufFile) -> Result<Vec<(&'static str, String)>> {
+    let mut files = Vec::new();
     if file.text("tokenizer.chat_template")?.is_some() {
         let template = ChatTemplate::in_gguf(file)?;
-        write("chat_template.jinja", &template.source)?;
         // This class is `tokenizer.json` as it is; without it Transformers would make the class of the model's family.
         let mut config = json!({ "tokenizer_class": "PreTrainedTokenizerFast" });
         for (name, token) in &template.special_tokens {
             config[&**name] = token.as_str().into();
         }
-        write("tokenizer_config.json", &format!("{config:#}\n"))?;
+        files.push(("chat_template.jinja", template.source));
+        files.push(("tokenizer_config.json", format!("{config:#}\n")));
     }
     match file.end_tokens()?.as_slice() {
-        [] | [_] => Ok(()),
-        ends => write("generation_config.json", &format!("{:#}\n", json!({ "eos_token_id": ends }))),
+        [] | [_] => {}
+        ends => files.push(("generation_config.json", format!("{:#}\n", json!({ "eos_token_id": ends })))),
     }
+    Ok(files)
 }
 
 /// A special token: the text itself, or an object with it and what the tokenizer must know about it.

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 pub use self::make::write_delta;
 use crate::coded::{Coding, PIECE_BYTES, u32_at};
 use crate::manifest::file_names;
+use crate::write::folder::RECORD;
 use crate::{Error, FileHash, MappedBytes, Result, map_file};
 
 const MAGIC: &[u8; 8] = b"delta\n\0\0";
@@ -179,6 +180,9 @@ impl Head {
                 if !is_plain {
                     return Err(format!("its head lists {name:?}, which is not a plain file name"));
                 }
+                if name == RECORD {
+                    return Err(format!("its head lists `{name}`, which belongs to one place and is in no delta"));
+                }
                 if !names.insert(name) {
                     return Err(format!("its head lists `{name}` twice"));
                 }
@@ -298,11 +302,11 @@ mod tests {
         assert_eq!(sources[sources.len() - 2..], ["patch", "copy"], "{sources:?}");
         assert_eq!(sources.iter().filter(|source| **source == "copy").count(), 2, "{sources:?}");
         assert_eq!(sources.iter().filter(|source| **source == "difference").count(), 2, "1.4 MB: {sources:?}");
-        opened.apply(&old, &out).unwrap();
+        assert!(opened.apply(&old, &out, false).unwrap());
         assert_eq!(contents(&out), contents(&new));
         assert_eq!(opened.files(), files_of(&new).unwrap());
         assert_eq!(contents(&old), before);
-        assert!(!folder.path().join("out.tmp").exists());
+        assert!(!folder.path().join(".out.compressor").exists());
     }
 
     #[test]
@@ -312,7 +316,7 @@ mod tests {
         write_delta(&old, &old, &delta).unwrap();
         let opened = Delta::open(&delta).unwrap();
         assert_eq!(sources_of(&opened), ["copy"; 4]);
-        opened.apply(&old, &out).unwrap();
+        assert!(opened.apply(&old, &out, false).unwrap());
         assert_eq!(contents(&out), contents(&old));
     }
 
@@ -323,7 +327,7 @@ mod tests {
         write_delta(&old, &new, &delta).unwrap();
         let opened = Delta::open(&delta).unwrap();
         let gone = old.join("gone.txt");
-        let refused = || opened.apply(&old, &out).unwrap_err().to_string();
+        let refused = || opened.apply(&old, &out, false).unwrap_err().to_string();
         let [was, is] = ["gone", "here"].map(|text| blake3::hash(text.as_bytes()).to_hex());
         fs_err::write(&gone, "here").unwrap();
         let expected = format!(
@@ -334,34 +338,69 @@ mod tests {
         fs_err::remove_file(&gone).unwrap();
         let expected = format!("{}: is missing: the delta was made from one of 4 bytes, BLAKE3 {was}", gone.display());
         assert_eq!(refused(), expected);
-        assert!(!out.exists() && !folder.path().join("out.tmp").exists());
+        assert!(!out.exists() && !folder.path().join(".out.compressor").exists());
     }
 
     #[test]
     fn what_is_there_is_not_lost() {
         let folder = folders(100);
-        let [old, new, delta, out, beside] = in_folder(&folder, ["old", "new", "delta", "out", "out.tmp"]);
+        let [old, new, delta, out, mine] = in_folder(&folder, ["old", "new", "delta", "out", "out.tmp"]);
         write_delta(&old, &new, &delta).unwrap();
         let opened = Delta::open(&delta).unwrap();
+        fs_err::create_dir(&mine).unwrap();
+        fs_err::write(mine.join("config.json"), "my only copy").unwrap();
         fs_err::create_dir(&out).unwrap();
-        let refused = || opened.apply(&old, &out).unwrap_err().to_string();
-        assert_eq!(refused(), format!("{}: is there already; name a new folder", out.display()));
-        fs_err::remove_dir(&out).unwrap();
-
-        // What a killed run leaves, and then what somebody else put there.
-        fs_err::create_dir(&beside).unwrap();
-        for name in ["model.safetensors.tmp", "same.txt", "mine.txt"] {
-            fs_err::write(beside.join(name), "half").unwrap();
-        }
-        let expected = format!("{}: holds \"mine.txt\", which this delta does not write; move it away", beside.display());
-        assert_eq!(refused(), expected);
-        assert_eq!(contents(&beside).len(), 3);
-        fs_err::remove_file(beside.join("mine.txt")).unwrap();
-        opened.apply(&old, &out).unwrap();
+        assert!(opened.apply(&old, &out, false).unwrap(), "an empty folder is filled");
         assert_eq!(contents(&out), contents(&new));
+        assert_eq!(fs_err::read(mine.join("config.json")).unwrap(), b"my only copy");
 
-        let nowhere = opened.apply(&old, Path::new("/")).unwrap_err().to_string();
-        assert_eq!(nowhere, "/: is there already; name a new folder");
+        // The same once more, whatever has become of the old folder; and where something else is in the place.
+        assert!(!opened.apply(&folder.path().join("nowhere"), &out, false).unwrap());
+        fs_err::write(out.join("mine.txt"), "mine").unwrap();
+        let expected = format!(
+            "{}: is not empty, and no record or manifest says that this program made it; move it away or name another folder",
+            out.display()
+        );
+        for replace in [false, true] {
+            assert_eq!(opened.apply(&old, &out, replace).unwrap_err().to_string(), expected);
+        }
+        assert_eq!(fs_err::read(out.join("mine.txt")).unwrap(), b"mine");
+        assert!(opened.apply(&old, Path::new("/"), false).is_err());
+    }
+
+    #[test]
+    fn a_delta_is_not_written_into_what_it_is_made_of() {
+        let folder = folders(100);
+        let [old, new, delta] = in_folder(&folder, ["old", "new", "delta"]);
+        let before = [&old, &new].map(|folder| contents(folder));
+        for out in [old.join("model.safetensors"), new.join("update"), new.clone()] {
+            let refused = write_delta(&old, &new, &out).unwrap_err();
+            assert!(matches!(refused, Error::Refused { .. }), "{refused}");
+        }
+        write_delta(&old, &new, &delta).unwrap();
+        let opened = Delta::open(&delta).unwrap();
+        for out in [&old, &old.join("inside"), &delta, &folder.path().to_owned()] {
+            let refused = opened.apply(&old, out, true).unwrap_err();
+            assert!(matches!(refused, Error::Refused { .. }), "{refused}");
+        }
+        assert_eq!([&old, &new].map(|folder| contents(folder)), before);
+    }
+
+    #[test]
+    fn names_like_those_of_temporary_files_are_files_as_any_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let [old, new, delta, out] = in_folder(&folder, ["old", "new", "delta", "out"]);
+        for (folder, text) in [(&old, "first"), (&new, "second")] {
+            fs_err::create_dir(folder).unwrap();
+            for name in ["a", "a.tmp", ".a.0123abcd.tmp"] {
+                fs_err::write(folder.join(name), format!("{text} {name}")).unwrap();
+            }
+        }
+        write_delta(&old, &new, &delta).unwrap();
+        let opened = Delta::open(&delta).unwrap();
+        assert!(opened.apply(&old, &out, false).unwrap());
+        assert_eq!(opened.files().len(), 3);
+        assert_eq!(contents(&out), contents(&new));
     }
 
     #[test]
@@ -381,7 +420,7 @@ mod tests {
         let mut file = fs_err::read(&delta).unwrap();
         change(&mut file);
         fs_err::write(&delta, file).unwrap();
-        let error = Delta::open(&delta).and_then(|opened| opened.apply(&old, &out)).unwrap_err().to_string();
+        let error = Delta::open(&delta).and_then(|opened| opened.apply(&old, &out, false)).unwrap_err().to_string();
         error.strip_prefix(&format!("{}: ", delta.display())).unwrap_or_else(|| panic!("{error}")).to_owned()
     }
 
@@ -406,6 +445,8 @@ mod tests {
             let text = refused(&folder, |file| with_head(file, |head| head.replace("same.txt", name)));
             assert_eq!(text, format!("its head lists {shown}, which is not a plain file name"));
         }
+        let text = refused(&folder, |file| with_head(file, |head| head.replace("note.json", RECORD)));
+        assert_eq!(text, "its head lists `.compressor.json`, which belongs to one place and is in no delta");
         let text = refused(&folder, |file| with_head(file, |head| head.replace("note.json", "same.txt")));
         assert_eq!(text, "its head lists `same.txt` twice");
         let hash = blake3::hash(b"gone").to_hex().to_string();
@@ -467,7 +508,7 @@ mod tests {
             let [old, new, delta, out] = in_folder(&folder, ["old", "new", "delta", "out"]);
             write_delta(&old, &new, &delta).unwrap();
             damage.strike(&delta);
-            match Delta::open(&delta).and_then(|opened| Ok((opened.apply(&old, &out)?, opened))) {
+            match Delta::open(&delta).and_then(|opened| Ok((opened.apply(&old, &out, false)?, opened))) {
                 // Names may have changed, contents not.
                 Ok((_, opened)) => prop_assert_eq!(opened.files(), &files_of(&out).unwrap()[..]),
                 Err(error) => {
@@ -503,7 +544,7 @@ mod tests {
                 fs_err::write(folder.join(name), bytes).unwrap();
             }
             write_delta(&from, &to, &delta).unwrap();
-            Delta::open(&delta).unwrap().apply(&from, &out).unwrap();
+            Delta::open(&delta).unwrap().apply(&from, &out, false).unwrap();
             prop_assert_eq!(fs_err::read(out.join(name)).unwrap(), new);
         }
     }

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use crate::coded::{Coding, FAST, PIECE_BYTES, encode, likely_bits, u32_at};
 use crate::safetensors::header::{self, Element, Entry};
-use crate::{Dtype, Error, MappedBytes, Result, map_file, write_beside};
+use crate::{Dtype, Error, MappedBytes, Result, check_apart, map_file, write_beside};
 
 /// The file's name in a folder.
 pub(crate) const ENTROPY: &str = "model.entropy";
@@ -52,8 +52,9 @@ struct Piece {
 /// Codes the file `safetensors` into the file `out`, without loss; returns the bytes of `out`.
 ///
 /// # Errors
-/// As [`crate::TensorFiles::open`] for `safetensors`, as [`write_beside`] for `out`.
+/// As [`crate::TensorFiles::open`] for `safetensors`, as [`write_beside`] for `out`; [`Error::Refused`] where they are one file.
 pub fn write_entropy(safetensors: &Path, out: &Path) -> Result<u64> {
+    check_apart(out, [safetensors])?;
     let map = map_file(safetensors)?;
     let file: &[u8] = &map;
     let cuts = cut(file, &safetensors.display().to_string())?;
@@ -224,8 +225,9 @@ impl EntropyFile {
     /// Writes the file that was coded to `path`, a few pieces at a time; nothing is written where one is damaged.
     ///
     /// # Errors
-    /// As [`Self::restore`] and [`write_beside`].
+    /// As [`Self::restore`] and [`write_beside`]; [`Error::Refused`] where `path` is this file.
     pub fn write(&self, path: &Path) -> Result<()> {
+        check_apart(path, [self.path.as_path()])?;
         write_beside(path, |out| {
             let mut hasher = blake3::Hasher::new();
             for (batch, pieces) in self.pieces.chunks(at_once()).enumerate() {

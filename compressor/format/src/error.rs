@@ -23,6 +23,14 @@ pub enum Error {
         /// What to do.
         way_out: &'static str,
     },
+    /// What was to be written is not, because it would harm what is there.
+    #[cfg(feature = "std")]
+    Refused {
+        /// What was to be written.
+        path: String,
+        /// What is there, and the way out.
+        what: String,
+    },
     /// The file is there, but its contents contradict its format.
     Malformed {
         /// The file.
@@ -105,6 +113,8 @@ impl fmt::Display for Error {
             Self::Io(error) => error.fmt(f),
             #[cfg(feature = "std")]
             Self::NoRoom { path, why, way_out } => write!(f, "{path}: {why}; {way_out}"),
+            #[cfg(feature = "std")]
+            Self::Refused { path, what } => write!(f, "{path}: {what}"),
             Self::Malformed { path, what } | Self::Unsupported { path, what } => write!(f, "{path}: {what}"),
             Self::MissingTensor { path, name } => write!(f, "{path}: there is no tensor `{name}`, and config.json asks for it"),
             Self::Shape { path, name, found, expected } => {
@@ -131,6 +141,7 @@ impl core::error::Error for Error {
 
 #[cfg(feature = "std")]
 mod of_the_system {
+    use alloc::string::String;
     use std::io;
 
     use super::Error;
@@ -139,6 +150,11 @@ mod of_the_system {
     const FREE_SPACE: &str = "free some space or write to another disk, and start the same command again";
 
     impl Error {
+        /// `path` is not written: `what` says what is there and the way out.
+        pub fn refused(path: impl Origin, what: impl Into<String>) -> Self {
+            Self::Refused { path: path.shown(), what: what.into() }
+        }
+
         /// The operating system's refusal to write `path`; with the way out where the disk is full or can't be written.
         pub fn not_written(path: impl Origin, error: io::Error) -> Self {
             let (why, way_out) = match error.kind() {

@@ -100,5 +100,6 @@ pub use {
     safetensors::{NewTensor, safetensors_file_bytes, write_safetensors, write_safetensors_with},
     tokenizer::{TextStream, Tokenizer},
     weights::{Weights, write_config},
-    write::write_beside,
+    write::folder::{Begun, Made, NewFolder, fingerprint_of},
+    write::{Lock, check_apart, check_writable, create_scratch, open_own, write_beside},
 };

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::entropy::ENTROPY;
 use crate::model::WEIGHTS;
+use crate::write::clear_all_leftovers;
+use crate::write::folder::RECORD;
 use crate::{Dtype, EntropyFile, Error, Result, write_beside};
 
 /// Everything known about an artifact beside its weights.
@@ -137,21 +139,23 @@ pub enum Mismatch {
     },
 }
 
-const NAME: &str = "manifest.json";
-/// What a write of the manifest leaves behind when it is killed; the next one renames it away.
-const NAME_BESIDE: &str = "manifest.json.tmp";
+const NAME: &str = Manifest::FILE;
 
 impl Manifest {
     /// The version this program writes and reads.
     pub const FORMAT_VERSION: u32 = 1;
+    /// Its name in an artifact's folder.
+    pub const FILE: &str = "manifest.json";
 
-    /// Hashes every file in `folder` but the manifest itself into [`Self::files`] and writes `manifest.json`; returns what was written.
+    /// Hashes every file in `folder` but the manifest itself and the record of what made the folder into [`Self::files`] and writes `manifest.json`; returns what was written.
     ///
     /// # Errors
     /// [`Error::Io`] where a file can't be read or written, [`Error::Unsupported`] where the folder holds a folder or a name that is
     /// not UTF-8.
     pub fn write(mut self, folder: &Path) -> Result<Self> {
         self.format_version = Self::FORMAT_VERSION;
+        // What killed writers left is no part of the artifact.
+        clear_all_leftovers(folder);
         self.files =
             names_in(folder)?.into_iter().map(|name| FileHash::of(name.clone(), &folder.join(name))).collect::<Result<_>>()?;
         let path = folder.join(NAME);
@@ -164,11 +168,14 @@ impl Manifest {
     /// Reads the `manifest.json` of `folder`.
     ///
     /// # Errors
-    /// [`Error::Io`] where there is none; [`Error::Malformed`] where it is no manifest, lists a file twice, or lists one outside the
-    /// folder; [`Error::Unsupported`] for another format version.
+    /// [`Error::Unsupported`] where there is none, with what is there instead, and for another format version; [`Error::Malformed`]
+    /// where it is no manifest, lists a file twice, or lists one outside the folder; [`Error::Io`] where it can't be read.
     pub fn read(folder: &Path) -> Result<Self> {
         crate::checkpoint::refuse_part(folder)?;
         let path = folder.join(NAME);
+        if !path.exists() {
+            return Err(without_manifest(folder));
+        }
         let json = crate::read_file(&path, crate::LIST_BYTES)?;
         let malformed = |error: serde_json::Error| Error::unreadable(&path, &json, format!("is no manifest: {error}"));
         let value: serde_json::Value = serde_json::from_slice(&json).map_err(malformed)?;
@@ -311,14 +318,46 @@ pub fn hash_file(path: &Path) -> Result<String> {
 /// Bytes; enough to keep all threads busy.
 const HASHED_AT_ONCE: usize = 8 << 20;
 
+/// What lies where an artifact was looked for, and what can be done with it.
+fn without_manifest(path: &Path) -> Error {
+    const ONLY: &str = "and only an artifact has a manifest.json to be verified by";
+    const WAYS: &str = "`compressor inspect` shows what it is, `compressor eval` measures it";
+    let what = if path.is_file() {
+        let begins_as_gguf = || {
+            let mut magic = [0; 4];
+            std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut magic)).is_ok() && magic == *b"GGUF"
+        };
+        match begins_as_gguf() {
+            true => format!("is a GGUF file, {ONLY}; {WAYS}"),
+            false => format!("is a file, {ONLY}; name an artifact's folder"),
+        }
+    } else if !path.is_dir() {
+        "is not there; name an artifact's folder".to_owned()
+    } else {
+        let config = crate::read_file(&path.join("config.json"), crate::LIST_BYTES).ok();
+        let config: Option<serde_json::Value> = config.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        match config {
+            Some(config) if config.get("quantization_config").is_some_and(|value| !value.is_null()) => {
+                format!("holds quantized weights without a manifest.json, so there is nothing to compare its files with; {WAYS}")
+            }
+            Some(_) => {
+                format!("is a checkpoint with dense weights, {ONLY}; {WAYS}, `compressor quantize` makes an artifact of it")
+            }
+            None => "holds neither a manifest.json nor a config.json: it is no model; name an artifact's folder".to_owned(),
+        }
+    };
+    Error::unsupported(path, what)
+}
+
 /// The names of the files in a folder, sorted, without the manifest.
 fn names_in(folder: &Path) -> Result<BTreeSet<String>> {
     let mut names = file_names(folder, "a manifest can't list it", "a manifest lists files only")?;
-    names.retain(|name| name != NAME && name != NAME_BESIDE);
+    names.remove(NAME);
     Ok(names)
 }
 
-/// The names of the files in a folder, sorted; what is said of a name that is no text, and of what is no file.
+/// The names of the files in a folder, sorted, without the record of what made it; what is said of a name that is no text, and of what
+/// is no file.
 pub(crate) fn file_names(folder: &Path, no_text: &str, no_file: &str) -> Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
     for entry in fs_err::read_dir(folder)? {
@@ -332,6 +371,7 @@ pub(crate) fn file_names(folder: &Path, no_text: &str, no_file: &str) -> Result<
         }
         names.insert(name);
     }
+    names.remove(RECORD);
     Ok(names)
 }
 
@@ -415,8 +455,9 @@ mod tests {
         let path = folder.path().join(NAME);
         manifest().write(folder.path()).unwrap();
         let first = fs_err::read(&path).unwrap();
-        // What a killed write leaves is not part of the artifact.
-        fs_err::write(folder.path().join(NAME_BESIDE), "half").unwrap();
+        // What a killed write leaves is not part of the artifact, and the record of what made the folder neither.
+        fs_err::write(folder.path().join(".manifest.json.0123abcd.tmp"), "half").unwrap();
+        fs_err::write(folder.path().join(RECORD), "{}").unwrap();
         let again = manifest().write(folder.path()).unwrap();
         assert_eq!(fs_err::read(&path).unwrap(), first);
         assert!(again.check(folder.path()).unwrap().is_empty());
@@ -441,6 +482,18 @@ mod tests {
         fs_err::write(file("notes.txt"), "later").unwrap();
         let expected =
             ["model.safetensors: is missing, the manifest lists it with 3 bytes", "notes.txt: is not in the manifest (5 bytes)"];
+        assert_eq!(shown(&written.check(folder.path()).unwrap()), expected);
+    }
+
+    #[test]
+    fn a_file_with_a_temporary_name_is_an_added_one() {
+        let folder = folder();
+        let written = manifest().write(folder.path()).unwrap();
+        let names = [".manifest.json.0123abcd.tmp", "manifest.json.tmp"];
+        for name in names {
+            fs_err::write(folder.path().join(name), "half").unwrap();
+        }
+        let expected = names.map(|name| format!("{name}: is not in the manifest (4 bytes)"));
         assert_eq!(shown(&written.check(folder.path()).unwrap()), expected);
     }
 
@@ -517,6 +570,34 @@ mod tests {
         assert_eq!(text, "has format version 2, this program reads 1");
         let text = refused(folder.path(), |value| value["files"][0]["size"] = json!(1));
         assert!(text.starts_with("is no manifest: unknown field `size`"), "{text}");
+    }
+
+    #[test]
+    fn what_is_no_artifact_is_told_with_what_it_is_and_what_can_be_done() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for (name, config) in [("dense", "{}"), ("quantized", r#"{"quantization_config": {}}"#), ("empty", "")] {
+            fs_err::create_dir(at(name)).unwrap();
+            fs_err::write(at(name).join("config.json"), config).unwrap();
+        }
+        fs_err::write(at("model.gguf"), "GGUF and more").unwrap();
+        fs_err::write(at("text"), "abc").unwrap();
+        let refused = |name: &str| {
+            let text = Manifest::read(&at(name)).unwrap_err().to_string();
+            text.strip_prefix(&format!("{}: ", at(name).display())).unwrap().to_owned()
+        };
+        let ways = "`compressor inspect` shows what it is, `compressor eval` measures it";
+        let only = "and only an artifact has a manifest.json to be verified by";
+        let dense = format!("is a checkpoint with dense weights, {only}; {ways}, `compressor quantize` makes an artifact of it");
+        assert_eq!(refused("dense"), dense);
+        let expected =
+            format!("holds quantized weights without a manifest.json, so there is nothing to compare its files with; {ways}");
+        assert_eq!(refused("quantized"), expected);
+        let expected = "holds neither a manifest.json nor a config.json: it is no model; name an artifact's folder";
+        assert_eq!(refused("empty"), expected);
+        assert_eq!(refused("model.gguf"), format!("is a GGUF file, {only}; {ways}"));
+        assert_eq!(refused("text"), format!("is a file, {only}; name an artifact's folder"));
+        assert_eq!(refused("nowhere"), "is not there; name an artifact's folder");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
+use crate::{Result, open_own};
 
 /// What one training step did.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -45,11 +45,11 @@ impl Metrics {
     /// Opens the file of a checkpoint's folder to write on where it ends.
     ///
     /// # Errors
-    /// [`crate::Error::Io`] where the file can't be made.
+    /// [`crate::Error::Io`] where the file can't be made, [`crate::Error::Refused`] where it is a link.
     pub fn append(folder: &Path) -> Result<Self> {
         let path = Self::path(folder);
         let is_torn = std::fs::read(&path).is_ok_and(|lines| lines.last().is_some_and(|last| *last != b'\n'));
-        let mut file = fs_err::OpenOptions::new().create(true).append(true).open(path)?;
+        let mut file = open_own(&path, fs_err::File::options().append(true))?;
         if is_torn {
             // A line that was left half written may not take the next one with it.
             file.write_all(b"\n")?;

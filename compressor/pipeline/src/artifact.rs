@@ -1,8 +1,10 @@
 //! What an artifact carries beside its weights: the manifest and the tokenizer.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use compressor_format::{Checkpoint, FileHash, Manifest, Reference, Tokenizer, Tool};
+use compressor_format::{
+    Checkpoint, Distill, FileHash, LearnScales, Manifest, ModelSource, Recipe, Reference, Stage, Student, Tokenizer, Tool,
+};
 use serde_json::Value;
 
 use crate::Error;
@@ -27,7 +29,7 @@ pub fn write_manifest(
     folder: &Path,
     checkpoint: &Checkpoint,
     report: &QuantizationReport,
-    recipe: Value,
+    recipe: &Recipe,
 ) -> Result<Manifest, Error> {
     let inputs = checkpoint.files().iter().map(|path| FileHash::of(name(path), path)).collect::<Result<Vec<_>, _>>()?;
     let manifest = Manifest {
@@ -35,7 +37,7 @@ pub fn write_manifest(
         tool: Tool { name: "compressor".to_owned(), version: env!("CARGO_PKG_VERSION").to_owned() },
         files: Vec::new(),
         inputs,
-        recipe,
+        recipe: without_places(recipe),
         opens_in: report.opens_in.clone(),
         reference: Reference { name: name(checkpoint.path()), dtype: checkpoint.dtype(), bytes: checkpoint.weight_bytes()? },
         dense_tensors: report.dense.clone(),
@@ -47,8 +49,13 @@ pub fn write_manifest(
 ///
 /// # Errors
 /// Where a file can't be read or written.
-pub(crate) fn write_manifest_after(before: &Path, teacher: &Checkpoint, recipe: Value, folder: &Path) -> Result<Manifest, Error> {
-    let mut manifest = Manifest { recipe, ..Manifest::read(before)? };
+pub(crate) fn write_manifest_after(
+    before: &Path,
+    teacher: &Checkpoint,
+    recipe: &Recipe,
+    folder: &Path,
+) -> Result<Manifest, Error> {
+    let mut manifest = Manifest { recipe: without_places(recipe), ..Manifest::read(before)? };
     for path in teacher.files() {
         let hash = FileHash::of(name(&path), &path)?;
         // The teacher is often what the artifact was quantized from.
@@ -64,4 +71,54 @@ pub(crate) fn name(path: &Path) -> String {
     let whole = if path.file_name().is_none() { path.canonicalize().ok() } else { None };
     let name = whole.as_deref().unwrap_or(path).file_name().unwrap_or(path.as_os_str());
     name.to_string_lossy().into_owned()
+}
+
+/// A recipe as a manifest has it: of paths their last names, and of the run folder nothing, so that equal artifacts are equal bytes
+/// wherever they and their inputs lie.
+fn without_places(recipe: &Recipe) -> Value {
+    let last = |path: &Path| PathBuf::from(name(path));
+    let mut recipe = recipe.clone();
+    recipe.output = None;
+    recipe.dataset = recipe.dataset.as_deref().map(last);
+    if let ModelSource::Path(path) = &mut recipe.model {
+        *path = last(path);
+    }
+    for stage in &mut recipe.stages {
+        match stage {
+            Stage::Distill(Distill { teacher, student, .. }) => {
+                *teacher = teacher.as_deref().map(last);
+                if let Some(Student::Checkpoint(path)) = student {
+                    *path = last(path);
+                }
+            }
+            Stage::LearnScales(LearnScales { teacher, .. }) => *teacher = teacher.as_deref().map(last),
+            Stage::Train(_) | Stage::Prune(_) | Stage::Quantize(_) | Stage::Verify(_) => {}
+        }
+    }
+    serde_json::to_value(&recipe).expect("a recipe is plain data")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_manifest_has_no_place_in_it() {
+        let recipe = |model: &str, dataset: &str, output: &str| {
+            let toml = format!(
+                "name = \"small\"\ndataset = \"{dataset}\"\noutput = \"{output}\"\n[model]\npath = \"{model}\"\n\
+                 [[stage]]\n[stage.distill]\nsteps = 2\nteacher = \"{model}\"\nstudent.checkpoint = \"{model}\"\n\
+                 [[stage]]\n[stage.quantize]\nbits = 8\n[[stage]]\n[stage.learn_scales]\nsteps = 2\nteacher = \"{model}\"\n"
+            );
+            without_places(&Recipe::from_toml(&toml).unwrap())
+        };
+        let here = recipe("models/dense", "data/set.toml", "runs/one");
+        let there = recipe("/elsewhere/dense", "/data/set.toml", "/tmp/two");
+        assert_eq!(here, there);
+        assert_eq!(here["model"]["path"], "dense");
+        assert!(here["output"].is_null());
+        assert_ne!(here, recipe("models/another", "data/set.toml", "runs/one"));
+    }
 }

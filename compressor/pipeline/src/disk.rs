@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use compressor_format::{Mistake, Stage};
+use compressor_format::{Mistake, Stage, WeightStorage};
 
 use crate::plan::Step;
 use crate::quantize::Quantization;
@@ -36,8 +36,11 @@ fn writes(step: &Step) -> Writes {
         Stage::Prune(_) => 0,
         // Where text is looked at, finished layers wait beside activations until the artifact is written.
         Stage::Quantize(settings) => {
-            let kept = step.output.weight_bytes;
-            let layers = if Quantization::from(settings).calibrates() { kept } else { 0 };
+            let weights = step.output.weight_bytes;
+            // What coding leaves lies beside the weights, at most as much.
+            let coded = if settings.storage == WeightStorage::Entropy { weights } else { 0 };
+            let kept = step.output.folder_bytes() + coded;
+            let layers = if Quantization::from(settings).calibrates() { weights } else { 0 };
             return Writes { kept, state: layers + step.spilled_bytes, saves: 1 };
         }
         Stage::Verify(_) => return Writes::default(),
@@ -47,7 +50,7 @@ fn writes(step: &Step) -> Writes {
         Stage::LearnScales(_) => step.output.weight_bytes / 2,
         _ => step.output.architecture.parameters(),
     };
-    Writes { kept: step.output.weight_bytes, state: learnt * STATE_BYTES, saves }
+    Writes { kept: step.output.folder_bytes(), state: learnt * STATE_BYTES, saves }
 }
 
 fn peak(steps: impl Iterator<Item = Writes>) -> u64 {

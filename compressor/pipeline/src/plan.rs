@@ -81,6 +81,8 @@ pub struct ModelSize {
     pub stored_as: String,
     /// Bytes of `model.safetensors`: exact for artifacts, without the header for checkpoints.
     pub weight_bytes: u64,
+    /// Bytes of the tokenizer and what else is copied beside the weights; `None` where the run will train the tokenizer.
+    pub companion_bytes: Option<u64>,
     /// Bytes that the engine needs beside the file, where it writes codebooks out as dense weights.
     pub decoded_bytes: u64,
     /// Whether it is quantized.
@@ -149,7 +151,7 @@ impl Plan {
         &self.steps
     }
 
-    /// Lets a plan of one stage write its result into `folder` itself.
+    /// Lets a plan of one stage write its result into `folder` itself, which its run folder may hold.
     #[must_use]
     pub fn into_folder(mut self, folder: PathBuf) -> Self {
         for step in &mut self.steps {
@@ -196,7 +198,25 @@ impl Step {
     }
 }
 
+/// A token in a `tokenizer.json` with its merge, in bytes.
+const TOKEN_BYTES: u64 = 48;
+/// What `config.json` and `manifest.json` say of a tensor, in bytes, and of the rest.
+const TENSOR_BYTES: u64 = 160;
+const DESCRIPTION_BYTES: u64 = 16 << 10;
+
 impl ModelSize {
+    /// Bytes that the folder has at least: weights, and the tokenizer where it is there already.
+    pub fn least_folder_bytes(&self) -> u64 {
+        self.weight_bytes + self.companion_bytes.unwrap_or(0)
+    }
+
+    /// Bytes of the whole folder, estimated: a tokenizer that is not trained yet, `config.json` and `manifest.json` with them.
+    pub fn folder_bytes(&self) -> u64 {
+        let tensors = self.architecture.tensors().len() as u64;
+        let companions = self.companion_bytes.unwrap_or(self.architecture.vocab_size as u64 * TOKEN_BYTES);
+        self.weight_bytes + companions + tensors * TENSOR_BYTES + DESCRIPTION_BYTES
+    }
+
     /// Gets other sizes, and stays what it is otherwise.
     pub(crate) fn become_dense(&mut self, architecture: Architecture, dtype: Dtype) {
         let of = dense(architecture, dtype, self.tokenizer.clone(), String::new());
@@ -219,6 +239,7 @@ pub(crate) fn dense(architecture: Architecture, dtype: Dtype, tokenizer: Tokeniz
         dtype,
         stored_as,
         weight_bytes,
+        companion_bytes: None,
         decoded_bytes: 0,
         is_artifact: false,
         is_at_most: false,

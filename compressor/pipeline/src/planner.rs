@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use compressor_format::{
-    Alternative, Architecture, Checkpoint, Dataset, Distill, Draft, Dtype, Importance, LearnScales, Method, Mistake, Place,
-    Prune, Quantize, Recipe, RecipeText, Sizes, Split, Stage, Student, Tokenizer, TrainingKeys, Verify,
+    Alternative, Architecture, ByteSize, Checkpoint, Dataset, Distill, Draft, Dtype, Importance, LearnScales, Method, Mistake,
+    Place, Prune, Quantize, Recipe, RecipeText, Sizes, Split, Stage, Student, Tokenizer, TrainingKeys, Verify, WeightStorage,
+    check_writable,
 };
 
 use crate::fingerprint::Fingerprint;
@@ -34,6 +35,8 @@ pub(crate) struct Planner<'a> {
     named: HashMap<PathBuf, Place>,
     /// Those that were asked for; `None` where there is none to judge by.
     tokenizers: HashMap<TokenizerOf, Option<Rc<Tokenizer>>>,
+    /// What lies beside the weights of a model, in bytes.
+    companions: HashMap<PathBuf, u64>,
 }
 
 /// The chain's state between two steps.
@@ -67,6 +70,7 @@ impl<'a> Planner<'a> {
             measured_at,
             named: HashMap::new(),
             tokenizers: HashMap::new(),
+            companions: HashMap::new(),
         }
     }
 
@@ -125,6 +129,11 @@ impl<'a> Planner<'a> {
             self.check_memory(step, &Place::stage(index, stage.name()));
         }
         // What a refused stage would write is not known.
+        if let Some(artifact) = steps.iter().rfind(|step| step.output.is_artifact)
+            && self.mistakes.is_empty()
+        {
+            self.check_budget(artifact);
+        }
         if self.mistakes.is_empty()
             && let Some(mistake) = disk::refusal(&self.existing_folder(), disk::peak_bytes(&steps))
         {
@@ -150,6 +159,28 @@ impl<'a> Planner<'a> {
         self.refuse(place, Mistake::new(message).hint(hint));
     }
 
+    /// Refuses a budget that the artifact can't keep, whatever its integers will be.
+    fn check_budget(&mut self, artifact: &Step) {
+        let Some(ByteSize(budget)) = self.recipe.budget.artifact_bytes else { return };
+        let output = &artifact.output;
+        // How far a target is used, and what coding leaves of the weights, only the run tells.
+        let is_coded = |stage: &Stage| matches!(stage, Stage::Quantize(quantize) if quantize.storage == WeightStorage::Entropy);
+        if !output.is_settled || output.is_at_most || self.recipe.stages.iter().any(is_coded) {
+            return;
+        }
+        let least = output.least_folder_bytes();
+        if least <= budget {
+            return;
+        }
+        let mut message = format!("artifact_bytes is {budget}, and the artifact has {} bytes of weights", output.weight_bytes);
+        if let Some(companions) = output.companion_bytes {
+            message += &format!(" and {companions} of its tokenizer");
+        }
+        message += &format!(": {} too many", crate::figures::bytes(least - budget));
+        let hint = "quantize to fewer bits, set `target_bytes` in [stage.quantize], prune more, or raise the budget";
+        self.refuse(&Place::root("budget").then("artifact_bytes"), Mistake::new(message).hint(hint));
+    }
+
     /// The nearest folder above the run folder that exists, or itself.
     fn existing_folder(&self) -> PathBuf {
         let folder = self.recipe.run_folder();
@@ -161,13 +192,10 @@ impl<'a> Planner<'a> {
     fn check_folder(&mut self) {
         let folder = self.recipe.run_folder();
         let existing = self.existing_folder();
-        let probe = existing.join(format!(".compressor-probe-{}", std::process::id()));
-        // The message names the folder, not a file that nobody asked for.
         let written = match existing.is_dir() {
-            true => std::fs::write(&probe, b"probe").map_err(|error| format!("{}: {error}", existing.display())),
+            true => check_writable(&existing).map_err(|error| error.to_string()),
             false => Err(format!("{} is not a folder", existing.display())),
         };
-        let _ = std::fs::remove_file(&probe);
         if let Err(error) = written {
             let mistake = Mistake::new(format!("the run folder {} can't be written: {error}", folder.display()))
                 .hint("set `output` to a folder on a disk that can be written");
@@ -253,14 +281,18 @@ impl<'a> Planner<'a> {
             let tokenizer = TokenizerOf::Model(path.to_owned());
             let mut size = dense(checkpoint.architecture().clone(), checkpoint.dtype(), tokenizer, fingerprint.hex());
             size.weight_bytes = checkpoint.weight_bytes()?;
-            Ok(size)
+            Ok((size, checkpoint))
         });
         // A folder can do without a tokenizer where nothing reads text; out of a GGUF file it is made whenever weights are.
         if opened.is_ok() && path.is_file() {
             self.tokenizer(&TokenizerOf::Model(path.to_owned()));
         }
         match opened {
-            Ok(size) => Some(size),
+            Ok((size, checkpoint)) => {
+                // A tokenizer that can't be read is refused where it is needed.
+                self.companions.extend(checkpoint.companion_bytes().ok().map(|bytes| (path.to_owned(), bytes)));
+                Some(size)
+            }
             Err(error) => {
                 self.refuse(place, Mistake::new(error.to_string()));
                 None
@@ -391,6 +423,10 @@ impl<'a> Planner<'a> {
             }
         };
         self.check_measuring(Split::Test, &step.output);
+        step.output.companion_bytes = match &step.output.tokenizer {
+            TokenizerOf::Model(path) => self.companions.get(path).copied(),
+            TokenizerOf::Trained(_) => None,
+        };
         let fingerprint = match &step.quantization {
             Some(quantization) => aware::fingerprint(fingerprint, quantization, &step.output.architecture),
             None => fingerprint,

@@ -10,7 +10,7 @@ use std::time::Instant;
 use compressor_engine::{Engine, Logits, Place};
 use compressor_format::{
     Alternative, Architecture, Artifact, Batches, Check, Checkpoint, Dataset, Distill, Dtype, Importance, LayerTensor,
-    LearnScales, Measured, Metrics, Model, Prune, Quantize, REPORT_VERSION, Reference, Report, SampleOrder, Samples, Sizes,
+    LearnScales, Lock, Measured, Metrics, Model, Prune, Quantize, REPORT_VERSION, Reference, Report, SampleOrder, Samples, Sizes,
     Split, Stage, StageReport, StepLosses, Student, TensorId, Threshold, Tokenizer, Train, TrainingKeys, Verify, WeightStorage,
     Weights, copy_companions, hash_file, write_beside, write_entropy,
 };
@@ -269,8 +269,7 @@ impl Run<'_> {
             let [weights, coded] = ["model.safetensors", "model.entropy"].map(|name| step.folder.join(name));
             details["entropy_bytes"] = json!(write_entropy(&weights, &coded)?);
         }
-        let recipe = serde_json::to_value(&self.plan.recipe).expect("a recipe is plain data");
-        crate::artifact::write_manifest_after(&input, &teacher, recipe, &step.folder)?;
+        crate::artifact::write_manifest_after(&input, &teacher, &self.plan.recipe, &step.folder)?;
         remove_state(step)?;
         Ok(StageReport { details, ..self.step_report(step)? })
     }
@@ -577,8 +576,7 @@ impl Run<'_> {
     }
 
     fn manifest(&self, step: &Step, checkpoint: &Checkpoint, report: &quantize::QuantizationReport) -> Result<(), Error> {
-        let recipe = serde_json::to_value(&self.plan.recipe).expect("a recipe is plain data");
-        crate::artifact::write_manifest(&step.folder, checkpoint, report, recipe).map(drop)
+        crate::artifact::write_manifest(&step.folder, checkpoint, report, &self.plan.recipe).map(drop)
     }
 }
 
@@ -757,15 +755,9 @@ fn prepare_folder(step: &Step) -> Result<(), Error> {
     Ok(write_beside(mark, |file| Ok(std::io::Write::write_all(file, step.fingerprint.as_bytes())?))?)
 }
 
-/// Held while a run works; the operating system lets go of it when the process ends, however it ends.
-fn lock(folder: &Path) -> Result<std::fs::File, Error> {
-    let path = folder.join(".lock");
-    let file = fs_err::File::create(&path)?.into_parts().0;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(Error::Busy(folder.to_owned())),
-        Err(std::fs::TryLockError::Error(error)) => Err(error.into()),
-    }
+/// Held while a run works.
+fn lock(folder: &Path) -> Result<Lock, Error> {
+    Lock::take(&folder.join(".lock"))?.ok_or_else(|| Error::Busy(folder.to_owned()))
 }
 
 fn new_report(plan: &Plan) -> Result<Report, Error> {

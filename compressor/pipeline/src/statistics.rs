@@ -36,6 +36,12 @@ pub(crate) fn quantile(values: &[f64], q: f64) -> (f64, [f64; 2]) {
     (at((n * q).max(1.0)), [at(n * q - half), at(n * q + half + 1.0)])
 }
 
+/// The smallest sample whose order statistics give a `q`-quantile an upper end: below it no limit can be proven kept.
+pub(crate) fn least_sample(q: f64) -> usize {
+    // The half-width grows with the root of the sample, what lies above the quantile with the sample itself: every larger one does too.
+    (1..).find(|n| quantile(&vec![0.0; *n], q).1[1].is_finite()).expect("an endless range")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,6 +68,17 @@ mod tests {
         let (value, [low, high]) = proportion(10, 10);
         assert_eq!((value, high), (1.0, 1.0));
         assert!((low - 0.722467).abs() < 1e-4, "{low}");
+    }
+
+    #[test]
+    fn the_least_samples_that_decide_by_hand() {
+        // 0.95 n + 1.96 √(0.0475 n) + 1 ≤ n from 110 on, 0.99 n + 1.96 √(0.0099 n) + 1 ≤ n from 563 on.
+        assert_eq!([0.5, 0.95, 0.99].map(least_sample), [8, 110, 563]);
+        for q in [0.5, 0.95, 0.99] {
+            let least = least_sample(q);
+            let upper = |n: usize| quantile(&vec![1.0; n], q).1[1];
+            assert!(upper(least - 1).is_infinite() && (least..least + 300).all(|n| upper(n) == 1.0), "{q}");
+        }
     }
 
     #[test]

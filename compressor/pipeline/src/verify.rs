@@ -4,12 +4,12 @@ use std::path::Path;
 
 use compressor_engine::{Engine, Logits};
 use compressor_format::{
-    Artifact, Budget, ByteSize, Check, Checkpoint, Manifest, Measured, Model, Outcome, Threshold, Tokenizer, Verify,
+    Artifact, Budget, ByteSize, Check, Checkpoint, Manifest, Measured, Model, NewFolder, Outcome, Threshold, Tokenizer, Verify,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::measure::{Advances, Comparison, HeldOut};
-use crate::statistics::{mean, proportion, quantile};
+use crate::statistics::{least_sample, mean, proportion, quantile};
 use crate::{Error, Trainer};
 
 /// Everything a verification found.
@@ -54,11 +54,11 @@ pub struct BenchResult {
 
 /// Measures time and memory in a process of its own, whose peak memory is the artifact's alone.
 pub trait Bench {
-    /// Loads the model and generates.
+    /// Loads the model and times `tokens` generated tokens.
     ///
     /// # Errors
     /// What the process said.
-    fn bench(&self, model: &Path) -> Result<BenchResult, Error>;
+    fn bench(&self, model: &Path, tokens: usize) -> Result<BenchResult, Error>;
 }
 
 /// What a verification compares.
@@ -236,7 +236,7 @@ fn largest_checks(
 /// Bytes, memory and time against the budget.
 fn budget_checks(artifact: &Path, budget: &Budget, bench: &dyn Bench) -> Result<Vec<Check>, Error> {
     let mut checks = vec![artifact_bytes(artifact, budget.artifact_bytes)?];
-    let result = bench.bench(artifact)?;
+    let result = bench.bench(artifact, timed_tokens(budget))?;
     let tokens = result.token_milliseconds.len() as u64;
     let memory_limit = budget.peak_memory_bytes.map(|ByteSize(limit)| Threshold::AtMost(limit as f64));
     match result.peak_memory_bytes {
@@ -247,27 +247,90 @@ fn budget_checks(artifact: &Path, budget: &Budget, bench: &dyn Bench) -> Result<
         }
         None => {}
     }
-    for (name, q, limit) in [
-        ("token time, p50", 0.5, budget.token_milliseconds_p50),
-        ("token time, p95", 0.95, budget.token_milliseconds_p95),
-        ("token time, p99", 0.99, budget.token_milliseconds_p99),
-    ] {
+    for (name, q, limit) in token_times(budget) {
         let (value, interval) = quantile(&result.token_milliseconds, q);
         checks.push(Check::new(name, value, "ms", limit.map(Threshold::AtMost), tokens, Some(interval)));
     }
     Ok(checks)
 }
 
-/// The bytes of every file of the artifact together.
+/// Which quantiles of a token's time are told: name, quantile, limit in milliseconds.
+fn token_times(budget: &Budget) -> [(&'static str, f64, Option<f64>); 3] {
+    [
+        ("token time, p50", 0.5, budget.token_milliseconds_p50),
+        ("token time, p95", 0.95, budget.token_milliseconds_p95),
+        ("token time, p99", 0.99, budget.token_milliseconds_p99),
+    ]
+}
+
+/// Tokens that are timed where no limit needs more.
+const TIMED_TOKENS: usize = 128;
+
+/// Enough tokens to decide every limit: twice the least, so that its interval does not end at the slowest token of all.
+fn timed_tokens(budget: &Budget) -> usize {
+    let limited = token_times(budget).into_iter().filter(|(.., limit)| limit.is_some());
+    limited.map(|(_, q, _)| 2 * least_sample(q)).fold(TIMED_TOKENS, usize::max)
+}
+
+/// The bytes of what is shipped: every file of the artifact, but the record of what made its folder, and the weights as they are
+/// where they lie coded beside.
 fn artifact_bytes(artifact: &Path, limit: Option<ByteSize>) -> Result<Check, Error> {
-    let mut bytes = 0;
+    let is_coded = artifact.join("model.entropy").exists();
+    let (mut bytes, mut left_out) = (0, 0);
     for entry in fs_err::read_dir(artifact)? {
-        bytes += entry?.metadata()?.len();
+        let entry = entry?;
+        let name = entry.file_name();
+        if name == NewFolder::RECORD {
+            continue;
+        }
+        let counted = if is_coded && name == "model.safetensors" { &mut left_out } else { &mut bytes };
+        *counted += entry.metadata()?.len();
     }
     let limit = limit.map(|ByteSize(limit)| Threshold::AtMost(limit as f64));
-    Ok(Check::new("artifact bytes", bytes as f64, "bytes", limit, 1, None))
+    let check = Check::new("artifact bytes", bytes as f64, "bytes", limit, 1, None);
+    Ok(match left_out {
+        0 => check,
+        left_out => {
+            let left_out = crate::figures::bytes(left_out);
+            check.note(format!("without model.safetensors, {left_out}: model.entropy holds the same weights and opens alone"))
+        }
+    })
 }
 
 fn count(hits: &[bool]) -> usize {
     hits.iter().filter(|hit| **hit).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_of_a_quantile_times_as_many_tokens_as_decide_it() {
+        let budget = Budget::default();
+        assert_eq!(timed_tokens(&budget), 128);
+        assert_eq!(timed_tokens(&Budget { token_milliseconds_p50: Some(1.0), ..budget.clone() }), 128);
+        assert_eq!(timed_tokens(&Budget { token_milliseconds_p95: Some(1.0), ..budget.clone() }), 220);
+        assert_eq!(timed_tokens(&Budget { token_milliseconds_p99: Some(1.0), ..budget }), 1126);
+        // Times that all keep the limit pass it.
+        let (value, interval) = quantile(&[0.5; 220], 0.95);
+        let check = Check::new("token time, p95", value, "ms", Some(Threshold::AtMost(1.0)), 220, Some(interval));
+        assert_eq!(check.outcome, Outcome::Passed);
+    }
+
+    #[test]
+    fn weights_that_lie_coded_beside_are_not_counted_and_named() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let write = |name: &str, bytes: usize| fs_err::write(folder.path().join(name), vec![0; bytes]).expect("room for it");
+        write("model.safetensors", 1_200_000);
+        write("config.json", 30);
+        write(NewFolder::RECORD, 500);
+        let bytes = |limit| artifact_bytes(folder.path(), Some(ByteSize(limit))).expect("a folder that can be read");
+        assert_eq!((bytes(1_200_030).value, bytes(1_200_030).note), (1_200_030.0, None));
+        write("model.entropy", 700);
+        let check = bytes(729);
+        assert_eq!((check.value, check.outcome), (730.0, Outcome::Failed));
+        let expected = "without model.safetensors, 1.20 MB: model.entropy holds the same weights and opens alone";
+        assert_eq!(check.note.as_deref(), Some(expected));
+    }
 }

@@ -752,3 +752,26 @@ fn sizes_that_are_together_more_than_any_model_is_are_refused() {
         ["5: 16777216 attention heads of 16777216 elements are together wider than 16777216"]
     );
 }
+
+#[test]
+fn a_budget_that_the_weights_alone_exceed_is_refused_with_what_is_too_much() {
+    let bench = Bench::with_text("a b z", &"a b z ".repeat(1000));
+    bench.checkpoint("model", llama());
+    fs_err::write(bench.path("model/tokenizer.json"), words(2)).unwrap();
+    let recipe = |budget: u64, keys: &str| {
+        format!("{OLD}[[stage]]\n[stage.quantize]\nembedding = \"dense\"\n{keys}\n[budget]\nartifact_bytes = {budget}\n")
+    };
+    let tokenizer = words(2).len() as u64;
+    let refused = bench.refused(&recipe(1000, "bits = 8"));
+    let [mistake] = refused.as_slice() else { panic!("one mistake: {refused:?}") };
+    let (start, end) = ("10: artifact_bytes is 1000, and the artifact has ", "raise the budget");
+    assert!(mistake.starts_with(start) && mistake.ends_with(end), "{mistake}");
+    let weights: u64 = mistake[start.len()..].split(' ').next().unwrap().parse().unwrap();
+    assert!(mistake.contains(&format!("{weights} bytes of weights and {tokenizer} of its tokenizer: ")), "{mistake}");
+    // A byte less than what must be there is too little, as much is enough: configuration and manifest are not known yet.
+    let too_little = bench.refused(&recipe(weights + tokenizer - 1, "bits = 8"));
+    assert!(too_little[0].contains("of its tokenizer: 1 B too many"), "{too_little:?}");
+    assert_eq!(bench.refused(&recipe(weights + tokenizer, "bits = 8")), [""; 0]);
+    // What coding leaves of the weights only the run tells.
+    assert_eq!(bench.refused(&recipe(1000, "bits = 8\nstorage = \"entropy\"")), [""; 0]);
+}

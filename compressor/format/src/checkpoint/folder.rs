@@ -181,7 +181,26 @@ impl Checkpoint {
             Source::Gguf(file) => {
                 let json = self.gguf_tokenizer(file)?;
                 crate::write_beside(folder.join("tokenizer.json"), |out| Ok(out.write_all(&json)?))?;
-                crate::chat::write_files(file, folder)
+                crate::chat::files(file)?.into_iter().try_for_each(|(name, text)| {
+                    crate::write_beside(folder.join(name), |out| Ok(out.write_all(text.as_bytes())?))
+                })
+            }
+        }
+    }
+
+    /// Bytes of what [`Self::copy_companions`] writes.
+    ///
+    /// # Errors
+    /// As that.
+    pub fn companion_bytes(&self) -> Result<u64> {
+        match &self.source {
+            Source::Safetensors(_) => {
+                companions(&self.path).iter().try_fold(0, |sum, file| Ok(sum + fs_err::metadata(file)?.len()))
+            }
+            Source::Gguf(file) => {
+                let texts = crate::chat::files(file)?;
+                let texts: usize = texts.iter().map(|(_, text)| text.len()).sum();
+                Ok((self.gguf_tokenizer(file)?.len() + texts) as u64)
             }
         }
     }

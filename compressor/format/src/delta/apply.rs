@@ -1,45 +1,30 @@
 //! Makes the new folder of a delta from the old one.
 
-use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::{Delta, PREFIX_BYTES, Record, Source};
-use crate::{Error, FileHash, MappedBytes, Result, map_file, write_beside};
+use crate::write::write_new;
+use crate::{Begun, Error, FileHash, Made, MappedBytes, NewFolder, Result, check_apart, map_file};
 
 impl Delta {
-    /// Writes the new folder to `out`, which must not be there, from the folder `old`. It is made as `OUT.tmp` and renamed when every
-    /// file in it is right; what a killed run left there is written again.
+    /// Writes the new folder to `out` from the folder `old`; returns whether there was anything to do: a folder that holds exactly these
+    /// files is left as it is. The folder appears as a whole, when every file in it is right. With `replace`, one that this program
+    /// made takes its place.
     ///
     /// # Errors
     /// [`Error::Malformed`] with what was expected and what was found where `old` is not what the delta was made from, and with the
-    /// place where the delta is damaged; [`Error::Io`] and [`Error::NoRoom`] as [`write_beside`].
-    pub fn apply(&self, old: &Path, out: &Path) -> Result<()> {
-        if out.exists() {
-            return Err(Error::malformed(out, "is there already; name a new folder"));
-        }
-        let old = self.head.old.iter().map(|file| expected(file, &old.join(&file.name))).collect::<Result<Vec<_>>>()?;
-        let beside = folder_beside(out)?;
-        fs_err::create_dir_all(&beside)?;
-        self.clear(&beside)?;
-        let mut records = self.records.iter();
-        for file in &self.head.new {
-            self.write_file(file, &mut records, &old, &beside.join(&file.name))?;
-        }
-        Ok(fs_err::rename(&beside, out)?)
-    }
-
-    /// Removes what a killed run left; other files are somebody's.
-    fn clear(&self, beside: &Path) -> Result<()> {
-        let own: BTreeSet<OsString> =
-            self.head.new.iter().flat_map(|file| [file.name.clone().into(), format!("{}.tmp", file.name).into()]).collect();
-        let entries = fs_err::read_dir(beside)?.collect::<std::io::Result<Vec<_>>>()?;
-        if let Some(other) = entries.iter().find(|entry| !own.contains(&entry.file_name())) {
-            let name = other.file_name();
-            return Err(Error::malformed(beside, format!("holds {name:?}, which this delta does not write; move it away")));
-        }
-        entries.iter().try_for_each(|entry| Ok(fs_err::remove_file(entry.path())?))
+    /// place where the delta is damaged; [`Error::Refused`] where `out` is read here, and as [`NewFolder::begin`]; [`Error::Io`] and
+    /// [`Error::NoRoom`] as [`crate::write_beside`].
+    pub fn apply(&self, old: &Path, out: &Path, replace: bool) -> Result<bool> {
+        check_apart(out, [old, self.path.as_path()])?;
+        let Begun::Now(folder) = NewFolder::begin(out, Made::Of(self.head.new.clone()), replace)? else { return Ok(false) };
+        folder.fill(|folder| {
+            let old = self.head.old.iter().map(|file| expected(file, &old.join(&file.name))).collect::<Result<Vec<_>>>()?;
+            let mut records = self.records.iter();
+            self.head.new.iter().try_for_each(|file| self.write_file(file, &mut records, &old, &folder.join(&file.name)))
+        })?;
+        Ok(true)
     }
 
     fn write_file<'a>(
@@ -49,7 +34,7 @@ impl Delta {
         old: &[MappedBytes],
         path: &Path,
     ) -> Result<()> {
-        write_beside(path, |out| {
+        write_new(path, |out| {
             let mut hasher = blake3::Hasher::new();
             let mut left = file.bytes;
             while left > 0 {
@@ -120,11 +105,4 @@ fn expected(file: &FileHash, path: &Path) -> Result<MappedBytes> {
         return Err(Error::malformed(path, what));
     }
     Ok(MappedBytes::from(map_file(path)?))
-}
-
-fn folder_beside(out: &Path) -> Result<PathBuf> {
-    let Some(name) = out.file_name() else { return Err(Error::malformed(out, "this names no folder to write")) };
-    let mut name = OsString::from(name);
-    name.push(".tmp");
-    Ok(out.with_file_name(name))
 }

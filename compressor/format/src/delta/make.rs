@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::{HEAD_BYTES, Head, MAGIC, PREFIX_BYTES, Source, VERSION, files_of};
 use crate::coded::{Coding, FAST, PIECE_BYTES, THOROUGH, encode};
 use crate::safetensors::header::{self, Element};
-use crate::{Dtype, Error, MappedBytes, Result, map_file, write_beside};
+use crate::{Dtype, Error, MappedBytes, Result, check_apart, map_file, write_beside};
 
 /// A part of a new file and what it is compared with.
 struct Part {
@@ -34,8 +34,10 @@ const DICTIONARY_MAGIC: [u8; 4] = 0xEC30_A437_u32.to_le_bytes();
 /// Writes into the file `out` what changed from the folder `old` to the folder `new`; returns its bytes.
 ///
 /// # Errors
-/// [`Error::Io`] where a folder or file can't be read, [`Error::Unsupported`] where one holds a folder; as [`write_beside`] for `out`.
+/// [`Error::Io`] where a folder or file can't be read, [`Error::Unsupported`] where one holds a folder, [`Error::Refused`] where `out`
+/// lies in one; as [`write_beside`] for `out`.
 pub fn write_delta(old: &Path, new: &Path, out: &Path) -> Result<u64> {
+    check_apart(out, [old, new])?;
     let head = Head { old: files_of(old)?, new: files_of(new)? };
     let open = |folder: &Path, name: &str| Ok(MappedBytes::from(map_file(folder.join(name))?));
     let old_files: Vec<MappedBytes> = head.old.iter().map(|file| open(old, &file.name)).collect::<Result<_>>()?;

@@ -503,7 +503,12 @@ mod tests {
         let sample = Sample::byte_level("llama-bpe", &["a b", "b c", "ab c"]).u32("tokenizer.ggml.bos_token_id", 0);
         let folder = tempfile::tempdir().unwrap();
         let read_back = |name: &str| fs_err::read_to_string(folder.path().join(name)).unwrap();
-        crate::chat::write_files(&read(&sample.clone().bytes()).unwrap(), folder.path()).unwrap();
+        let write_files = |file: &GgufFile| {
+            for (name, text) in crate::chat::files(file).unwrap() {
+                fs_err::write(folder.path().join(name), text).unwrap();
+            }
+        };
+        write_files(&read(&sample.clone().bytes()).unwrap());
         assert_eq!(fs_err::read_dir(folder.path()).unwrap().count(), 0, "nothing is said, nothing is written");
 
         let template = "{{ bos_token }}{{ messages[0].content }}";
@@ -513,7 +518,7 @@ mod tests {
             .u32("tokenizer.ggml.eos_token_id", 1)
             .u32("tokenizer.ggml.eot_token_id", 2);
         let file = read(&sample.clone().bytes()).unwrap();
-        crate::chat::write_files(&file, folder.path()).unwrap();
+        write_files(&file);
         let tokens = file.special_tokens(["tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id"]).unwrap();
         let [Some(bos), Some(eos)] = tokens else { panic!("both are there: {tokens:?}") };
         assert_eq!(bos, "<|endoftext|>");

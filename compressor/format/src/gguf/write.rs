@@ -23,7 +23,7 @@ use super::names::row_in_halves;
 use super::rotary;
 use crate::{
     Activation, Architecture, Artifact, ArtifactTensor, Dtype, Error, Family, LayerTensor, NormKind, Origin, Positions, Result,
-    RotaryScaling, TensorId, TensorSlice, write_beside,
+    RotaryScaling, TensorId, TensorSlice, check_apart, write_beside,
 };
 
 /// What was written.
@@ -48,9 +48,9 @@ const QUANTIZATION_VERSION: u32 = 2;
 ///
 /// # Errors
 /// [`Error::Unsupported`] for what GGUF or llama.cpp can't express, by name and with the way out: a family, a scheme, a scale, a
-/// tokenizer. [`Error::Io`] where `out` can't be written.
+/// tokenizer. [`Error::Refused`] where `out` lies in the artifact's folder; [`Error::Io`] where it can't be written.
 pub fn write_gguf(artifact: &Artifact, out: &Path) -> Result<GgufReport> {
-    refuse_the_artifacts_own_folder(artifact, out)?;
+    check_apart(out, [artifact.path()])?;
     let name = architecture_name(artifact)?;
     let tensors = planned(artifact, name)?;
     let mut head = Head::default();
@@ -129,21 +129,6 @@ fn scaled_one_by_one(architecture: &Architecture) -> Option<Vec<f32>> {
         RotaryScaling::Llama3 { .. } | RotaryScaling::PerFrequency { .. } => {
             rotary::divisors(scaling, *theta, architecture.head_dim / 2)
         }
-    }
-}
-
-/// A file beside the artifact's would be a change that verification finds.
-fn refuse_the_artifacts_own_folder(artifact: &Artifact, out: &Path) -> Result<()> {
-    let folder = match out.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    match (folder.canonicalize(), artifact.path().canonicalize()) {
-        (Ok(folder), Ok(own)) if folder == own => Err(Error::unsupported(
-            out,
-            "lies in the artifact's folder, where verification would find it as an added file: name another place",
-        )),
-        _ => Ok(()),
     }
 }
 

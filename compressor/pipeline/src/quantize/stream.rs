@@ -5,7 +5,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use bytemuck::{cast_slice, cast_slice_mut};
-use compressor_format::Error;
+use compressor_format::{Error, create_scratch};
 
 /// Vectors of one width, one for each token, in the order of the text.
 pub(super) struct Stream {
@@ -36,10 +36,7 @@ impl Stream {
         let store = match file {
             // One allocation of its full size, which goes back whole.
             None => Store::Memory(Vec::with_capacity(vectors * width)),
-            Some(path) => {
-                let file = fs_err::File::options().read(true).write(true).create(true).truncate(true).open(path)?;
-                Store::File(Spilled { path: path.to_owned(), file, len: 0 })
-            }
+            Some(path) => Store::File(Spilled { path: path.to_owned(), file: create_scratch(path)?, len: 0 }),
         };
         Ok(Self { part: vectors_per_part * width, store })
     }
@@ -159,8 +156,8 @@ mod tests {
     fn a_full_disk_is_told_with_the_file_and_the_way_out() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x.f32");
-        std::os::unix::fs::symlink("/dev/full", &path).unwrap();
-        let mut stream = Stream::new((2, 1), 1, Some(&path)).unwrap();
+        let file = fs_err::File::options().write(true).open("/dev/full").unwrap();
+        let mut stream = Stream { part: 1, store: Store::File(Spilled { path: path.clone(), file, len: 0 }) };
         let told = stream.push(&[1.0]).unwrap_err().to_string();
         let expected = format!(
             "{}: there is no space left on its disk; free some space or write to another disk, and start the same command again",

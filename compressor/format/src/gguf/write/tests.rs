@@ -423,8 +423,9 @@ fn a_place_in_the_artifacts_folder_is_refused() {
     assert_eq!(
         write_gguf(&written.artifact(), &out).unwrap_err().to_string(),
         format!(
-            "{}: lies in the artifact's folder, where verification would find it as an added file: name another place",
-            out.display()
+            "{}: lies in a folder that this command reads, and would change it ({}): name another place",
+            out.display(),
+            written.artifact().path().display()
         )
     );
     assert!(!out.exists());

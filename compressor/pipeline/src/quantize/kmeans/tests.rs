@@ -428,7 +428,7 @@ fn codebooks_are_coded_and_patched_as_other_artifacts_are() {
     let patched = tempfile::tempdir().unwrap();
     let [delta, out] = ["delta", "out"].map(|name| patched.path().join(name));
     compressor_format::write_delta(old.path(), new.path(), &delta).unwrap();
-    compressor_format::Delta::open(&delta).unwrap().apply(old.path(), &out).unwrap();
+    compressor_format::Delta::open(&delta).unwrap().apply(old.path(), &out, false).unwrap();
     assert_eq!(read(&out), expected);
     let weights = out.join("model.safetensors");
     compressor_format::write_entropy(&weights, &out.join("model.entropy")).unwrap();

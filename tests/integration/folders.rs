@@ -1,0 +1,182 @@
+//! Folders that commands make: whole, once, and never over something else.
+
+use std::process::Stdio;
+
+use crate::command::Bench;
+use crate::export::dense;
+
+/// The names in a folder, sorted.
+fn names(bench: &Bench, folder: &str) -> Vec<String> {
+    let entries = fs_err::read_dir(bench.path(folder)).unwrap();
+    let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_command_that_finished_says_so_and_another_result_needs_force() {
+    let bench = Bench::new();
+    dense(&bench);
+    let commands: [(&[&str], &[&str], &str); 3] = [
+        (&["import", "dense", "out"], &["import", "dense", "out", "--dtype", "bf16"], "from the same files in the same type"),
+        (
+            &["prune", "dense", "out", "--head-ratio", "0.5", "--importance", "magnitude"],
+            &["prune", "dense", "out", "--channel-ratio", "0.5", "--importance", "magnitude"],
+            "from the same inputs with the same settings",
+        ),
+        (
+            &["quantize", "dense", "out", "--bits", "8"],
+            &["quantize", "dense", "out", "--bits", "4"],
+            "from the same inputs with the same settings",
+        ),
+    ];
+    for (first, other, what) in commands {
+        bench.run(first).expect(0);
+        let made = names(&bench, "out");
+        let weights = fs_err::read(bench.path("out/model.safetensors")).unwrap();
+        assert_eq!(bench.run(first).expect(0).stderr(), format!("out: finished before, {what}\n"));
+        let expected = format!(
+            "error: out: is not empty: `{}` made it from other inputs or with other settings; name another folder, or replace it with \
+             --force\n",
+            first[0]
+        );
+        assert_eq!(bench.run(other).expect(2).stderr(), expected);
+        assert_eq!(fs_err::read(bench.path("out/model.safetensors")).unwrap(), weights);
+        bench.run(&[other, &["--force"]].concat()).expect(0);
+        assert_ne!(fs_err::read(bench.path("out/model.safetensors")).unwrap(), weights);
+        assert_eq!(names(&bench, "out"), made);
+        bench.run(other).expect(0);
+        assert!(names(&bench, ".").iter().all(|name| !name.starts_with('.')), "nothing is left beside it");
+        fs_err::remove_dir_all(bench.path("out")).unwrap();
+    }
+}
+
+#[test]
+fn an_artifact_is_the_same_bytes_wherever_it_is_made_and_its_record_is_no_part_of_it() {
+    let bench = Bench::new();
+    dense(&bench);
+    fs_err::create_dir_all(bench.path("else/where")).unwrap();
+    fs_err::rename(bench.path("dense"), bench.path("else/dense")).unwrap();
+    bench.run(&["quantize", "else/dense", "one", "--bits", "8"]).expect(0);
+    fs_err::rename(bench.path("else/dense"), bench.path("else/where/dense")).unwrap();
+    let from = bench.path("else/where/dense");
+    bench.run(&["quantize", from.to_str().unwrap(), "else/two", "--bits", "8"]).expect(0);
+    assert_eq!(names(&bench, "one"), names(&bench, "else/two"));
+    for name in names(&bench, "one") {
+        let [one, two] = ["one", "else/two"].map(|folder| fs_err::read(bench.path(folder).join(&name)).unwrap());
+        assert_eq!(one, two, "{name}");
+    }
+    bench.run(&["verify", "one"]).expect(0);
+    let bytes: u64 = names(&bench, "one")
+        .iter()
+        .filter(|name| *name != ".compressor.json")
+        .map(|name| fs_err::metadata(bench.path("one").join(name)).unwrap().len())
+        .sum();
+    bench.run(&["verify", "one", "--artifact-bytes", &bytes.to_string()]).expect(0);
+    bench.run(&["delta", "one", "else/two", "delta"]).expect(0);
+    bench.run(&["apply", "one", "delta", "out"]).expect(0);
+    assert!(!bench.path("out/.compressor.json").exists());
+    bench.run(&["verify", "out"]).expect(0);
+    bench.write("one/manifest.json.tmp", "anything");
+    let text = bench.run(&["verify", "one"]).expect(1).stdout();
+    assert!(text.contains("manifest.json.tmp: is not in the manifest (8 bytes)"), "{text}");
+}
+
+#[test]
+fn a_model_is_not_written_onto_into_or_around() {
+    let bench = Bench::new();
+    dense(&bench);
+    for out in ["dense", "dense/new", "."] {
+        for command in [&["import", "dense", out][..], &["quantize", "dense", out, "--bits", "8", "--force"]] {
+            bench.run(command).expect(2);
+        }
+    }
+    assert_eq!(names(&bench, "dense"), ["config.json", "model.safetensors", "tokenizer.json"]);
+    let text = bench.run(&["generate", "dense", "-p", "abc", "--prompt-cache", "dense/cache"]).expect(2).stderr();
+    assert!(text.starts_with("error: dense/cache: lies in a folder that this command reads"), "{text}");
+}
+
+#[test]
+fn two_imports_at_once_do_not_mix() {
+    let bench = Bench::new();
+    dense(&bench);
+    for _ in 0..6 {
+        let children = ["f32", "bf16"].map(|dtype| {
+            let mut command = bench.command(&["import", "dense", "out", "--dtype", dtype]);
+            (dtype, command.stderr(Stdio::piped()).spawn().unwrap())
+        });
+        let mut winners = Vec::new();
+        for (dtype, child) in children {
+            let ended = child.wait_with_output().unwrap();
+            let said = String::from_utf8(ended.stderr).unwrap();
+            match ended.status.code() {
+                Some(0) => winners.push(dtype),
+                Some(2) => assert!(said.contains("another process is writing") || said.contains("--force"), "{said}"),
+                code => panic!("{code:?}: {said}"),
+            }
+        }
+        let [winner] = winners[..] else { panic!("{winners:?}") };
+        bench.run(&["import", "dense", "out", "--dtype", winner]).expect(0);
+        bench.run(&["import", "dense", "again", "--dtype", winner]).expect(0);
+        for name in names(&bench, "again") {
+            let [one, two] = ["out", "again"].map(|folder| fs_err::read(bench.path(folder).join(&name)).unwrap());
+            assert_eq!(one, two, "{name}");
+        }
+        for folder in ["out", "again"] {
+            fs_err::remove_dir_all(bench.path(folder)).unwrap();
+        }
+    }
+}
+
+#[test]
+fn answers_at_once_share_a_prompt_cache() {
+    let bench = Bench::new();
+    dense(&bench);
+    let ask = |prompt: &str| {
+        let asked = ["generate", "dense", "-p", prompt, "-n", "2", "--prompt-cache", "cache", "--threads", "1"];
+        bench.command(&asked).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    for _ in 0..6 {
+        let children = ["abcd", "abcdef", "abcdefgh", "abcdefghij"].map(ask);
+        for child in children {
+            let ended = child.wait_with_output().unwrap();
+            assert!(ended.status.success(), "{}", String::from_utf8_lossy(&ended.stderr));
+        }
+        assert!(ask("abcdefghijk").wait_with_output().unwrap().status.success());
+        assert_eq!(names(&bench, "."), ["cache", "datasets", "dense"]);
+        fs_err::remove_file(bench.path("cache")).unwrap();
+    }
+}
+
+/// Without anybody ignoring the signal that the limit sends.
+#[cfg(unix)]
+#[test]
+fn a_file_beyond_the_limit_is_told_with_the_way_out() {
+    let bench = Bench::new();
+    dense(&bench);
+    let limited = "ulimit -f 20; exec \"$0\" \"$@\"";
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", limited, env!("CARGO_BIN_EXE_compressor"), "import", "dense", "out"]).current_dir(bench.path("."));
+    let ended = command.output().unwrap();
+    let said = String::from_utf8(ended.stderr).unwrap();
+    assert_eq!(ended.status.code(), Some(2), "{said}");
+    let expected = ".out.compressor/new/model.safetensors: it would be larger than a file may be here; raise the limit (`ulimit -f`) or \
+                    write to another disk\n";
+    assert_eq!(said, format!("error: {expected}"));
+    assert!(!bench.path("out").exists());
+    bench.run(&["import", "dense", "out"]).expect(0);
+}
+
+#[test]
+fn a_checkpoint_and_a_gguf_file_are_told_to_be_no_artifacts() {
+    let bench = Bench::new();
+    dense(&bench);
+    let text = bench.run(&["verify", "dense"]).expect(2).stderr();
+    assert!(
+        text.starts_with("error: dense: is a checkpoint with dense weights, and only an artifact has a manifest.json"),
+        "{text}"
+    );
+    bench.write("model.gguf", "GGUF and more");
+    let text = bench.run(&["verify", "model.gguf"]).expect(2).stderr();
+    assert!(text.starts_with("error: model.gguf: is a GGUF file, and only an artifact has a manifest.json"), "{text}");
+}
