@@ -85,6 +85,7 @@ fn a_forward_pass_sees_what_the_artifact_holds_and_the_engine_runs() {
                 device: "cpu",
                 state_folder: None,
                 fingerprint: "",
+                before_save: &|| Ok(()),
             };
             train(weights.clone(), Some(&rounding), &descent, &mut |_| ControlFlow::Continue(())).unwrap();
             let seen = seen.into_inner();
@@ -159,8 +160,15 @@ fn two_bits_are_nearer_to_the_teacher_after_a_distillation_that_knew_of_them() {
     let descend = |start: Weights, fake: Option<&FakeQuantizer>, objective| {
         let rounding = fake.map(|fake| |id: TensorId, values: &[f32]| round(fake, id, values));
         let rounding = rounding.as_ref().map(|rounding| rounding as &compressor_train::Rounding<'_>);
-        let descent =
-            Descent { objective, training: &training, batches: &steps_of, device: "cpu", state_folder: None, fingerprint: "" };
+        let descent = Descent {
+            objective,
+            training: &training,
+            batches: &steps_of,
+            device: "cpu",
+            state_folder: None,
+            fingerprint: "",
+            before_save: &|| Ok(()),
+        };
         train(start, rounding, &descent, &mut |_| ControlFlow::Continue(())).unwrap()
     };
     // Other seeds and 900 steps were tried too: a seventh of the divergence at most.

@@ -29,6 +29,7 @@ impl Burn {
             device: &self.device,
             state_folder: Some(job.state_folder),
             fingerprint: job.fingerprint,
+            before_save: job.before_save,
         }
     }
 }

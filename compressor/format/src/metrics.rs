@@ -66,6 +66,14 @@ impl Metrics {
         let written = self.0.write_all(format!("{line}\n").as_bytes());
         written.map_err(|error| crate::Error::not_written(self.0.path(), error))
     }
+
+    /// Waits until every line is on disk.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn sync(&self) -> Result<()> {
+        self.0.sync_data().map_err(|error| crate::Error::not_written(self.0.path(), error))
+    }
 }
 
 #[cfg(test)]

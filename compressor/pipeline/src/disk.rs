@@ -23,7 +23,7 @@ struct Writes {
 
 /// The most bytes that the steps still to be done have on the disk at once, beside what is there now.
 pub(crate) fn peak_bytes(steps: &[Step]) -> u64 {
-    let to_do = steps.iter().filter(|step| !step.bookkeeping.join(crate::run::RECORD).exists());
+    let to_do = steps.iter().filter(|step| !step.bookkeeping.join(crate::record::RECORD).exists());
     peak(to_do.map(writes))
 }
 

@@ -13,6 +13,7 @@ mod plan;
 mod planner;
 pub mod prune;
 pub mod quantize;
+mod record;
 mod rows;
 mod run;
 mod statistics;

@@ -146,6 +146,16 @@ impl Plan {
         Self::within(recipe, Some(&text), max_memory_bytes)
     }
 
+    /// The chain's largest checkpoint, the first of equal ones.
+    pub(crate) fn largest_checkpoint(&self) -> Option<Origin> {
+        if matches!(self.start, Origin::Path(_)) {
+            return Some(self.start.clone());
+        }
+        let dense = self.steps.iter().enumerate().filter(|(_, step)| !step.output.is_artifact);
+        let largest = dense.min_by_key(|(_, step)| std::cmp::Reverse(step.output.architecture.parameters()));
+        largest.map(|(index, _)| Origin::Step(index))
+    }
+
     /// The steps, in the order they run.
     pub fn steps(&self) -> &[Step] {
         &self.steps
@@ -194,7 +204,7 @@ impl Step {
     /// Whether its folder has something in it that no run of this recipe put there.
     pub(crate) fn holds_foreign_files(&self) -> bool {
         let is_used = std::fs::read_dir(&self.folder).is_ok_and(|mut entries| entries.next().is_some());
-        is_used && !self.bookkeeping.join(crate::run::MARK).exists()
+        is_used && !self.bookkeeping.join(crate::record::MARK).exists()
     }
 }
 

@@ -699,7 +699,7 @@ const QUANTIZES_WITHOUT_TEXT: &str =
     "leave out what looks at text: method \"gptq\", clipping \"activation\", scaling and activations \"int8_static\"";
 
 /// The split that a stage reads.
-fn split_of(stage: &Stage) -> Option<Split> {
+pub(crate) fn split_of(stage: &Stage) -> Option<Split> {
     match stage {
         Stage::Train(_) | Stage::Distill(_) | Stage::LearnScales(_) => Some(Split::Train),
         Stage::Prune(prune) => (prune.importance == Importance::Activation && prune::ranks_units(prune)).then_some(Split::Train),

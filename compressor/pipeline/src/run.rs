@@ -1,25 +1,26 @@
 //! Carries a plan out, step by step.
 
+use std::cell::RefCell;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::Instant;
 
 use compressor_engine::{Engine, Logits, Place};
 use compressor_format::{
-    Alternative, Architecture, Artifact, Batches, Check, Checkpoint, Dataset, Distill, Dtype, Importance, LayerTensor,
+    Alternative, Architecture, Artifact, Batches, Check, Checkpoint, Dataset, Distill, Dtype, FileHash, Importance, LayerTensor,
     LearnScales, Lock, Measured, Metrics, Model, Prune, Quantize, REPORT_VERSION, Reference, Report, SampleOrder, Samples, Sizes,
     Split, Stage, StageReport, StepLosses, Student, TensorId, Threshold, Tokenizer, Train, TrainingKeys, Verify, WeightStorage,
-    Weights, copy_companions, hash_file, write_beside, write_entropy,
+    Weights, copy_companions, write_entropy,
 };
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::measure::{HeldOut, begin_windows};
 use crate::plan::{Origin, Plan, Step, architecture, evenly_spaced};
 use crate::quantize::{TextPurpose, TextUse};
+use crate::record::{self, Inputs, Record};
 use crate::statistics::mean;
 use crate::trainer::{Distillation, Start, Trainer, TrainingJob};
 use crate::verify::{Bench, Subject, verify};
@@ -56,16 +57,23 @@ pub struct Workers<'a> {
 pub fn run(plan: &Plan, workers: &mut Workers<'_>) -> Result<Report, Error> {
     fs_err::create_dir_all(&plan.run_folder)?;
     let _lock = lock(&plan.run_folder)?;
+    record::clear_discarded(plan)?;
     let mut run = Run { plan, tokenizer: None, held_out: None, report: new_report(plan)? };
+    let (mut inputs, mut is_after_change) = (Inputs::default(), false);
     for (index, step) in plan.steps().iter().enumerate() {
-        if let Some(record) = finished(step)? {
+        let read = inputs.of(plan, step)?;
+        if let Some(record) = record::finished(step, &read, is_after_change)? {
+            record::clear(step)?;
             workers.observer.skips(step, &record.report);
             run.take(record);
             run.save()?;
             continue;
         }
         workers.observer.begins(step, index + 1, plan.steps().len());
-        let record = match run.carry_out(step, workers) {
+        let carried_out = run.carry_out(step, read, workers);
+        inputs.forget(&step.folder);
+        is_after_change = true;
+        let record = match carried_out {
             Ok(record) => record,
             Err(error) => {
                 // Losses until the stop are on the page too. The stop itself is what to report, whatever becomes of the page.
@@ -88,10 +96,40 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Does one step and leaves its record.
-    fn carry_out(&mut self, step: &Step, workers: &mut Workers<'_>) -> Result<Record, Error> {
-        prepare_folder(step)?;
+    /// Does what is left to do of one step, and leaves its record.
+    fn carry_out(&mut self, step: &Step, inputs: Vec<FileHash>, workers: &mut Workers<'_>) -> Result<Record, Error> {
         crate::machine::forget_peak_memory();
+        let mut record = match record::begin(step, &inputs)? {
+            Some(made) => made,
+            None => {
+                let (made, checks) = self.make(step, workers)?;
+                let record = Record::of(step, made, checks, inputs)?;
+                record.keep_made(step)?;
+                record
+            }
+        };
+        match &step.stage {
+            Stage::Train(_) | Stage::Distill(_) | Stage::Prune(_) | Stage::Quantize(_) => {
+                self.measure(step, &mut record.report, workers.observer)?
+            }
+            Stage::LearnScales(settings) => {
+                self.compare_scales(step, settings, &mut record.report.details)?;
+                self.measure(step, &mut record.report, workers.observer)?;
+                record = Record::of(step, record.report, record.checks, record.inputs.unwrap_or_default())?;
+            }
+            // It is all measuring.
+            Stage::Verify(_) => {}
+        }
+        record.report.peak_memory_bytes = record.report.peak_memory_bytes.max(crate::machine::peak_memory_bytes());
+        if let Some(most) = self.plan.max_memory_bytes {
+            record.checks.push(memory_check(step, record.report.peak_memory_bytes, most));
+        }
+        record.finish(step)?;
+        Ok(record)
+    }
+
+    /// Makes what the step is there for; a verification only finds out.
+    fn make(&mut self, step: &Step, workers: &mut Workers<'_>) -> Result<(StageReport, Vec<Check>), Error> {
         let started = Instant::now();
         let mut checks = Vec::new();
         let mut made = match &step.stage {
@@ -107,22 +145,14 @@ impl Run<'_> {
             }
         };
         made.seconds = started.elapsed().as_secs_f64();
-        if !matches!(step.stage, Stage::Verify(_)) {
-            self.measure(step, &mut made, workers.observer)?;
-        }
         made.peak_memory_bytes = crate::machine::peak_memory_bytes();
-        if let Some(most) = self.plan.max_memory_bytes {
-            checks.push(memory_check(step, made.peak_memory_bytes, most));
-        }
-        let record = Record { report: made, checks, files: hashes(step)? };
-        record.write(step)?;
-        Ok(record)
+        Ok((made, checks))
     }
 
     /// Writes `report.json`, and `report.html` with the curves of every step that this run has begun.
     fn save(&self) -> Result<(), Error> {
         self.report.save(&self.plan.run_folder)?;
-        let begun = self.plan.steps().iter().filter(|step| is_begun(step));
+        let begun = self.plan.steps().iter().filter(|step| record::is_begun(step));
         let folders: Vec<page::Folder> = begun
             .map(|step| page::Folder {
                 step: step.name.clone(),
@@ -218,8 +248,8 @@ impl Run<'_> {
         let text = || self.calibration(&checkpoint, settings, &mut text_use);
         let mut calibration = quantization.calibrates().then(text).transpose()?;
         if let Some(calibration) = &mut calibration {
-            // One folder, which is gone in the end: with what a run that was killed left there, whether this one spills or not.
-            let kept = step.bookkeeping.join("layers");
+            // One folder, which goes with the step's end: with what a run that was killed left there, whether this one spills or not.
+            let kept = record::layers_folder(step);
             calibration.spilled_in = (step.spilled_bytes > 0).then(|| kept.clone());
             calibration.kept_in = Some(kept);
         }
@@ -238,7 +268,7 @@ impl Run<'_> {
         Ok(made)
     }
 
-    /// Trains the scales of an artifact, and keeps them where they are better on text that they were not trained on.
+    /// Trains the scales of an artifact.
     fn learn_scales(&mut self, step: &Step, settings: &LearnScales, workers: &mut Workers<'_>) -> Result<StageReport, Error> {
         let input = self.plan.path_of(&step.input).expect("checked by Plan::new: an artifact comes before");
         let artifact = Artifact::open(&input)?;
@@ -251,8 +281,18 @@ impl Run<'_> {
         let distillation = Distillation { teacher: &weights, vocab_size, temperature: settings.temperature, kd_ratio: 1.0 };
         let keys = settings.training();
         let (scales, mut details) = self.fit(step, &artifact, Some(distillation), &keys, workers, Trainer::learn_scales)?;
-        drop(weights);
         let unchanged = artifact.write_with_scales(&scales, &step.folder)?;
+        details["teacher"] = json!(self.plan.name_of(teacher_origin));
+        details["scales"] = json!(scales.values().map(Vec::len).sum::<usize>());
+        details["scales_unchanged"] = json!(unchanged);
+        Ok(StageReport { details, ..self.step_report(step)? })
+    }
+
+    /// Hands learnt scales out where they are better on text that they were not trained on.
+    fn compare_scales(&mut self, step: &Step, settings: &LearnScales, details: &mut Value) -> Result<(), Error> {
+        let [input, teacher] = [Some(&step.input), step.beside.as_ref()]
+            .map(|origin| origin.and_then(|origin| self.plan.path_of(origin)).expect("the scales were learnt of both"));
+        let (artifact, teacher) = (Artifact::open(&input)?, Checkpoint::open(&teacher)?);
         let learnt = Artifact::open(&step.folder)?;
         let [before, after] = self.divergences(&teacher, [&artifact, &learnt])?;
         // NaN on either side is no proof that they are.
@@ -260,18 +300,13 @@ impl Run<'_> {
             let (before, after, tokens) = (before.value, after.value, before.sample_size);
             return Err(Error::ScalesNotBetter { before, after, tokens, learning_rate: settings.learning_rate });
         }
-        details["teacher"] = json!(self.plan.name_of(teacher_origin));
-        details["scales"] = json!(scales.values().map(Vec::len).sum::<usize>());
-        details["scales_unchanged"] = json!(unchanged);
         details["kl_before"] = json!(before);
         details["kl_after"] = json!(after);
         if input.join("model.entropy").exists() {
             let [weights, coded] = ["model.safetensors", "model.entropy"].map(|name| step.folder.join(name));
             details["entropy_bytes"] = json!(write_entropy(&weights, &coded)?);
         }
-        crate::artifact::write_manifest_after(&input, &teacher, &self.plan.recipe, &step.folder)?;
-        remove_state(step)?;
-        Ok(StageReport { details, ..self.step_report(step)? })
+        crate::artifact::write_manifest_after(&input, &teacher, &self.plan.recipe, &step.folder).map(drop)
     }
 
     /// Mean KL divergence of each artifact from a teacher on the valid split, which nothing is trained on, nats per token.
@@ -352,17 +387,12 @@ impl Run<'_> {
         Ok(tokens)
     }
 
-    fn verify(
-        &mut self,
-        step: &Step,
-        settings: &Verify,
-        workers: &mut Workers<'_>,
-    ) -> Result<(StageReport, Vec<compressor_format::Check>), Error> {
+    fn verify(&mut self, step: &Step, settings: &Verify, workers: &mut Workers<'_>) -> Result<(StageReport, Vec<Check>), Error> {
         let artifact = self.plan.path_of(&step.input).expect("checked by Plan::new: an artifact comes before");
         let reference = step.beside.as_ref().and_then(|origin| self.plan.path_of(origin));
         let reference = reference.expect("checked by Plan::new: a checkpoint comes before every artifact");
         self.open_held_out(&reference)?;
-        let largest = self.largest_checkpoint();
+        let largest = self.plan.largest_checkpoint().and_then(|origin| self.plan.path_of(&origin));
         let subject = Subject {
             artifact: &artifact,
             reference: &reference,
@@ -423,10 +453,15 @@ impl Run<'_> {
             let mut batches = batches.lock().expect("no thread panics while it holds this");
             batch_at(&samples, &mut batches, keys.batch_size, order, index)
         };
-        let mut metrics = Metrics::append(step.metrics_folder())?;
+        let metrics = RefCell::new(Metrics::append(step.metrics_folder())?);
         let mut last = None;
-        let mut failed = None;
-        let state_folder = step.bookkeeping.join("state");
+        // A state may cover no step whose line is not on disk: the line would never be written.
+        let failed = RefCell::new(None);
+        let before_save = || match failed.take() {
+            Some(error) => Err(error),
+            None => metrics.borrow().sync(),
+        };
+        let state_folder = record::state_folder(step);
         let job = TrainingJob {
             start,
             distillation,
@@ -434,19 +469,20 @@ impl Run<'_> {
             batch: &batch,
             state_folder: &state_folder,
             fingerprint: &step.fingerprint,
+            before_save: &before_save,
         };
         let trained = train(workers.trainer, job, &mut |losses| {
             last = Some(*losses);
             workers.observer.losses(losses, keys.steps as u64);
-            match metrics.write(losses) {
+            match metrics.borrow_mut().write(losses) {
                 Ok(()) => ControlFlow::Continue(()),
                 Err(error) => {
-                    failed = Some(error);
+                    failed.replace(Some(error));
                     ControlFlow::Break(())
                 }
             }
         });
-        match failed {
+        match failed.take() {
             Some(error) => Err(error.into()),
             None => Ok((trained.map_err(Error::Trainer)?, json!({ "last": last }))),
         }
@@ -455,7 +491,6 @@ impl Run<'_> {
     /// Writes a checkpoint into the step's folder.
     fn keep(&mut self, step: &Step, weights: &Weights, dtype: Dtype, details: Value) -> Result<StageReport, Error> {
         weights.write(&step.folder, dtype)?;
-        remove_state(step)?;
         Ok(StageReport { details, ..self.step_report(step)? })
     }
 
@@ -546,16 +581,6 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// The chain's largest checkpoint, the first of equal ones.
-    fn largest_checkpoint(&self) -> Option<PathBuf> {
-        let start = Some(&self.plan.start)
-            .filter(|origin| matches!(origin, Origin::Path(_)))
-            .and_then(|origin| self.plan.path_of(origin));
-        let dense = self.plan.steps().iter().filter(|step| !step.output.is_artifact);
-        let largest = dense.min_by_key(|step| std::cmp::Reverse(step.output.architecture.parameters()));
-        start.or_else(|| largest.map(|step| step.folder.clone()))
-    }
-
     fn step_report(&self, step: &Step) -> Result<StageReport, Error> {
         let weights = step.folder.join("model.safetensors");
         let weight_bytes = if weights.exists() { fs_err::metadata(weights)?.len() } else { step.output.weight_bytes };
@@ -589,15 +614,6 @@ fn memory_check(step: &Step, peak: Option<u64>, most: u64) -> Check {
         Some(_) => check,
         None => check.note("this operating system does not tell"),
     }
-}
-
-/// The training state has done its work when what was trained is written.
-fn remove_state(step: &Step) -> Result<(), Error> {
-    let state = step.bookkeeping.join("state");
-    if state.exists() {
-        fs_err::remove_dir_all(state)?;
-    }
-    Ok(())
 }
 
 /// Hands the engine's activations to the scores.
@@ -672,87 +688,6 @@ fn keep_layers(weights: Weights, count: usize) -> Weights {
     }
     architecture.layers = kept.iter().map(|layer| architecture.layers[*layer]).collect();
     Weights::new(architecture, config, student)
-}
-
-/// What a finished step leaves: `step.json`, written last.
-#[derive(Serialize, Deserialize)]
-struct Record {
-    report: StageReport,
-    checks: Vec<compressor_format::Check>,
-    /// BLAKE3 of each file that the step made.
-    files: BTreeMap<String, String>,
-}
-
-pub(crate) const RECORD: &str = "step.json";
-/// Says from a step's first moment that its folder is ours, and what for.
-pub(crate) const MARK: &str = "fingerprint";
-
-impl Record {
-    fn write(&self, step: &Step) -> Result<(), Error> {
-        let text = serde_json::to_string_pretty(self).expect("a record is plain data");
-        Ok(write_beside(step.bookkeeping.join(RECORD), |file| Ok(std::io::Write::write_all(file, text.as_bytes())?))?)
-    }
-}
-
-/// The record of a step that is finished, whose inputs have not changed and whose files are as they were left.
-fn finished(step: &Step) -> Result<Option<Record>, Error> {
-    let redone = |why: &str| {
-        tracing::info!("{}: {why}", step.name);
-        Ok(None)
-    };
-    let Ok(bytes) = fs_err::read(step.bookkeeping.join(RECORD)) else { return redone("was never finished") };
-    let Ok(record) = serde_json::from_slice::<Record>(&bytes) else { return redone("another version finished it") };
-    if record.report.fingerprint != step.fingerprint {
-        return redone("its settings or its inputs changed since it was finished");
-    }
-    if record.files != hashes(step)? {
-        return redone("its files are not as they were left");
-    }
-    Ok(Some(record))
-}
-
-/// BLAKE3 of what a step made; a verification makes no files, and metrics grow when a run is resumed.
-fn hashes(step: &Step) -> Result<BTreeMap<String, String>, Error> {
-    let mut hashes = BTreeMap::new();
-    if !step.folder.exists() {
-        return Ok(hashes);
-    }
-    for entry in fs_err::read_dir(&step.folder)? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if entry.file_type()?.is_file() && name != Metrics::FILE {
-            hashes.insert(name, hash_file(&entry.path())?);
-        }
-    }
-    Ok(hashes)
-}
-
-/// Whether what lies in a step's folder was made with the settings and inputs of this run.
-fn is_begun(step: &Step) -> bool {
-    std::fs::read_to_string(step.bookkeeping.join(MARK)).is_ok_and(|fingerprint| fingerprint == step.fingerprint)
-}
-
-/// Makes the step's folder, or empties one that this run made for something else; a training state of the same step stays.
-fn prepare_folder(step: &Step) -> Result<(), Error> {
-    let mark = step.bookkeeping.join(MARK);
-    if step.holds_foreign_files() {
-        return Err(Error::NotOurs(step.folder.clone()));
-    }
-    match fs_err::read_to_string(&mark) {
-        Ok(fingerprint) if fingerprint == step.fingerprint => {}
-        Ok(_) => {
-            fs_err::remove_dir_all(&step.bookkeeping)?;
-            if step.folder.exists() {
-                fs_err::remove_dir_all(&step.folder)?;
-            }
-        }
-        Err(_) => {}
-    }
-    fs_err::create_dir_all(&step.bookkeeping)?;
-    if !matches!(step.stage, Stage::Verify(_)) {
-        fs_err::create_dir_all(&step.folder)?;
-    }
-    Ok(write_beside(mark, |file| Ok(std::io::Write::write_all(file, step.fingerprint.as_bytes())?))?)
 }
 
 /// Held while a run works.

@@ -63,6 +63,8 @@ pub struct TrainingJob<'a, S> {
     pub state_folder: &'a Path,
     /// What the state belongs to.
     pub fingerprint: &'a str,
+    /// Called before a state is saved, which covers the steps that `observe` has seen; with its error nothing is saved.
+    pub before_save: &'a dyn Fn() -> compressor_format::Result<()>,
 }
 
 /// The teacher and how much it counts.

@@ -108,7 +108,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let begun = Instant::now();
     let batch = |index| batches.batch(index);
     let (device, state_folder, fingerprint) = (flags["device"].as_str(), None, "");
-    let descent = Descent { objective, training: &training, batches: &batch, device, state_folder, fingerprint };
+    let descent =
+        Descent { objective, training: &training, batches: &batch, device, state_folder, fingerprint, before_save: &|| Ok(()) };
     train(student, None, &descent, &mut |losses| {
         seen.push(*losses);
         ControlFlow::Continue(())

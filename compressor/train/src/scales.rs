@@ -356,7 +356,8 @@ mod tests {
             batch
         };
         let (batches, fingerprint) = (&batches, "a fingerprint");
-        let descent = Descent { objective, training, batches, device: "cpu", state_folder: state, fingerprint };
+        let descent =
+            Descent { objective, training, batches, device: "cpu", state_folder: state, fingerprint, before_save: &|| Ok(()) };
         let learnt = learn_scales(artifact, &descent, &mut |losses| {
             seen.push(losses.kl.unwrap());
             if losses.step == stop_after { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

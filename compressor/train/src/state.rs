@@ -1,7 +1,8 @@
 //! The state of a training on disk: weights, moments and the step, all of one moment.
 //!
-//! A state is a folder `state-<step>` with `state.json` and `state.safetensors`. It is written as `state-<step>.tmp` and renamed, and only
-//! then are older ones removed: a kill at any moment leaves the older state or the newer one, whole.
+//! A state is a folder `state-<step>` with `state.json` and `model.safetensors`. It is written as `state-<step>.tmp` and renamed, and only
+//! then are older ones removed, which are renamed to `state-<step>.old` before: a kill at any moment leaves the older state or the newer
+//! one, whole.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -39,16 +40,19 @@ const VERSION: u32 = 1;
 const DESCRIPTION: &str = "state.json";
 /// The name under which `TensorFiles` opens a folder's tensors.
 const TENSORS: &str = "model.safetensors";
+/// What the names of a state that is being written, and of one that is being removed, end in.
+const TEMPORARY: &str = "tmp";
+const OLD: &str = "old";
 const KINDS: [&str; 3] = ["weight", "moment_1", "moment_2"];
 
 /// Saves the state and removes older ones.
 pub(crate) fn save(folder: &Path, fingerprint: &str, state: &State) -> Result<(), Error> {
     let step = state.optimizer.steps;
     let name = format!("state-{step}");
-    let beside = folder.join(format!("{name}.tmp"));
-    if beside.exists() {
-        fs::remove_dir_all(&beside)?;
+    for left in states(folder)?.into_iter().filter(|found| found.step.is_none()) {
+        fs::remove_dir_all(&left.path)?;
     }
+    let beside = folder.join(format!("{name}.{TEMPORARY}"));
     fs::create_dir_all(&beside)?;
     let mut tensors = Vec::new();
     for (id, weight) in state.parameters.iter() {
@@ -67,15 +71,24 @@ pub(crate) fn save(folder: &Path, fingerprint: &str, state: &State) -> Result<()
     write_beside(beside.join(DESCRIPTION), |file| Ok(file.write_all(format!("{text}\n").as_bytes())?))?;
     let place = folder.join(&name);
     if place.exists() {
-        fs::remove_dir_all(&place)?;
+        remove(&place)?;
     }
     fs::rename(&beside, &place)?;
+    // Not every file system can sync a folder; without a power cut the order of the renames is kept all the same.
+    let _ = std::fs::File::open(folder).and_then(|folder| folder.sync_all());
     for old in states(folder)? {
         if old.path != place {
-            fs::remove_dir_all(&old.path)?;
+            remove(&old.path)?;
         }
     }
     Ok(())
+}
+
+/// Takes a state its name at once, and then removes it.
+fn remove(state: &Path) -> Result<(), Error> {
+    let old = state.with_extension(OLD);
+    fs::rename(state, &old)?;
+    Ok(fs::remove_dir_all(old)?)
 }
 
 /// The newest state with this fingerprint, if there is one, of parameters with these shapes.
@@ -84,7 +97,14 @@ pub(crate) fn load(folder: &Path, fingerprint: &str, shapes: &Shapes, device: &D
     found.retain(|state| state.step.is_some());
     found.sort_by_key(|state| state.step);
     for Found { path, step } in found.into_iter().rev() {
+        // A state gets its name when both files are in it: one without either was being removed, by a version that did so in its place.
+        if !path.join(DESCRIPTION).exists() {
+            continue;
+        }
         let description = describe(&path)?;
+        if !path.join(TENSORS).exists() {
+            continue;
+        }
         if description.fingerprint != fingerprint {
             continue;
         }
@@ -127,7 +147,7 @@ fn describe(path: &Path) -> Result<Description, Error> {
     }
 }
 
-/// A folder that a save made: of a state, or of one that was being written (without a step).
+/// A folder that a save made: of a state, or of one that was being written or removed (without a step).
 struct Found {
     path: PathBuf,
     step: Option<u64>,
@@ -141,9 +161,13 @@ fn states(folder: &Path) -> Result<Vec<Found>, Error> {
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix("state-"));
-        match name.map(|name| (name.parse(), name.strip_suffix(".tmp").map(str::parse::<u64>))) {
-            Some((Ok(step), _)) => found.push(Found { path, step: Some(step) }),
-            Some((_, Some(Ok(_)))) => found.push(Found { path, step: None }),
+        let Some((step, ending)) = name.map(|name| name.split_once('.').map_or((name, None), |(step, end)| (step, Some(end))))
+        else {
+            continue;
+        };
+        match (step.parse(), ending) {
+            (Ok(step), None) => found.push(Found { path, step: Some(step) }),
+            (Ok(_), Some(TEMPORARY | OLD)) => found.push(Found { path, step: None }),
             _ => {}
         }
     }

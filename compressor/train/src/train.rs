@@ -54,6 +54,9 @@ pub struct Descent<'a> {
     pub state_folder: Option<&'a Path>,
     /// What the state belongs to.
     pub fingerprint: &'a str,
+    /// Called before a state is saved: puts on disk what was noted of the steps that the state covers. Its error ends the training, and
+    /// the state before stays.
+    pub before_save: &'a dyn Fn() -> compressor_format::Result<()>,
 }
 
 /// What stands for a tensor's values in a forward pass: `None` for themselves, or why there is nothing, in words.
@@ -166,7 +169,7 @@ impl Descent<'_> {
         device: &Device,
         observe: &mut dyn FnMut(&StepLosses) -> ControlFlow<()>,
     ) -> Result<Parameters, Error> {
-        let Self { objective, training, state_folder, fingerprint, .. } = *self;
+        let Self { objective, training, state_folder, fingerprint, before_save, .. } = *self;
         let ops = student.ops;
         let teacher = Teacher::new(objective, ops, device);
         let resumed = match state_folder {
@@ -208,6 +211,7 @@ impl Descent<'_> {
             });
             let due = training.save_every.is_some_and(|every| step.is_multiple_of(every)) && step < training.steps;
             if let Some(folder) = state_folder.filter(|_| due || seen.is_break()) {
+                before_save()?;
                 state::save(folder, fingerprint, &state)?;
             }
             if seen.is_break() {

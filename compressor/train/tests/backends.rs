@@ -51,7 +51,8 @@ fn losses(family: Family, device: &str, rounding: Option<&Rounding<'_>>, steps: 
     let training = Training { steps, learning_rate: 1e-2, warmup_steps: 1, gradient_accumulation: 2, ..Training::default() };
     let mut seen = Vec::new();
     let batches = &|index| Noise.batch(index);
-    let descent = Descent { objective, training: &training, batches, device, state_folder: None, fingerprint: "" };
+    let descent =
+        Descent { objective, training: &training, batches, device, state_folder: None, fingerprint: "", before_save: &|| Ok(()) };
     train(tiny(family, 2), rounding, &descent, &mut |losses| {
         seen.push(*losses);
         ControlFlow::Continue(())

@@ -93,7 +93,15 @@ fn agrees(golden: &Golden, objective: Objective<'_>, expected: &[Step]) {
     };
     let mut found = Vec::new();
     let batches = &|index| golden.batch(index);
-    let descent = Descent { objective, training: &training, batches, device: "cpu", state_folder: None, fingerprint: "" };
+    let descent = Descent {
+        objective,
+        training: &training,
+        batches,
+        device: "cpu",
+        state_folder: None,
+        fingerprint: "",
+        before_save: &|| Ok(()),
+    };
     train(weights("adamw-student"), None, &descent, &mut |losses| {
         found.push(*losses);
         ControlFlow::Continue(())

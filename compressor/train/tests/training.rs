@@ -70,7 +70,8 @@ fn run_rounded(
 ) -> (Result<Weights, Error>, Vec<StepLosses>) {
     let mut seen = Vec::new();
     let fingerprint = "a fingerprint";
-    let descent = Descent { objective, training, batches, device: "cpu", state_folder: state, fingerprint };
+    let descent =
+        Descent { objective, training, batches, device: "cpu", state_folder: state, fingerprint, before_save: &|| Ok(()) };
     let trained = train(start, rounding, &descent, &mut |losses| {
         seen.push(*losses);
         if losses.step == stop_after { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
@@ -276,6 +277,7 @@ fn a_state_of_another_fingerprint_is_left_alone_until_the_next_save() {
         device: "cpu",
         state_folder: Some(folder.path()),
         fingerprint: "another",
+        before_save: &|| Ok(()),
     };
     train(tiny(2), None, &descent, &mut observe).unwrap();
     assert_eq!(steps, [1, 2, 3, 4]);

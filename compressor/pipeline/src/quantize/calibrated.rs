@@ -31,7 +31,7 @@ pub struct Calibration {
     /// Tokens of one window, which does not see the others.
     pub window: usize,
     /// A folder for layers that are finished: a quantization that was stopped goes on after them. It must belong to this quantization
-    /// alone, and is removed in the end.
+    /// alone; the caller removes it when the artifact is safe.
     pub kept_in: Option<PathBuf>,
     /// A folder for the activations of the whole text, where memory is not to hold them; nothing is left there.
     pub spilled_in: Option<PathBuf>,

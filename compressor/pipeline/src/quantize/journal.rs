@@ -136,14 +136,6 @@ impl<'a> Journal<'a> {
     }
 }
 
-/// Removes what was kept in a folder.
-pub(super) fn clear(folder: &Path) -> Result<(), Error> {
-    if folder.exists() {
-        fs_err::remove_dir_all(folder).map_err(compressor_format::Error::from)?;
-    }
-    Ok(())
-}
-
 /// One of the vectors that a tensor is kept as.
 fn part<'a>(name: &str, kind: &str, dtype: Dtype, len: usize, bytes: impl Fn() -> Cow<'a, [u8]> + 'a) -> (String, NewTensor<'a>) {
     (format!("{name}.{kind}"), NewTensor { dtype, shape: vec![len], bytes: Box::new(bytes) })

@@ -505,9 +505,6 @@ pub fn quantize(
     // The tokenizer first: a folder with a configuration is whole.
     checkpoint.copy_companions(out)?;
     artifact.finish()?;
-    if let Some(folder) = calibration.and_then(|calibration| calibration.kept_in.as_deref()) {
-        journal::clear(folder)?;
-    }
     Ok(QuantizationReport {
         artifact_bytes: sizes.artifact_bytes,
         bits_per_weight: sizes.bits_per_weight,
