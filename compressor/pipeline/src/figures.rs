@@ -15,7 +15,8 @@ pub fn count(value: f64) -> String {
 /// Bytes in decimal units.
 pub fn bytes(value: u64) -> String {
     match value {
-        0..1_000_000 => format!("{:.1} kB", value as f64 / 1e3),
+        0..1000 => format!("{value} B"),
+        1000..1_000_000 => format!("{:.1} kB", value as f64 / 1e3),
         1_000_000..1_000_000_000 => format!("{:.2} MB", value as f64 / 1e6),
         _ => format!("{:.2} GB", value as f64 / 1e9),
     }
@@ -88,7 +89,7 @@ mod tests {
     #[test]
     fn figures_have_their_units() {
         assert_eq!((count(999.0), count(722_048.0), count(3_016_960.0)), ("999".into(), "722.0 k".into(), "3.02 M".into()));
-        assert_eq!((bytes(531_192), bytes(12_071_912)), ("531.2 kB".into(), "12.07 MB".into()));
+        assert_eq!([999, 1000, 531_192, 12_071_912].map(bytes), ["999 B", "1.0 kB", "531.2 kB", "12.07 MB"]);
         assert_eq!(
             (figure(0.0, ""), figure(5.2e-4, "nats/token"), figure(0.02, "")),
             ("0".into(), "5.20e-4".into(), "0.0200".into())
