@@ -17,6 +17,9 @@ mod devices;
 mod documents;
 #[path = "integration/export.rs"]
 mod export;
+#[cfg(target_os = "linux")]
+#[path = "integration/faults.rs"]
+mod faults;
 #[path = "integration/folders.rs"]
 mod folders;
 #[path = "integration/generate.rs"]
