@@ -70,8 +70,10 @@ __attribute__((constructor)) static void read_settings(void) {
     unsetenv("LD_PRELOAD");
 }
 
+/* Whether a path is the folder or lies below it. */
 static bool is_below(const char *path) {
-    return settings.length > 0 && strncmp(path, settings.folder, settings.length) == 0 && path[settings.length] == '/';
+    if (settings.length == 0 || strncmp(path, settings.folder, settings.length) != 0) return false;
+    return path[settings.length] == '/' || path[settings.length] == '\0';
 }
 
 /* The path of an open file or folder, empty where it has none. */
