@@ -25,16 +25,26 @@ struct Kind {
     at_least: usize,
     before: &'static [&'static str],
     command: &'static str,
+    /// What comes after it and has to succeed, where it is another one.
+    then: Option<&'static str>,
 }
 
 const fn kind(name: &'static str, at_least: usize, before: &'static [&'static str], command: &'static str) -> Kind {
-    Kind { name, at_least, before, command }
+    Kind { name, at_least, before, command, then: None }
 }
 
-const KINDS: [Kind; 25] = [
+impl Kind {
+    const fn then(self, command: &'static str) -> Self {
+        Self { then: Some(command), ..self }
+    }
+}
+
+const KINDS: [Kind; 28] = [
     kind("run", 450, &[], "run chain.toml"),
     kind("run, distilled anew", 350, &["run chain.toml"], "run chain.toml --set stage.2.distill.steps=3"),
     kind("run, quantized anew", 200, &["run chain.toml"], "run chain.toml --set stage.4.quantize.bits=3"),
+    kind("run, set back", 200, &["run chain.toml"], "run chain.toml --set stage.4.quantize.bits=3").then("run chain.toml"),
+    kind("run, finished", 10, &["run chain.toml"], "run chain.toml"),
     kind("run, quantization-aware", 100, &[], "run aware.toml"),
     kind("run, to a size", 50, &[], "run size.toml"),
     kind("run, to another size", 50, &["run size.toml"], "run size.toml --set stage.1.quantize.target_bytes=18500"),
@@ -46,6 +56,7 @@ const KINDS: [Kind; 25] = [
     kind("prune --force", 50, &["prune model out --layers 0"], "prune model out --layers 1 --force"),
     kind("quantize", 50, &[], "quantize model out --bits 4 --group-size 16"),
     kind("quantize, calibrated", 50, &[], "quantize model out --bits 4 --group-size 16 CALIBRATION"),
+    kind("quantize, changed", 50, &[], "quantize model out --bits 4").then("quantize model out --bits 8 --force"),
     kind("quantize --force", 50, &["quantize model out --bits 4"], "quantize model out --bits 8 --storage entropy --force"),
     kind("import", 20, &[], "import model out"),
     kind("import --force", 20, &["import model out"], "import model out --dtype bf16 --force"),
@@ -55,108 +66,22 @@ const KINDS: [Kind; 25] = [
     kind("delta over a file", 5, &["delta int4 int8 update"], "delta int8 int4 update"),
     kind("apply", 10, &["delta int8 int4 update"], "apply int8 update out"),
     kind("apply --force", 10, &["delta int8 int4 update", "import model out"], "apply int8 update out --force"),
-    kind("generate", 5, &[], "generate model -p lamp -n 2 --prompt-cache cache"),
-    kind(
-        "generate more",
-        5,
-        &["generate model -p lamp -n 2 --prompt-cache cache"],
-        "generate model -p lamps -n 2 --prompt-cache cache",
-    ),
+    kind("generate", 5, &[], "generate model -p lamp CACHED"),
+    kind("generate more", 5, &["generate model -p lamp CACHED"], "generate model -p lamps CACHED"),
 ];
 
 /// Words of a command that stand for several.
-const SHORT: [(&str, &str); 2] = [
+const SHORT: [(&str, &str); 3] = [
     ("TRAINING", "--steps 2 --batch-size 2 --sequence-length 32 --text train.txt"),
+    ("CACHED", "-n 2 --prompt-cache cache"),
     ("CALIBRATION", "--method gptq --calibration-tokens 64 --text train.txt"),
 ];
 
-const CHAIN: &str = r#"name = "chain"
-seed = 3
-dataset = "dataset.toml"
-
-[model.new]
-vocab_size = 258
-hidden_size = 32
-layers = 2
-heads = 4
-kv_heads = 2
-intermediate_size = 64
-max_position_embeddings = 32
-
-[[stage]]
-[stage.train]
-steps = 4
-batch_size = 2
-sequence_length = 32
-save_every = 2
-
-[[stage]]
-[stage.distill]
-steps = 4
-batch_size = 2
-sequence_length = 32
-save_every = 2
-student.layers = 1
-
-[[stage]]
-[stage.prune]
-head_ratio = 0.5
-channel_ratio = 0.5
-calibration_tokens = 64
-
-[[stage]]
-[stage.quantize]
-bits = 4
-group_size = 16
-method = "gptq"
-calibration_tokens = 64
-storage = "entropy"
-
-[[stage]]
-[stage.learn_scales]
-steps = 4
-batch_size = 2
-sequence_length = 32
-save_every = 2
-learning_rate = 1e-3
-
-[[stage]]
-[stage.verify]
-window = 32
-first_scored = 1
-kl_mean = 10.0
-
-[budget]
-artifact_bytes = 1_000_000
-"#;
-
-const AWARE: &str = r#"name = "aware"
-dataset = "dataset.toml"
-model.path = "model"
-
-[[stage]]
-[stage.distill]
-steps = 4
-batch_size = 2
-sequence_length = 32
-save_every = 2
-quantization_aware = true
-
-[[stage]]
-[stage.quantize]
-bits = 2
-group_size = 16
-"#;
-
-const SIZE: &str = r#"name = "size"
-dataset = "dataset.toml"
-model.path = "model"
-
-[[stage]]
-[stage.quantize]
-target_bytes = 22_000
-sensitivity_tokens = 64
-"#;
+const RECIPES: [(&str, &str); 3] = [
+    ("chain.toml", include_str!("../faults/chain.toml")),
+    ("aware.toml", include_str!("../faults/aware.toml")),
+    ("size.toml", include_str!("../faults/size.toml")),
+];
 
 const DATASET: &str = r#"[text]
 train = "train.txt"
@@ -382,8 +307,9 @@ impl Reference {
         let before = tree(folder.path());
         let (ran, operations) = injector.run(folder.path(), kind.command, None);
         ran.expect(0);
+        injector.run(folder.path(), kind.then.unwrap_or(kind.command), None).0.expect(0);
         assert!(operations.len() >= kind.at_least, "{}: there are only {} operations", kind.name, operations.len());
-        let trained = trained(&operations);
+        let trained = if kind.then.is_none() { trained(&operations) } else { Vec::new() };
         Self { kind, before, after: tree(folder.path()), operations, trained }
     }
 
@@ -412,9 +338,9 @@ impl Reference {
             return vec![format!("ended before its operation {}: {}", point.at, disturbed.stderr())];
         };
         let mut wrong = wrong_end(&disturbed, hit, point.mode);
-        let (again, operations) = injector.run(folder.path(), self.kind.command, None);
-        if again.code() != Some(0) {
-            wrong.push(format!("the same command again ends with {:?}: {}", again.code(), again.stderr()));
+        let (then, operations) = injector.run(folder.path(), self.kind.then.unwrap_or(self.kind.command), None);
+        if then.code() != Some(0) {
+            wrong.push(format!("what comes then ends with {:?}: {}", then.code(), then.stderr()));
         }
         let is_trained = |path: &str| self.trained.iter().any(|(losses, made)| losses == path && point.at > *made);
         if let Some(losses) = operations.iter().find(|operation| operation.what == "write" && is_trained(&operation.path)) {
@@ -500,16 +426,14 @@ fn inputs(injector: &Injector) -> Tree {
     let folder = tempfile::tempdir().unwrap();
     let lines =
         |count: usize, end: &str| (0..count).map(|line| format!("The lamp by door {line} is on{end}\n")).collect::<String>();
-    let files = [
-        ("chain.toml", CHAIN.to_owned()),
-        ("aware.toml", AWARE.to_owned()),
-        ("size.toml", SIZE.to_owned()),
+    let texts = [
         ("dataset.toml", DATASET.to_owned()),
         ("train.txt", lines(8, ".")),
         ("valid.txt", lines(4, ", too.")),
         ("test.txt", lines(4, "!")),
     ];
-    for (name, text) in files {
+    let recipes = RECIPES.map(|(name, text)| (name, text.to_owned()));
+    for (name, text) in recipes.into_iter().chain(texts) {
         fs_err::write(folder.path().join(name), text).unwrap();
     }
     injector.run(folder.path(), "run chain.toml", None).0.expect(0);
