@@ -26,6 +26,8 @@ mod folders;
 mod generate;
 #[path = "integration/layers.rs"]
 mod layers;
+#[path = "integration/measurements.rs"]
+mod measurements;
 #[path = "integration/parity.rs"]
 mod parity;
 #[cfg(unix)]

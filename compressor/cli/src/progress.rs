@@ -68,12 +68,18 @@ fn bar(of: u64) -> ProgressBar {
 
 impl Observer for Progress {
     fn begins(&mut self, step: &Step, number: usize, of: usize) {
+        self.clear();
         (self.tokens, self.seconds) = (0, 0.0);
         errln!("[{number}/{of}] {}", step.name);
     }
 
     fn skips(&mut self, step: &Step, _: &StageReport) {
+        self.clear();
         errln!("{}: finished before, inputs unchanged", step.name);
+    }
+
+    fn measures(&mut self, model: &str) {
+        errln!("{model}: measuring");
     }
 
     fn losses(&mut self, losses: &StepLosses, steps: u64) {

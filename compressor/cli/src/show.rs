@@ -1,10 +1,12 @@
 //! Tables and figures as a person reads them.
 
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
-use compressor_format::{ArtifactTensor, Check, InputRounding, Limit, Model, Outcome, Report, StageReport};
+use compressor_format::{
+    ArtifactTensor, ByteSize, Check, InputRounding, Limit, Model, ORIGINAL, Outcome, Report, Stage, StageReport,
+};
 use compressor_pipeline::figures::{self, bytes, count, figure, percent, perplexity, seconds, whole};
 use compressor_pipeline::quantize::{QuantizationReport, instead_lines};
-use compressor_pipeline::{Origin, Plan};
+use compressor_pipeline::{Change, Origin, Plan};
 use serde_json::{Value, json};
 
 use crate::about::About;
@@ -100,6 +102,11 @@ pub(crate) fn plan(plan: &Plan) {
         outln!("model: {}", path.display());
     }
     outln!("will be written to {}; ~ is an estimate, artifact bytes are exact", plan.run_folder.display());
+    if let Some(artifact) = plan.steps().iter().rfind(|step| step.output.is_artifact && !matches!(step.stage, Stage::Verify(_))) {
+        let allowed = plan.recipe.budget.artifact_bytes.map(|ByteSize(most)| format!(", the budget allows {}", whole(most)));
+        let all = whole(artifact.output.folder_bytes());
+        outln!("{}: ~{all} bytes in all files{}", artifact.name, allowed.unwrap_or_default());
+    }
     for step in plan.steps().iter().filter(|step| step.spilled_bytes > 0) {
         outln!("{} keeps {} of activations on the disk while it works", step.name, bytes(step.spilled_bytes));
     }
@@ -126,7 +133,8 @@ pub(crate) fn report(report: &Report) {
         if has_score {
             row.push(step.score.map(|score| percent(score.value)).unwrap_or_default());
         }
-        row.push(seconds(step.seconds));
+        // Nothing was made of the original.
+        row.push(if step.name == ORIGINAL { String::new() } else { seconds(step.seconds) });
         add_row(&mut shown, row);
     }
     print_table(&shown);
@@ -135,6 +143,15 @@ pub(crate) fn report(report: &Report) {
         let packed = reference.name.ends_with(".gguf");
         let stored_as = if packed { "as packed".to_owned() } else { format!("in {}", reference.dtype) };
         outln!("ratio: {} {stored_as}, {} ÷ the step's bytes", reference.name, bytes(reference.bytes));
+    }
+    if let Some(change) = Change::of(report) {
+        let since = change.since.map(|(name, before)| format!(" since {name} ({before})"));
+        let by_quantizing = change.by_quantizing.map(|change| format!(", by quantizing alone {change}"));
+        let said = since.map_or_else(|| " by quantizing".to_owned(), |since| since + &by_quantizing.unwrap_or_default());
+        outln!("change of {}: {}{said}", change.what, change.figure);
+    }
+    if let Some(why) = report.original().and_then(StageReport::not_measured) {
+        outln!("{ORIGINAL}: not measured: {why}");
     }
     for step in &report.stages {
         for line in taken_instead(step) {
@@ -237,7 +254,7 @@ pub(crate) fn plan_json(plan: &Plan) -> Value {
     let steps = plan.steps().iter().map(|step| {
         json!({
             "name": step.name, "parameters": step.output.architecture.parameters(), "stored_as": step.output.stored_as,
-            "bytes": step.output.weight_bytes, "bytes_are_exact": step.output.is_artifact && !step.output.is_at_most,
+            "bytes": step.output.weight_bytes, "folder_bytes": step.output.folder_bytes(), "bytes_are_exact": step.output.is_artifact && !step.output.is_at_most,
             "instead": step.instead, "peak_memory_bytes": step.peak_memory_bytes, "spilled_bytes": step.spilled_bytes,
             "folder": step.folder.display().to_string(),
         })

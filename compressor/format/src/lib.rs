@@ -96,7 +96,7 @@ pub use {
         Importance, LearnScales, MagnitudeNorm, Method, Mistake, ModelSource, Multiplied, Override, Place, Prune, Quantize,
         Recipe, RecipeText, ScaleDtype, Scaling, Sizes, Stage, Student, Train, TrainingKeys, Verify, WeightStorage, by_line,
     },
-    report::{Check, Limit, Machine, Measured, Outcome, REPORT_VERSION, Report, StageReport, Threshold},
+    report::{Check, Limit, Machine, Measured, ORIGINAL, Outcome, REPORT_VERSION, Report, StageReport, Threshold},
     safetensors::{NewTensor, safetensors_file_bytes, write_safetensors, write_safetensors_with},
     tokenizer::{TextStream, Tokenizer},
     weights::{Weights, write_config},

@@ -23,7 +23,7 @@ pub struct Report {
     pub reference: Option<Reference>,
     /// What the figures of time and memory were measured on.
     pub machine: Machine,
-    /// What each finished stage made, in order.
+    /// What each finished stage made, in order; before them [`ORIGINAL`], where the chain starts from a model that is there.
     pub stages: Vec<StageReport>,
     /// Every comparison, checked or only measured.
     pub checks: Vec<Check>,
@@ -137,6 +137,9 @@ pub enum Outcome {
     Measured,
 }
 
+/// The name of the row that stands before the first stage's: the model that the chain starts from.
+pub const ORIGINAL: &str = "0-original";
+
 /// Version of the report's layout.
 pub const REPORT_VERSION: u32 = 1;
 
@@ -193,7 +196,29 @@ fn nan_for_null<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
+impl StageReport {
+    /// Why perplexity and score of [`ORIGINAL`] are missing although there is text to measure on.
+    pub fn not_measured(&self) -> Option<&str> {
+        self.details["not_measured"].as_str()
+    }
+}
+
 impl Report {
+    /// The model that the chain starts from, as it was measured before anything was done to it.
+    pub fn original(&self) -> Option<&StageReport> {
+        self.stages.first().filter(|step| step.name == ORIGINAL)
+    }
+
+    /// What the finished stages made, without [`Self::original`].
+    pub fn steps(&self) -> &[StageReport] {
+        &self.stages[usize::from(self.original().is_some())..]
+    }
+
+    /// What the last verification found under this name.
+    pub fn check(&self, name: &str) -> Option<&Check> {
+        self.checks.iter().rev().find(|check| check.name == name)
+    }
+
     /// The report in a run folder.
     pub fn path(run_folder: &Path) -> PathBuf {
         run_folder.join("report.json")

@@ -32,6 +32,15 @@ pub fn percent(value: f64) -> String {
     format!("{:.1} %", 100.0 * value)
 }
 
+/// With a sign that is as wide as the other one.
+pub fn signed(value: f64, decimals: usize) -> String {
+    let text = format!("{:.decimals$}", value.abs());
+    match text.bytes().all(|digit| matches!(digit, b'0' | b'.')) {
+        true => text,
+        false => format!("{}{text}", if value < 0.0 { '−' } else { '+' }),
+    }
+}
+
 /// A compression ratio.
 pub fn ratio(value: f64) -> String {
     format!("{value:.2}×")

@@ -1,6 +1,7 @@
 //! Recipe, plan, stages, report: pruning, quantizers, verification. Never Burn: training is asked of a [`Trainer`].
 
 mod artifact;
+mod change;
 mod disk;
 mod error;
 pub mod figures;
@@ -21,6 +22,7 @@ mod trainer;
 mod verify;
 
 pub use artifact::{open_tokenizer, write_manifest};
+pub use change::Change;
 pub use error::Error;
 pub use machine::{describe as describe_machine, peak_memory_bytes};
 pub use measure::{Advances, Comparison, HeldOut, Prompt, Sequence};

@@ -135,6 +135,11 @@ pub(crate) fn sensing(model: &Architecture, tokens: usize) -> u64 {
     clamped(OVERHEAD_BYTES + streams + 4 * end * F32 + 2 * crate::quantize::LOGIT_FLOATS as u128 * F32)
 }
 
+/// Measuring a checkpoint: its weights in the engine, and the logits of one window.
+pub(crate) fn measuring(model: &Architecture, window: usize) -> u64 {
+    clamped(OVERHEAD_BYTES + parameters(model) * F32 + 2 * (window * model.vocab_size) as u128 * F32)
+}
+
 /// Verifying: reference and artifact in the engine and in the trainer, with one window's logits of each.
 pub(crate) fn verifying(model: &Architecture, artifact_bytes: u64, window: usize) -> u64 {
     let logits = 2 * (window * model.vocab_size) as u128 * F32;

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 
 use compressor_format::{
     Architecture, Attention, Dataset, Draft, Dtype, Family, LayerShape, Mistake, Mlp, ModelSource, Norm, NormKind, Positions,
-    Recipe, RecipeText, RotaryScaling, Sizes, Stage, Verify, by_line,
+    Recipe, RecipeText, RotaryScaling, Sizes, Split, Stage, Verify, by_line,
 };
 
+use crate::memory;
 use crate::planner::Planner;
 use crate::quantize::{Instead, Quantization};
+use crate::record::Measurement;
 use crate::rows::TokenizerOf;
 
 /// A recipe that can be run.
@@ -23,6 +25,10 @@ pub struct Plan {
     pub dataset: Option<Dataset>,
     /// Where the chain starts.
     pub start: Origin,
+    /// The model that the chain starts from.
+    pub(crate) start_size: ModelSize,
+    /// Where everything is kept of the steps that is no result.
+    pub(crate) bookkeeping: PathBuf,
     /// The most memory that a step may take, in bytes, where it is limited.
     pub max_memory_bytes: Option<u64>,
     steps: Vec<Step>,
@@ -83,6 +89,8 @@ pub struct ModelSize {
     pub weight_bytes: u64,
     /// Bytes of the tokenizer and what else is copied beside the weights; `None` where the run will train the tokenizer.
     pub companion_bytes: Option<u64>,
+    /// Bytes of `config.json` and `manifest.json`, estimated.
+    pub(crate) description_bytes: u64,
     /// Bytes that the engine needs beside the file, where it writes codebooks out as dense weights.
     pub decoded_bytes: u64,
     /// Whether it is quantized.
@@ -114,13 +122,12 @@ impl Plan {
     pub fn within(recipe: Recipe, text: Option<&RecipeText>, max_memory_bytes: Option<u64>) -> Result<Self, Vec<Mistake>> {
         let mut planner = Planner::new(&recipe, text);
         planner.max_memory_bytes = max_memory_bytes;
-        let steps = planner.plan();
+        let planned = planner.plan();
         let Planner { mistakes, dataset, .. } = planner;
-        if !mistakes.is_empty() {
-            return Err(by_line(mistakes));
-        }
-        let start = start_of(&recipe);
-        Ok(Self { run_folder: recipe.run_folder(), start, dataset, max_memory_bytes, steps, recipe })
+        let Some((start_size, steps)) = planned.filter(|_| mistakes.is_empty()) else { return Err(by_line(mistakes)) };
+        let (start, run_folder) = (start_of(&recipe), recipe.run_folder());
+        let bookkeeping = bookkeeping(&run_folder);
+        Ok(Self { run_folder, start, start_size, bookkeeping, dataset, max_memory_bytes, steps, recipe })
     }
 
     /// Checks a recipe as far as it could be read.
@@ -172,8 +179,23 @@ impl Plan {
 
     /// How every model is measured: as the recipe's last verification does it, or in windows that every model can hold.
     pub(crate) fn measured_by(&self) -> Verify {
-        let models = self.steps.iter().map(|step| step.output.architecture.max_position_embeddings);
-        measured_by(&self.recipe, models.min().unwrap_or(usize::MAX))
+        let models = self.steps.iter().map(|step| &step.output).chain([&self.start_size]);
+        let most = models.map(|model| model.architecture.max_position_embeddings).min();
+        measured_by(&self.recipe, most.unwrap_or(usize::MAX))
+    }
+
+    /// What identifies that measurement; `None` where there is no text to measure on.
+    pub(crate) fn measurement(&self) -> Option<Measurement> {
+        let is_measured = self.dataset.as_ref().is_some_and(|dataset| dataset.has(Split::Test));
+        is_measured.then(|| Measurement::of(&self.measured_by(), self.recipe.seed))
+    }
+
+    /// Why the model that the chain starts from is not measured: that takes more memory than there may be.
+    pub(crate) fn memory_lacking_for_original(&self) -> Option<String> {
+        let needed = memory::measuring(&self.start_size.architecture, self.measured_by().window);
+        let allowed = self.max_memory_bytes.filter(|most| needed > *most)?;
+        let [needed, allowed] = [needed, allowed].map(crate::figures::bytes);
+        Some(format!("takes up to {needed} of memory, and --max-memory allows {allowed}"))
     }
 
     /// Where the files of an origin lie.
@@ -210,9 +232,11 @@ impl Step {
 
 /// A token in a `tokenizer.json` with its merge, in bytes.
 const TOKEN_BYTES: u64 = 48;
-/// What `config.json` and `manifest.json` say of a tensor, in bytes, and of the rest.
-const TENSOR_BYTES: u64 = 160;
-const DESCRIPTION_BYTES: u64 = 16 << 10;
+/// What `config.json` says of a checkpoint, in bytes, and generously.
+const CONFIG_BYTES: u64 = 4 << 10;
+/// What `config.json` and `manifest.json` say of an artifact beside its recipe, and of a tensor where each is named.
+const DESCRIPTION_BYTES: u64 = 5 << 10;
+const TENSOR_BYTES: u64 = 96;
 
 impl ModelSize {
     /// Bytes that the folder has at least: weights, and the tokenizer where it is there already.
@@ -222,9 +246,15 @@ impl ModelSize {
 
     /// Bytes of the whole folder, estimated: a tokenizer that is not trained yet, `config.json` and `manifest.json` with them.
     pub fn folder_bytes(&self) -> u64 {
-        let tensors = self.architecture.tensors().len() as u64;
         let companions = self.companion_bytes.unwrap_or(self.architecture.vocab_size as u64 * TOKEN_BYTES);
-        self.weight_bytes + companions + tensors * TENSOR_BYTES + DESCRIPTION_BYTES
+        self.weight_bytes + companions + self.description_bytes
+    }
+
+    /// Estimates what describes an artifact: its manifest has the recipe, and its configuration the tensors where not all are alike.
+    pub(crate) fn describe_artifact(&mut self, recipe: &Recipe, names_tensors: bool) {
+        let recipe = serde_json::to_string_pretty(recipe).expect("a recipe is plain data");
+        let named = if names_tensors { self.architecture.tensors().len() as u64 } else { 0 };
+        self.description_bytes = DESCRIPTION_BYTES + recipe.len() as u64 + named * TENSOR_BYTES;
     }
 
     /// Gets other sizes, and stays what it is otherwise.
@@ -232,6 +262,11 @@ impl ModelSize {
         let of = dense(architecture, dtype, self.tokenizer.clone(), String::new());
         *self = Self { is_settled: self.is_settled, ..of };
     }
+}
+
+/// Where a run keeps what is no result: records, marks and training states.
+pub(crate) fn bookkeeping(run_folder: &Path) -> PathBuf {
+    run_folder.join(".steps")
 }
 
 pub(crate) fn start_of(recipe: &Recipe) -> Origin {
@@ -250,6 +285,7 @@ pub(crate) fn dense(architecture: Architecture, dtype: Dtype, tokenizer: Tokeniz
         stored_as,
         weight_bytes,
         companion_bytes: None,
+        description_bytes: CONFIG_BYTES,
         decoded_bytes: 0,
         is_artifact: false,
         is_at_most: false,

@@ -17,7 +17,7 @@ use compressor_format::{
 };
 
 use crate::fingerprint::Fingerprint;
-use crate::plan::{ModelSize, Origin, Step, architecture, dense, evenly_spaced, measured_by, start_of};
+use crate::plan::{ModelSize, Origin, Step, architecture, bookkeeping, dense, evenly_spaced, measured_by, start_of};
 use crate::rows::{Rows, TokenizerOf};
 use crate::{disk, memory, prune, quantize};
 
@@ -103,8 +103,8 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// The steps; with a mistake among them, they are worth nothing.
-    pub(crate) fn plan(&mut self) -> Vec<Step> {
+    /// The model that the chain starts from, and the steps; with a mistake among them, they are worth nothing.
+    pub(crate) fn plan(&mut self) -> Option<(ModelSize, Vec<Step>)> {
         self.check_folder();
         let dataset_fingerprint = self.open_dataset();
         let start = start_of(self.recipe);
@@ -114,8 +114,12 @@ impl<'a> Planner<'a> {
             self.check_needs(stage, &Place::stage(index, stage.name()));
         }
         // Without the model nothing more can be judged.
-        let Some(size) = size else { return Vec::new() };
-        let mut chain = Chain { current: start.clone(), models: vec![(start, size)] };
+        let size = size?;
+        // What is there is measured before anything is done to it; new weights have learnt nothing yet.
+        if matches!(start, Origin::Path(_)) {
+            self.check_measuring(Split::Test, &size);
+        }
+        let mut chain = Chain { current: start.clone(), models: vec![(start, size.clone())] };
         let mut steps = Vec::new();
         for (index, stage) in self.recipe.stages.iter().enumerate() {
             let step = self.step(index, stage, &chain, &dataset_fingerprint);
@@ -139,7 +143,7 @@ impl<'a> Planner<'a> {
         {
             self.refuse(&Place::root("output"), mistake);
         }
-        steps
+        Some((size, steps))
     }
 
     /// Refuses a step that can't be held in the memory there may be.
@@ -373,7 +377,7 @@ impl<'a> Planner<'a> {
             fingerprint = fingerprint.text(&data.hex());
         }
         let mut step = Step {
-            bookkeeping: self.recipe.run_folder().join(".steps").join(&name),
+            bookkeeping: bookkeeping(&self.recipe.run_folder()).join(&name),
             folder: self.recipe.run_folder().join(&name),
             name,
             stage: stage.clone(),
@@ -419,6 +423,7 @@ impl<'a> Planner<'a> {
                 step.beside = reference.map(|(origin, _)| origin.clone());
                 let artifact_bytes = input.weight_bytes + input.decoded_bytes;
                 step.peak_memory_bytes = memory::verifying(&input.architecture, artifact_bytes, settings.window);
+                self.check_measuring_by(settings, place, Split::Test, &input);
                 fingerprint.settings(&self.recipe.budget)
             }
         };
@@ -481,6 +486,7 @@ impl<'a> Planner<'a> {
             }
         }
         step.output.is_artifact = true;
+        step.output.describe_artifact(self.recipe, target.is_some() || !quantization.overrides.is_empty());
         if let Some(most_bytes) = most_bytes {
             step.output.weight_bytes = most_bytes;
             step.output.is_at_most = true;

@@ -8,7 +8,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use compressor_format::{Check, Checkpoint, FileHash, Metrics, Split, Stage, StageReport, hash_file, write_beside};
+use compressor_format::{
+    Check, Checkpoint, Dataset, FileHash, Metrics, Multiplied, ORIGINAL, Split, Stage, StageReport, Verify, hash_file,
+    write_beside,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::Error;
@@ -26,6 +29,29 @@ pub(crate) struct Record {
     /// Every file that the step read, as it was when the step began; `None` where a version wrote this that did not record it.
     #[serde(default)]
     pub(crate) inputs: Option<Vec<FileHash>>,
+    /// What perplexity and score were measured on; `None` where they were not, or where a version wrote this that did not record it.
+    #[serde(default)]
+    pub(crate) measurement: Option<Measurement>,
+}
+
+/// What decides how a model is measured. Figures that stand in one table are of one measurement.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Measurement {
+    windows: usize,
+    window: usize,
+    first_scored: usize,
+    examples: usize,
+    activations: Multiplied,
+    /// Decides which rows of a dataset are held out.
+    seed: u64,
+}
+
+impl Measurement {
+    /// As a verification measures, in a recipe of this seed.
+    pub(crate) fn of(settings: &Verify, seed: u64) -> Self {
+        let &Verify { windows, window, first_scored, examples, activations, .. } = settings;
+        Self { windows, window, first_scored, examples, activations, seed }
+    }
 }
 
 /// The record of a finished step, with its figures.
@@ -52,7 +78,7 @@ pub(crate) fn layers_folder(step: &Step) -> PathBuf {
 impl Record {
     /// Of a step that has made what it makes.
     pub(crate) fn of(step: &Step, report: StageReport, checks: Vec<Check>, inputs: Vec<FileHash>) -> Result<Self, Error> {
-        Ok(Self { report, checks, files: hashes(step)?, inputs: Some(inputs) })
+        Ok(Self { report, checks, files: hashes(step)?, inputs: Some(inputs), measurement: None })
     }
 
     /// Says that the model is made, and has yet to be measured.
@@ -66,10 +92,33 @@ impl Record {
         clear(step)
     }
 
-    fn write(&self, step: &Step, name: &str) -> Result<(), Error> {
-        let text = serde_json::to_string_pretty(self).expect("a record is plain data");
-        Ok(write_beside(step.bookkeeping.join(name), |file| Ok(file.write_all(text.as_bytes())?))?)
+    /// Keeps the figures of the model that the chain starts from.
+    pub(crate) fn keep_original(&self, plan: &Plan) -> Result<(), Error> {
+        let folder = original_folder(plan);
+        fs_err::create_dir_all(&folder)?;
+        self.write_into(&folder, RECORD)
     }
+
+    fn write(&self, step: &Step, name: &str) -> Result<(), Error> {
+        self.write_into(&step.bookkeeping, name)
+    }
+
+    fn write_into(&self, folder: &Path, name: &str) -> Result<(), Error> {
+        let text = serde_json::to_string_pretty(self).expect("a record is plain data");
+        Ok(write_beside(folder.join(name), |file| Ok(file.write_all(text.as_bytes())?))?)
+    }
+}
+
+/// Beside the folders of the steps.
+fn original_folder(plan: &Plan) -> PathBuf {
+    plan.bookkeeping.join(ORIGINAL)
+}
+
+/// The figures of the model that the chain starts from, where it and what it is measured on are as they were.
+pub(crate) fn original(plan: &Plan, fingerprint: &str, inputs: &[FileHash]) -> Option<Record> {
+    let bytes = std::fs::read(original_folder(plan).join(RECORD)).ok()?;
+    let record: Record = serde_json::from_slice(&bytes).ok()?;
+    (record.report.fingerprint == fingerprint && record.inputs.as_deref() == Some(inputs)).then_some(record)
 }
 
 /// The record of a step that is finished, and whose settings, inputs and files are as they were left.
@@ -198,8 +247,7 @@ fn discard(step: &Step, paths: &[&Path]) -> Result<(), Error> {
 
 /// Removes what a run that was killed had put out of reach.
 pub(crate) fn clear_discarded(plan: &Plan) -> Result<(), Error> {
-    let folder = plan.steps().first().map(|step| step.bookkeeping.with_file_name(REMOVED));
-    folder.map_or(Ok(()), |folder| remove_discarded(&folder))
+    remove_discarded(&plan.bookkeeping.join(REMOVED))
 }
 
 fn remove_discarded(folder: &Path) -> Result<(), Error> {
@@ -250,18 +298,33 @@ impl Inputs {
         ];
         let mut inputs = Vec::new();
         for (role, origin) in models {
-            let files = match origin {
-                None | Some(Origin::New(_)) => Vec::new(),
-                Some(Origin::Path(path)) => Checkpoint::open(path)?.files(),
-                Some(Origin::Step(index)) => files_in(&plan.steps()[*index].folder)?.into_iter().collect(),
-            };
-            files.iter().try_for_each(|file| self.add(role, file, &mut inputs))?;
+            self.add_model(role, origin, plan, &mut inputs)?;
         }
-        let reads = |dataset: &&compressor_format::Dataset| split_of(&step.stage).is_some() || dataset.has(Split::Test);
-        for file in plan.dataset.as_ref().filter(reads).map(|dataset| dataset.inputs()).unwrap_or_default() {
-            self.add("dataset", &file, &mut inputs)?;
-        }
+        let reads = |dataset: &&Dataset| split_of(&step.stage).is_some() || dataset.has(Split::Test);
+        self.add_dataset(plan.dataset.as_ref().filter(reads), &mut inputs)?;
         Ok(inputs)
+    }
+
+    /// Every file that measuring the start of the chain reads.
+    pub(crate) fn of_original(&mut self, plan: &Plan) -> Result<Vec<FileHash>, Error> {
+        let mut inputs = Vec::new();
+        self.add_model("input", Some(&plan.start), plan, &mut inputs)?;
+        self.add_dataset(plan.dataset.as_ref().filter(|dataset| dataset.has(Split::Test)), &mut inputs)?;
+        Ok(inputs)
+    }
+
+    fn add_model(&mut self, role: &str, origin: Option<&Origin>, plan: &Plan, to: &mut Vec<FileHash>) -> Result<(), Error> {
+        let files = match origin {
+            None | Some(Origin::New(_)) => Vec::new(),
+            Some(Origin::Path(path)) => Checkpoint::open(path)?.files(),
+            Some(Origin::Step(index)) => files_in(&plan.steps()[*index].folder)?.into_iter().collect(),
+        };
+        files.iter().try_for_each(|file| self.add(role, file, to))
+    }
+
+    fn add_dataset(&mut self, dataset: Option<&Dataset>, to: &mut Vec<FileHash>) -> Result<(), Error> {
+        let files = dataset.map(Dataset::inputs).unwrap_or_default();
+        files.iter().try_for_each(|file| self.add("dataset", file, to))
     }
 
     /// Forgets what lay in a folder that was written anew.

@@ -11,16 +11,16 @@ use std::time::Instant;
 use compressor_engine::{Engine, Logits, Place};
 use compressor_format::{
     Alternative, Architecture, Artifact, Batches, Check, Checkpoint, Dataset, Distill, Dtype, FileHash, Importance, LayerTensor,
-    LearnScales, Lock, Measured, Metrics, Model, Prune, Quantize, REPORT_VERSION, Reference, Report, SampleOrder, Samples, Sizes,
-    Split, Stage, StageReport, StepLosses, Student, TensorId, Threshold, Tokenizer, Train, TrainingKeys, Verify, WeightStorage,
-    Weights, copy_companions, write_entropy,
+    LearnScales, Lock, Measured, Metrics, Model, ORIGINAL, Prune, Quantize, REPORT_VERSION, Reference, Report, SampleOrder,
+    Samples, Sizes, Split, Stage, StageReport, StepLosses, Student, TensorId, Threshold, Tokenizer, Train, TrainingKeys, Verify,
+    WeightStorage, Weights, copy_companions, write_entropy,
 };
 use serde_json::{Value, json};
 
 use crate::measure::{HeldOut, begin_windows};
 use crate::plan::{Origin, Plan, Step, architecture, evenly_spaced};
 use crate::quantize::{TextPurpose, TextUse};
-use crate::record::{self, Inputs, Record};
+use crate::record::{self, Inputs, Measurement, Record};
 use crate::statistics::mean;
 use crate::trainer::{Distillation, Start, Trainer, TrainingJob};
 use crate::verify::{Bench, Subject, verify};
@@ -32,6 +32,8 @@ pub trait Observer {
     fn begins(&mut self, step: &Step, number: usize, of: usize);
     /// A step is finished already and is left as it is.
     fn skips(&mut self, step: &Step, report: &StageReport);
+    /// A model that is finished is measured: the one that the chain starts from, or one whose figures are of another measurement.
+    fn measures(&mut self, model: &str);
     /// One training step.
     fn losses(&mut self, losses: &StepLosses, steps: u64);
     /// Part of the work of a step that does not train.
@@ -60,10 +62,16 @@ pub fn run(plan: &Plan, workers: &mut Workers<'_>) -> Result<Report, Error> {
     record::clear_discarded(plan)?;
     let mut run = Run { plan, tokenizer: None, held_out: None, report: new_report(plan)? };
     let (mut inputs, mut is_after_change) = (Inputs::default(), false);
+    run.start(&mut inputs, workers.observer)?;
     for (index, step) in plan.steps().iter().enumerate() {
         let read = inputs.of(plan, step)?;
-        if let Some(record) = record::finished(step, &read, is_after_change)? {
+        if let Some(mut record) = record::finished(step, &read, is_after_change)? {
             record::clear(step)?;
+            if record.measurement != plan.measurement() {
+                workers.observer.measures(&step.name);
+                run.measure(step, &mut record, workers.observer)?;
+                record.finish(step)?;
+            }
             workers.observer.skips(step, &record.report);
             run.take(record);
             run.save()?;
@@ -103,22 +111,20 @@ impl Run<'_> {
             Some(made) => made,
             None => {
                 let (made, checks) = self.make(step, workers)?;
-                let record = Record::of(step, made, checks, inputs)?;
+                let mut record = Record::of(step, made, checks, inputs)?;
+                if let Stage::Verify(settings) = &step.stage {
+                    record.measurement = Some(Measurement::of(settings, self.plan.recipe.seed));
+                }
                 record.keep_made(step)?;
                 record
             }
         };
-        match &step.stage {
-            Stage::Train(_) | Stage::Distill(_) | Stage::Prune(_) | Stage::Quantize(_) => {
-                self.measure(step, &mut record.report, workers.observer)?
-            }
-            Stage::LearnScales(settings) => {
-                self.compare_scales(step, settings, &mut record.report.details)?;
-                self.measure(step, &mut record.report, workers.observer)?;
-                record = Record::of(step, record.report, record.checks, record.inputs.unwrap_or_default())?;
-            }
-            // It is all measuring.
-            Stage::Verify(_) => {}
+        if let Stage::LearnScales(settings) = &step.stage {
+            self.compare_scales(step, settings, &mut record.report.details)?;
+            record = Record::of(step, record.report, record.checks, record.inputs.unwrap_or_default())?;
+        }
+        if record.measurement != self.plan.measurement() {
+            self.measure(step, &mut record, workers.observer)?;
         }
         record.report.peak_memory_bytes = record.report.peak_memory_bytes.max(crate::machine::peak_memory_bytes());
         if let Some(most) = self.plan.max_memory_bytes {
@@ -164,7 +170,7 @@ impl Run<'_> {
     }
 
     fn take(&mut self, record: Record) {
-        let step = &self.plan.steps()[self.report.stages.len()];
+        let step = &self.plan.steps()[self.report.steps().len()];
         let first = || Reference { name: step.name.clone(), dtype: step.output.dtype, bytes: record.report.bytes };
         self.report.reference.get_or_insert_with(first);
         self.report.stages.push(record.report);
@@ -392,13 +398,18 @@ impl Run<'_> {
         let reference = step.beside.as_ref().and_then(|origin| self.plan.path_of(origin));
         let reference = reference.expect("checked by Plan::new: a checkpoint comes before every artifact");
         self.open_held_out(&reference)?;
+        // As this verification measures; tables are measured as the last one does.
+        let own = match self.plan.measurement() == Some(Measurement::of(settings, self.plan.recipe.seed)) {
+            true => None,
+            false => Some(self.held_out_by(settings)?),
+        };
         let largest = self.plan.largest_checkpoint().and_then(|origin| self.plan.path_of(&origin));
         let subject = Subject {
             artifact: &artifact,
             reference: &reference,
             largest: largest.as_deref(),
             tokenizer: self.tokenizer.as_ref().expect("opened with the held-out text"),
-            held_out: self.held_out.as_ref().expect("opened above"),
+            held_out: own.as_ref().or(self.held_out.as_ref()).expect("opened above"),
         };
         let mut advances = |what: &str, done, of| workers.observer.advances(what, done, of);
         let findings = verify(&subject, settings, &self.plan.recipe.budget, workers.trainer, workers.bench, &mut advances)?;
@@ -549,13 +560,69 @@ impl Run<'_> {
         Ok(scores.0.finish(weights)?)
     }
 
-    /// Perplexity and score of what a step made.
-    fn measure(&mut self, step: &Step, made: &mut StageReport, observer: &mut dyn Observer) -> Result<(), Error> {
-        if self.plan.dataset.as_ref().is_none_or(|dataset| !dataset.has(Split::Test)) {
+    /// Row 0 of the report: the model that the chain starts from, where it is there already.
+    fn start(&mut self, inputs: &mut Inputs, observer: &mut dyn Observer) -> Result<(), Error> {
+        let Origin::Path(path) = &self.plan.start else { return Ok(()) };
+        let size = &self.plan.start_size;
+        let read = inputs.of_original(self.plan)?;
+        let found = record::original(self.plan, &size.fingerprint, &read);
+        if let Some(record) = found.filter(|record| record.measurement == self.plan.measurement()) {
+            self.report.stages.push(record.report);
+            return self.save();
+        }
+        crate::machine::forget_peak_memory();
+        let stored_as = if path.is_file() { "as packed".to_owned() } else { size.stored_as.clone() };
+        let report = StageReport {
+            name: ORIGINAL.to_owned(),
+            fingerprint: size.fingerprint.clone(),
+            parameters: size.architecture.parameters(),
+            bytes: size.weight_bytes,
+            stored_as,
+            compression_ratio: 1.0,
+            perplexity: None,
+            score: None,
+            seconds: 0.0,
+            peak_memory_bytes: None,
+            details: json!({}),
+        };
+        let mut record = Record {
+            report,
+            checks: Vec::new(),
+            files: BTreeMap::new(),
+            inputs: Some(read),
+            measurement: self.plan.measurement(),
+        };
+        if record.measurement.is_some() {
+            match self.plan.memory_lacking_for_original() {
+                None => {
+                    observer.measures(ORIGINAL);
+                    self.measure_model(path, &mut record.report, observer)?;
+                    record.report.peak_memory_bytes = crate::machine::peak_memory_bytes();
+                }
+                Some(why) => (record.report.details["not_measured"], record.measurement) = (json!(why), None),
+            }
+        }
+        record.keep_original(self.plan)?;
+        self.report.stages.push(record.report);
+        self.save()
+    }
+
+    /// Perplexity and score of what a step made; of a verification's artifact.
+    fn measure(&mut self, step: &Step, record: &mut Record, observer: &mut dyn Observer) -> Result<(), Error> {
+        record.measurement = self.plan.measurement();
+        if record.measurement.is_none() {
             return Ok(());
         }
-        self.open_held_out(&step.folder)?;
-        let engine = Engine::open(&step.folder, crate::engine_options_of(&self.plan.measured_by()))?;
+        let model = match &step.stage {
+            Stage::Verify(_) => self.plan.path_of(&step.input).expect("checked by Plan::new: an artifact comes before"),
+            _ => step.folder.clone(),
+        };
+        self.measure_model(&model, &mut record.report, observer)
+    }
+
+    fn measure_model(&mut self, model: &Path, made: &mut StageReport, observer: &mut dyn Observer) -> Result<(), Error> {
+        self.open_held_out(model)?;
+        let engine = Engine::open(model, crate::engine_options_of(&self.plan.measured_by()))?;
         let held_out = self.held_out.as_ref().expect("opened above");
         let mut advances = |what: &str, done, of| observer.advances(what, done, of);
         made.perplexity = Some(held_out.perplexity(&engine, &mut advances)?);
@@ -574,11 +641,15 @@ impl Run<'_> {
         if self.held_out.is_some() {
             return Ok(());
         }
-        let tokenizer = crate::open_tokenizer(model)?;
-        let examples = self.dataset().split(Split::Test, self.plan.recipe.seed)?;
-        self.held_out = Some(HeldOut::new(&examples, &tokenizer, &self.plan.measured_by())?);
-        self.tokenizer = Some(tokenizer);
+        self.tokenizer = Some(crate::open_tokenizer(model)?);
+        self.held_out = Some(self.held_out_by(&self.plan.measured_by())?);
         Ok(())
+    }
+
+    /// The held-out text as a verification cuts it.
+    fn held_out_by(&self, settings: &Verify) -> Result<HeldOut, Error> {
+        let examples = self.dataset().split(Split::Test, self.plan.recipe.seed)?;
+        HeldOut::new(&examples, self.tokenizer.as_ref().expect("opened before"), settings)
     }
 
     fn step_report(&self, step: &Step) -> Result<StageReport, Error> {

@@ -9,7 +9,7 @@ mod curves;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use compressor_format::{Check, FileHash, Manifest, Measured, Outcome, Report, StageReport, write_beside};
+use compressor_format::{Check, FileHash, Manifest, Measured, ORIGINAL, Outcome, Report, StageReport, write_beside};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{AutoEscape, Environment, UndefinedBehavior};
@@ -20,6 +20,7 @@ use serde_json::Value;
 use self::charts::{Scale, Spot};
 use self::curves::{Bucket, Curves, Point};
 use crate::Error;
+use crate::change::Change;
 use crate::figures::{self, bytes, count, figure, percent, perplexity, ratio, whole};
 use crate::prune::Cuts;
 use crate::quantize::{InputScaling, Instead, QuantizationReport, ScalingOutcome, TensorReport, TextUse};
@@ -275,8 +276,8 @@ fn stored_as(name: &str, dtype: compressor_format::Dtype) -> String {
 }
 
 fn verdict(report: &Report) -> Verdict {
-    let asked = report.recipe["stage"].as_array().map_or(0, Vec::len).max(report.stages.len());
-    let done = report.stages.len();
+    let asked = report.recipe["stage"].as_array().map_or(0, Vec::len).max(report.steps().len());
+    let done = report.steps().len();
     let names = |outcome: Outcome| {
         let names: Vec<&str> =
             report.checks.iter().filter(|check| check.outcome == outcome).map(|check| check.name.as_str()).collect();
@@ -322,7 +323,7 @@ fn tiles(report: &Report) -> Result<Vec<Tile>, Error> {
     let Some(last) = report.stages.last() else { return Ok(Vec::new()) };
     let is_artifact = report.stages.iter().any(|step| step.details.get("bits_per_weight").is_some());
     let mut size = vec![format!("weights, {}", last.stored_as), format!("{} parameters", count(last.parameters as f64))];
-    size.extend(found(report, "artifact bytes").map(|check| {
+    size.extend(report.check("artifact bytes").map(|check| {
         let limit = figures::limit(check);
         let limit = if limit.is_empty() { limit } else { format!(" ({limit})") };
         format!("all files {}", unbroken(&format!("{}{limit}", figure(check.value, &check.unit))))
@@ -334,8 +335,6 @@ fn tiles(report: &Report) -> Result<Vec<Tile>, Error> {
         let lines = vec![than, bytes(reference.bytes)];
         tiles.push(Tile { label: "Smaller".to_owned(), figure: ratio(last.compression_ratio), lines });
     }
-    // The chain's own first model, where the ratio is against it: what was lost is lost since then.
-    let first = report.stages.first().filter(|step| report.reference.as_ref().is_some_and(|other| other.name == step.name));
     if let Some(score) = last.score {
         let mut lines = vec![format!("exact match on {} examples", whole(score.sample_size))];
         lines.extend(last.perplexity.map(|measured| format!("perplexity {}", perplexity(measured.value))));
@@ -344,57 +343,26 @@ fn tiles(report: &Report) -> Result<Vec<Tile>, Error> {
         let lines = vec![format!("on {} tokens", whole(measured.sample_size))];
         tiles.push(Tile { label: "Perplexity".to_owned(), figure: perplexity(measured.value), lines });
     }
-    tiles.extend(lost(report, first, last));
+    tiles.extend(lost(report));
     Ok(tiles)
 }
 
 /// What the whole chain cost, where its first model was measured; what quantizing alone cost otherwise.
-fn lost(report: &Report, first: Option<&StageReport>, last: &StageReport) -> Option<Tile> {
-    let points = |value: f64| format!("{} points", signed(100.0 * value, 2));
-    let increase = |value: f64| format!("{} %", signed(100.0 * value, 2));
-    let by_score = found(report, "score lost").map(|check| -check.value);
-    let by_perplexity = found(report, "perplexity increase").map(|check| check.value);
-    let mut lines = Vec::new();
-    let since = |first: &StageReport| format!("since {}", first.name);
-    let between = |of: fn(&StageReport) -> Option<Measured>| {
-        let first = first.filter(|first| first.name != last.name)?;
-        Some((first, of(first)?.value, of(last)?.value))
-    };
-    let (what, figure) = if let Some((first, before, after)) = between(|step| step.score) {
-        lines.push(format!("{} ({})", since(first), percent(before)));
-        lines.extend(by_score.map(|change| format!("by quantizing alone {}", points(change))));
-        ("score", points(after - before))
-    } else if let Some(change) = by_score {
+fn lost(report: &Report) -> Option<Tile> {
+    let change = Change::of(report)?;
+    let mut lines: Vec<String> = Vec::new();
+    lines.extend(change.since.map(|(name, before)| format!("since {name} ({before})")));
+    lines.extend(change.by_quantizing.map(|change| format!("by quantizing alone {change}")));
+    if lines.is_empty() {
         lines.push("by quantizing".to_owned());
-        ("score", points(change))
-    } else if let Some((first, before, after)) = between(|step| step.perplexity) {
-        lines.push(format!("{} ({})", since(first), perplexity(before)));
-        lines.extend(by_perplexity.map(|change| format!("by quantizing alone {}", increase(change))));
-        ("perplexity", increase(after / before - 1.0))
-    } else {
-        lines.push("by quantizing".to_owned());
-        ("perplexity", increase(by_perplexity?))
-    };
-    lines.extend(found(report, "top-1 agreement").map(|check| format!("same next token as before: {}", percent(check.value))));
-    Some(Tile { label: format!("Change of {what}"), figure, lines })
+    }
+    lines.extend(report.check("top-1 agreement").map(|check| format!("same next token as before: {}", percent(check.value))));
+    Some(Tile { label: format!("Change of {}", change.what), figure: change.figure, lines })
 }
 
 /// On one line.
 fn unbroken(text: &str) -> String {
     text.replace(' ', "\u{a0}")
-}
-
-/// With a sign that is as wide as the other one.
-fn signed(value: f64, decimals: usize) -> String {
-    let text = format!("{:.decimals$}", value.abs());
-    match text.bytes().all(|digit| matches!(digit, b'0' | b'.')) {
-        true => text,
-        false => format!("{}{text}", if value < 0.0 { '−' } else { '+' }),
-    }
-}
-
-fn found<'a>(report: &'a Report, name: &str) -> Option<&'a Check> {
-    report.checks.iter().find(|check| check.name == name)
 }
 
 fn step_row(step: &StageReport) -> StepRow<'_> {
@@ -407,7 +375,8 @@ fn step_row(step: &StageReport) -> StepRow<'_> {
         perplexity: step.perplexity.map(|measured| perplexity(measured.value)).unwrap_or_default(),
         score: step.score.map(|measured| percent(measured.value)).unwrap_or_default(),
         memory: step.peak_memory_bytes.map(bytes).unwrap_or_default(),
-        seconds: figures::seconds(step.seconds),
+        // Nothing was made of the original.
+        seconds: if step.name == ORIGINAL { String::new() } else { figures::seconds(step.seconds) },
         fingerprint: &step.fingerprint,
     }
 }
@@ -415,7 +384,9 @@ fn step_row(step: &StageReport) -> StepRow<'_> {
 /// One sentence on what a step did, from what only its kind reports.
 fn note(step: &StageReport) -> Result<Option<Note<'_>>, Error> {
     let details = &step.details;
-    let text = if details.get("head_unit").is_some() {
+    let text = if let Some(why) = step.not_measured() {
+        format!("not measured: {why}")
+    } else if details.get("head_unit").is_some() {
         cut(&read(step)?)
     } else if details.get("bits_per_weight").is_some() {
         let report: QuantizationReport = read(step)?;
@@ -515,9 +486,10 @@ fn sizes(report: &Report) -> Result<Option<Sizes>, Error> {
     let has_score = report.stages.iter().filter(|step| step.score.is_some()).count() > 1;
     let measured = |step: &StageReport| if has_score { step.score } else { step.perplexity };
     let mut spots: Vec<Spot> = Vec::new();
-    for (step, number) in report.stages.iter().zip(1..) {
+    for step in &report.stages {
         let Some(measured) = measured(step).filter(|measured| measured.value.is_finite()) else { continue };
-        let spot = Spot { label: number.to_string(), bytes: step.bytes as f64, quality: measured.value };
+        let number = step.name.split('-').next().unwrap_or_default();
+        let spot = Spot { label: number.to_owned(), bytes: step.bytes as f64, quality: measured.value };
         // A verification makes no model: it would hide the step that did.
         if !spots.iter().any(|other| (other.bytes, other.quality) == (spot.bytes, spot.quality)) {
             spots.push(spot);

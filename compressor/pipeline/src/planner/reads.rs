@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use compressor_format::{Mistake, Place, Split, Student, Tokenizer, TrainingKeys};
+use compressor_format::{Mistake, Place, Split, Student, Tokenizer, TrainingKeys, Verify};
 
 use super::Planner;
 use crate::plan::ModelSize;
@@ -200,28 +200,33 @@ impl Planner<'_> {
 
     /// Every model that a step makes is measured on the test split; learnt scales on the valid split too.
     pub(super) fn check_measuring(&mut self, split: Split, model: &ModelSize) {
-        let place = self.measured_at.clone();
+        let (measured_by, place) = (self.measured_by.clone(), self.measured_at.clone());
+        self.check_measuring_by(&measured_by, &place, split, model);
+    }
+
+    /// The same, as the verification at `place` measures, or as is usual where that is the dataset.
+    pub(super) fn check_measuring_by(&mut self, measured_by: &Verify, place: &Place, split: Split, model: &ModelSize) {
         let most = model.architecture.max_position_embeddings;
-        let window = self.measured_by.window;
+        let window = measured_by.window;
         if self.rows.text(split).is_some() {
-            if window > most && place != Place::root("dataset") {
+            if window > most && *place != Place::root("dataset") {
                 let message = format!("window {window} is longer than the model's max_position_embeddings {most}");
-                self.refuse(&place, Mistake::new(message));
+                self.refuse(place, Mistake::new(message));
             }
             let window = window.min(most);
             if let Some(tokens) = self.too_few(split, model, window) {
                 let message = format!("the {} split has {tokens} tokens, one window takes {window}", split.name());
-                let hint = match place == Place::root("dataset") {
+                let hint = match *place == Place::root("dataset") {
                     true if split == Split::Test => {
                         "give it more text, or leave the test split out: every model is measured on it"
                     }
                     true => "give it more text",
                     false => "set `window` lower, or give more text",
                 };
-                self.refuse(&place, Mistake::new(message).hint(hint));
+                self.refuse(place, Mistake::new(message).hint(hint));
             }
         }
-        if let Some(TooLong { count, of, longest, first }) = self.too_long(split, self.measured_by.examples, model, most) {
+        if let Some(TooLong { count, of, longest, first }) = self.too_long(split, measured_by.examples, model, most) {
             let message = format!(
                 "{count} of {of} examples of the {} split have more tokens than the {most} that the model takes, the longest \
                  {longest}; the first is \"{first}\"",
