@@ -56,7 +56,8 @@ fn the_model_that_a_chain_starts_from_is_row_0_and_the_change_is_since_then() {
     let signed = |value: f64| format!("{}{:.2} %", if value < 0.0 { '−' } else { '+' }, value.abs());
     let (change, quantizing) = (signed(change), signed(quantizing));
     assert_ne!(change, quantizing);
-    let said = format!("change of perplexity: {change} since 0-original ({:.3}), by quantizing alone {quantizing}\n", rows[0].1);
+    let since = format!("change of perplexity: {change} since 0-original ({:.3})\n", rows[0].1);
+    let said = format!("{since}{:22}{quantizing} by quantizing alone\n", "");
     assert!(ran.stdout().contains(&said), "{said}{}", ran.stdout());
     let page = fs_err::read_to_string(bench.path("runs/short/report.html")).unwrap();
     assert!(page.contains(&format!("since 0-original ({:.3})", rows[0].1)) && page.contains(&change), "{change}");

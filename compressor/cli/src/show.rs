@@ -144,11 +144,15 @@ pub(crate) fn report(report: &Report) {
         let stored_as = if packed { "as packed".to_owned() } else { format!("in {}", reference.dtype) };
         outln!("ratio: {} {stored_as}, {} ÷ the step's bytes", reference.name, bytes(reference.bytes));
     }
-    if let Some(change) = Change::of(report) {
-        let since = change.since.map(|(name, before)| format!(" since {name} ({before})"));
-        let by_quantizing = change.by_quantizing.map(|change| format!(", by quantizing alone {change}"));
-        let said = since.map_or_else(|| " by quantizing".to_owned(), |since| since + &by_quantizing.unwrap_or_default());
-        outln!("change of {}: {}{said}", change.what, change.figure);
+    if let Some(Change { what, figure, since, by_quantizing }) = Change::of(report) {
+        let label = format!("change of {what}: ");
+        match since {
+            Some((name, before)) => outln!("{label}{figure} since {name} ({before})"),
+            None => outln!("{label}{figure} by quantizing"),
+        }
+        if let Some(change) = by_quantizing {
+            outln!("{:1$}{change} by quantizing alone", "", label.len());
+        }
     }
     if let Some(why) = report.original().and_then(StageReport::not_measured) {
         outln!("{ORIGINAL}: not measured: {why}");
