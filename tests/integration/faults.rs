@@ -157,7 +157,7 @@ struct Injector {
 
 impl Injector {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = scratch();
         let library = folder.path().join("inject.so");
         let source = root().join("tests/faults/inject.c");
         let mut compiler = Command::new("cc");
@@ -206,9 +206,14 @@ fn collect(folder: &Path, name: &str, to: &mut Tree) {
     }
 }
 
+/// An empty folder, in memory where there is such a file system: nothing here has to reach a disk.
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 /// Makes a folder with what a tree holds.
 fn plant(tree: &Tree) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
     for (name, bytes) in tree {
         let path = folder.path().join(&name[1..]);
         match bytes {
@@ -423,7 +428,7 @@ impl Selection {
 
 /// What all commands start from: recipes, texts, and models that the program made.
 fn inputs(injector: &Injector) -> Tree {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
     let lines =
         |count: usize, end: &str| (0..count).map(|line| format!("The lamp by door {line} is on{end}\n")).collect::<String>();
     let texts = [
