@@ -157,7 +157,7 @@ struct Injector {
 
 impl Injector {
     fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = scratch();
         let library = folder.path().join("inject.so");
         let source = root().join("tests/faults/inject.c");
         let mut compiler = Command::new("cc");
@@ -173,7 +173,7 @@ impl Injector {
         let mut program = Command::new(env!("CARGO_BIN_EXE_compressor"));
         program.args(command.split_whitespace()).args(["--threads", "1"]).current_dir(folder);
         program.env_remove("RUST_BACKTRACE").env_remove("RUST_LOG");
-        program.env("LD_PRELOAD", &self.library).env("FAULT_FOLDER", folder).env("FAULT_LOG", &log);
+        program.env("LD_PRELOAD", &self.library).env("FAULT_LOG", &log).env("FAULT_FOLDER", folder.canonicalize().unwrap());
         if let Some(point) = point {
             program.env("FAULT_AT", point.at.to_string()).env("FAULT_MODE", point.mode.name());
         }
@@ -206,9 +206,14 @@ fn collect(folder: &Path, name: &str, to: &mut Tree) {
     }
 }
 
+/// An empty folder, in memory where there is such a file system: nothing here has to reach a disk.
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 /// Makes a folder with what a tree holds.
 fn plant(tree: &Tree) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
     for (name, bytes) in tree {
         let path = folder.path().join(&name[1..]);
         match bytes {
@@ -226,7 +231,7 @@ fn differences(wanted: &Tree, found: &Tree) -> Vec<String> {
         match found.get(name) {
             None => differences.push(format!("{name} is missing")),
             Some(found) if found == wanted => {}
-            Some(found) if comparable(name, found.as_deref()) == comparable(name, wanted.as_deref()) => {}
+            Some(found) if without_measures(name, found).is_some_and(|found| Some(found) == without_measures(name, wanted)) => {}
             Some(_) => differences.push(format!("{name} differs")),
         }
     }
@@ -239,39 +244,39 @@ const MEASURED: [&str; 2] = ["seconds", "peak_memory_bytes"];
 /// The checks whose values are.
 const CHECKS: [&str; 4] = ["peak memory", "token time, p50", "token time, p95", "token time, p99"];
 
-/// A file without what time and memory leave in it.
-fn comparable(name: &str, bytes: Option<&[u8]>) -> Option<String> {
-    let text = std::str::from_utf8(bytes?).ok();
-    match name.rsplit('/').next().unwrap_or_default() {
-        "report.json" | "step.json" => serde_json::from_str(text?).ok().map(|json| without_measured(json).to_string()),
-        "metrics.jsonl" => Some(last_lines(text?)),
-        "report.html" => Some(without_times(text?)),
-        _ => bytes.map(|bytes| format!("{bytes:?}")),
+/// A file without what time and memory leave in it, where it is one of those in which they do.
+fn without_measures(name: &str, bytes: &Option<Vec<u8>>) -> Option<String> {
+    let text = std::str::from_utf8(bytes.as_ref()?).ok()?;
+    match name.rsplit('/').next()? {
+        "report.json" | "step.json" => Some(json_without_measures(serde_json::from_str(text).ok()?).to_string()),
+        "report.html" => Some(page_without_measures(text)),
+        "metrics.jsonl" => losses_without_measures(text),
+        _ => None,
     }
 }
 
-fn without_measured(json: Value) -> Value {
+fn json_without_measures(json: Value) -> Value {
     match json {
         Value::Object(mut object) => {
             let is_check = object.get("name").and_then(Value::as_str).is_some_and(|name| CHECKS.contains(&name));
             let left_out = if is_check { &["value", "interval"] } else { &MEASURED };
             object.retain(|key, _| !left_out.contains(&key.as_str()));
-            Value::Object(object.into_iter().map(|(key, value)| (key, without_measured(value))).collect())
+            Value::Object(object.into_iter().map(|(key, value)| (key, json_without_measures(value))).collect())
         }
-        Value::Array(values) => Value::Array(values.into_iter().map(without_measured).collect()),
+        Value::Array(values) => Value::Array(values.into_iter().map(json_without_measures).collect()),
         other => other,
     }
 }
 
-/// The later of two lines with the same step is what counts, and a line that is torn does not.
-fn last_lines(text: &str) -> String {
-    let lines = text.lines().filter_map(|line| serde_json::from_str::<StepLosses>(line).ok());
-    let steps: BTreeMap<u64, StepLosses> = lines.map(|losses| (losses.step, StepLosses { seconds: 0.0, ..losses })).collect();
-    format!("{steps:?}")
+/// The later of two lines with the same step, which is what counts; `None` where a line is torn.
+fn losses_without_measures(text: &str) -> Option<String> {
+    let lines = text.lines().map(|line| serde_json::from_str::<StepLosses>(line).ok());
+    let steps = lines.map(|losses| losses.map(|losses| (losses.step, StepLosses { seconds: 0.0, ..losses })));
+    steps.collect::<Option<BTreeMap<_, _>>>().map(|steps| format!("{steps:?}"))
 }
 
 /// The page without the charts of speed, the last two columns of the table of steps, and the rows of the checks that are of the machine.
-fn without_times(page: &str) -> String {
+fn page_without_measures(page: &str) -> String {
     let mut left = String::new();
     for (index, part) in page.split("<figure>").enumerate() {
         let (figure, rest) = if index == 0 { ("", part) } else { part.split_once("</figure>").unwrap_or((part, "")) };
@@ -387,7 +392,7 @@ fn is_clean_up(hit: &Operation) -> bool {
 
 /// Whether an error names what an operation was on, or a folder around it that was made or removed as a whole.
 fn names(said: &str, hit: &Operation) -> bool {
-    let path = Path::new(&hit.path[1..]);
+    let path = Path::new(hit.path.trim_start_matches('/'));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     // `.NAME.<8 random digits>.tmp`
     let asked = name.strip_prefix('.').and_then(|name| name.strip_suffix(".tmp")).and_then(|name| name.get(..name.len() - 9));
@@ -423,7 +428,7 @@ impl Selection {
 
 /// What all commands start from: recipes, texts, and models that the program made.
 fn inputs(injector: &Injector) -> Tree {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch();
     let lines =
         |count: usize, end: &str| (0..count).map(|line| format!("The lamp by door {line} is on{end}\n")).collect::<String>();
     let texts = [
@@ -468,6 +473,7 @@ fn a_command_that_is_ended_at_any_operation_is_finished_by_the_same_command() {
     let (injector, selection) = (Injector::new(), Selection::of_environment());
     let inputs = inputs(&injector);
     let only = std::env::var("COMPRESSOR_FAULT_KIND").ok();
+    assert!(only.iter().all(|only| KINDS.iter().any(|kind| kind.name == only)), "no kind has the name {only:?}");
     let mut wrong = Vec::new();
     for kind in KINDS.iter().filter(|kind| only.as_ref().is_none_or(|only| only == kind.name)) {
         let started = Instant::now();

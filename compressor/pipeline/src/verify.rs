@@ -309,8 +309,8 @@ mod tests {
     fn a_limit_of_a_quantile_times_as_many_tokens_as_decide_it() {
         let budget = Budget::default();
         assert_eq!(timed_tokens(&budget), 128);
-        assert_eq!(timed_tokens(&Budget { token_milliseconds_p50: Some(1.0), ..budget.clone() }), 128);
-        assert_eq!(timed_tokens(&Budget { token_milliseconds_p95: Some(1.0), ..budget.clone() }), 220);
+        assert_eq!(timed_tokens(&Budget { token_milliseconds_p50: Some(1.0), ..budget }), 128);
+        assert_eq!(timed_tokens(&Budget { token_milliseconds_p95: Some(1.0), ..budget }), 220);
         assert_eq!(timed_tokens(&Budget { token_milliseconds_p99: Some(1.0), ..budget }), 1126);
         // Times that all keep the limit pass it.
         let (value, interval) = quantile(&[0.5; 220], 0.95);
