@@ -397,10 +397,11 @@ fn names(said: &str, hit: &Operation) -> bool {
     // `.NAME.<8 random digits>.tmp`
     let asked = name.strip_prefix('.').and_then(|name| name.strip_suffix(".tmp")).and_then(|name| name.get(..name.len() - 9));
     let error = said.lines().find(|line| line.starts_with("error: ")).unwrap_or_default();
-    let names = |folder: &Path| {
-        error.match_indices(folder.to_str().unwrap()).any(|(at, found)| !error[at + found.len()..].starts_with('/'))
+    let names = |folder: &Path| match folder.to_str().unwrap() {
+        "" => error.contains(" .: "),
+        folder => error.match_indices(folder).any(|(at, _)| !error[at + folder.len()..].starts_with('/')),
     };
-    error.contains(asked.unwrap_or(&name)) || path.ancestors().skip(1).filter(|folder| *folder != Path::new("")).any(names)
+    error.contains(asked.unwrap_or(&name)) || path.ancestors().skip(1).any(names)
 }
 
 /// Of so many operations one is tried, where not all are.

@@ -42,12 +42,16 @@ pub(crate) fn write_new(path: &Path, fill: impl FnOnce(&mut BufWriter<fs::File>)
     filled.map_err(|error| not_written(path, error))
 }
 
-/// Tries whether files can be made in `folder`; nothing is left there.
+/// Tries whether files can be made and removed in `folder`; nothing is left there.
 ///
 /// # Errors
 /// [`Error::Io`] and [`Error::NoRoom`] with the folder where they can't.
 pub fn check_writable(folder: &Path) -> Result<()> {
-    Beside::create_for(&folder.join("compressor-probe"), folder).map(drop)
+    let mut probe = Beside::create_for(&folder.join("compressor-probe"), folder)?;
+    // Who goes on has no second look at this folder, and what is left in it would stay.
+    fs::remove_file(&probe.beside).map_err(|error| Error::not_written(folder, named(folder, &error)))?;
+    probe.is_renamed = true;
+    Ok(())
 }
 
 /// Makes the file `path`, to be read and written, in the place of whatever file or link has this name: for what one process keeps on
