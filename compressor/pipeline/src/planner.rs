@@ -423,7 +423,7 @@ impl<'a> Planner<'a> {
                 step.beside = reference.map(|(origin, _)| origin.clone());
                 let artifact_bytes = input.weight_bytes + input.decoded_bytes;
                 step.peak_memory_bytes = memory::verifying(&input.architecture, artifact_bytes, settings.window);
-                self.check_measuring_by(settings, place, Split::Test, &input);
+                self.check_measuring_by(settings, &place.then("window"), Split::Test, &input);
                 fingerprint.settings(&self.recipe.budget)
             }
         };

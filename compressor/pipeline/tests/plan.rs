@@ -764,7 +764,7 @@ fn a_budget_that_the_weights_alone_exceed_is_refused_with_what_is_too_much() {
     let tokenizer = words(2).len() as u64;
     let refused = bench.refused(&recipe(1000, "bits = 8"));
     let [mistake] = refused.as_slice() else { panic!("one mistake: {refused:?}") };
-    let (start, end) = ("10: artifact_bytes is 1000, and the artifact has ", "raise the budget");
+    let (start, end) = ("11: artifact_bytes is 1000, and the artifact has ", "raise the budget");
     assert!(mistake.starts_with(start) && mistake.ends_with(end), "{mistake}");
     let weights: u64 = mistake[start.len()..].split(' ').next().unwrap().parse().unwrap();
     assert!(mistake.contains(&format!("{weights} bytes of weights and {tokenizer} of its tokenizer: ")), "{mistake}");

@@ -168,7 +168,7 @@ fn every_step_check_and_tensor_has_its_row() {
     assert_eq!(rows(&document, "checks")[0][2..], ["0.0100", "≤ 0.0500", "0.0050 to 0.0150", "1,234"]);
     assert_eq!(rows(&document, "checks")[3][4], "0.0200 to unknown");
     assert_eq!(rows(&document, "checks")[4][2], "not a number");
-    assert_eq!(rows(&document, "steps")[2], ["3-quantize", "1000", "f32", "0.5 kB", "8.00×", "31.000", "", "1.0"]);
+    assert_eq!(rows(&document, "steps")[2], ["3-quantize", "1000", "f32", "500 B", "8.00×", "31.000", "", "1.0"]);
 }
 
 #[test]
@@ -393,7 +393,7 @@ fn what_was_taken_instead_is_shown_with_what_was_asked_and_why() {
     let document = parsed(&html);
     assert_eq!(rows(&document, "instead")[0], ["a", "INT4 g32 GPTQ", "dense", HOSTILE]);
     let second = format!("layers.1.{HOSTILE}");
-    let expected = [&second, "INT4 g32 GPTQ", "INT4 g32 to nearest", "4.80", "0.0050", "0.2500", "0.5000", "0.1000", "0.1 kB"];
+    let expected = [&second, "INT4 g32 GPTQ", "INT4 g32 to nearest", "4.80", "0.0050", "0.2500", "0.5000", "0.1000", "60 B"];
     assert_eq!(rows(&document, "tensors")[1], expected);
     let shown = text(document.root_element());
     let expected = "Calibration text: 512 tokens for measuring KL; 1,536 tokens (asked: 65,536) for quantizing.";
