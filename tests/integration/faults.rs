@@ -39,7 +39,7 @@ impl Kind {
     }
 }
 
-const KINDS: [Kind; 28] = [
+const KINDS: [Kind; 29] = [
     kind("run", 450, &[], "run chain.toml"),
     kind("run, distilled anew", 350, &["run chain.toml"], "run chain.toml --set stage.2.distill.steps=3"),
     kind("run, quantized anew", 200, &["run chain.toml"], "run chain.toml --set stage.4.quantize.bits=3"),
@@ -60,6 +60,7 @@ const KINDS: [Kind; 28] = [
     kind("quantize --force", 80, &["quantize model out --bits 4"], "quantize model out --bits 8 --storage entropy --force"),
     kind("import", 40, &[], "import model out"),
     kind("import --force", 40, &["import model out"], "import model out --dtype bf16 --force"),
+    kind("import, GGUF", 40, &["export int8 model.gguf"], "import model.gguf out"),
     kind("export", 5, &[], "export int8 model.gguf"),
     kind("export over a file", 5, &["export int8 model.gguf"], "export int4 model.gguf"),
     kind("delta", 5, &[], "delta int8 int4 update"),
