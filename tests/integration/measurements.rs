@@ -1,6 +1,7 @@
 //! Figures that stand in one table: of one measurement, and against the model that the chain starts from.
 
 use compressor_format::{ORIGINAL, Report};
+use compressor_pipeline::figures::whole;
 use serde_json::Value;
 
 use crate::command::Bench;
@@ -71,6 +72,23 @@ fn the_model_that_a_chain_starts_from_is_row_0_and_the_change_is_since_then() {
     fs_err::rename(bench.path("other"), bench.path("dense")).unwrap();
     let again = bench.run(&["run", "short.toml"]).expect(0);
     assert!(again.stderr().starts_with("0-original: measuring\n[1/3] 1-prune\n"), "{}", again.stderr());
+}
+
+#[test]
+fn the_plan_tells_what_the_whole_folder_takes() {
+    let bench = bench();
+    bench.write("short.toml", &format!("{}[budget]\nartifact_bytes = 90_000\n", recipe(2, "")));
+    let plan: Value = serde_json::from_str(&bench.run(&["plan", "short.toml", "--json"]).expect(0).stdout()).unwrap();
+    let planned = plan["stages"][1]["folder_bytes"].as_u64().unwrap();
+    bench.run(&["run", "short.toml"]).expect(0);
+    let files = fs_err::read_dir(bench.path("runs/short/2-quantize")).unwrap();
+    let bytes: u64 = files.map(|file| file.unwrap().metadata().unwrap().len()).sum();
+    assert_eq!(report(&bench).check("artifact bytes").unwrap().value as u64, bytes);
+    // Configuration and manifest are estimated.
+    assert!(planned.abs_diff(bytes) < 2000, "planned {planned}, written {bytes}");
+    let shown = bench.run(&["plan", "short.toml"]).expect(0).stdout();
+    let line = format!("2-quantize: ~{} bytes in all files, the budget allows 90,000\n", whole(planned));
+    assert!(shown.ends_with(&line), "{shown}");
 }
 
 #[test]

@@ -234,9 +234,10 @@ impl Step {
 const TOKEN_BYTES: u64 = 48;
 /// What `config.json` says of a checkpoint, in bytes, and generously.
 const CONFIG_BYTES: u64 = 4 << 10;
-/// What `config.json` and `manifest.json` say of an artifact beside its recipe, and of a tensor where each is named.
+/// What `config.json` and `manifest.json` say of an artifact beside its recipe, of each dense vector, and of a matrix where it is named.
 const DESCRIPTION_BYTES: u64 = 5 << 10;
-const TENSOR_BYTES: u64 = 96;
+const VECTOR_BYTES: u64 = 140;
+const NAMED_BYTES: u64 = 96;
 
 impl ModelSize {
     /// Bytes that the folder has at least: weights, and the tokenizer where it is there already.
@@ -250,11 +251,15 @@ impl ModelSize {
         self.weight_bytes + companions + self.description_bytes
     }
 
-    /// Estimates what describes an artifact: its manifest has the recipe, and its configuration the tensors where not all are alike.
+    /// Estimates what describes an artifact: its manifest has the recipe and the dense tensors, its configuration the matrices where not
+    /// all are alike.
     pub(crate) fn describe_artifact(&mut self, recipe: &Recipe, names_tensors: bool) {
         let recipe = serde_json::to_string_pretty(recipe).expect("a recipe is plain data");
-        let named = if names_tensors { self.architecture.tensors().len() as u64 } else { 0 };
-        self.description_bytes = DESCRIPTION_BYTES + recipe.len() as u64 + named * TENSOR_BYTES;
+        let tensors = self.architecture.tensors();
+        let vectors = tensors.iter().filter(|id| self.architecture.shape(**id).len() == 1).count();
+        let named = if names_tensors { tensors.len() - vectors } else { 0 };
+        self.description_bytes =
+            DESCRIPTION_BYTES + recipe.len() as u64 + vectors as u64 * VECTOR_BYTES + named as u64 * NAMED_BYTES;
     }
 
     /// Gets other sizes, and stays what it is otherwise.
