@@ -4,6 +4,7 @@ use std::process::Stdio;
 
 use crate::command::Bench;
 use crate::export::dense;
+use crate::measurements;
 
 /// The names in a folder, sorted.
 fn names(bench: &Bench, folder: &str) -> Vec<String> {
@@ -179,4 +180,48 @@ fn a_checkpoint_and_a_gguf_file_are_told_to_be_no_artifacts() {
     bench.write("model.gguf", "GGUF and more");
     let text = bench.run(&["verify", "model.gguf"]).expect(2).stderr();
     assert!(text.starts_with("error: model.gguf: is a GGUF file, and only an artifact has a manifest.json"), "{text}");
+}
+
+/// Of every step: the one that measures what is there already, one that makes files, one that only checks.
+#[cfg(unix)]
+#[test]
+fn records_that_are_damaged_cost_their_step_and_never_all_memory_or_a_hang() {
+    let bench = measurements::bench();
+    bench.write("short.toml", &measurements::recipe(2, ""));
+    bench.run(&["run", "short.toml"]).expect(0);
+    let of_steps = || -> Vec<serde_json::Value> {
+        let stages: serde_json::Value =
+            serde_json::from_slice(&fs_err::read(bench.path("runs/short/report.json")).unwrap()).unwrap();
+        let figures = |row: &serde_json::Value| serde_json::json!([row["name"], row["bytes"], row["perplexity"]["value"]]);
+        stages["stages"].as_array().unwrap().iter().map(figures).collect()
+    };
+    let before = of_steps();
+    let damage = |what: &str, path: &std::path::Path| match what {
+        "a pipe" => assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success()),
+        "huge" => fs_err::File::create(path).unwrap().set_len(1 << 40).unwrap(),
+        "a folder" => fs_err::create_dir(path).unwrap(),
+        "endless" => std::os::unix::fs::symlink("/dev/zero", path).unwrap(),
+        text => fs_err::write(path, text).unwrap(),
+    };
+    for name in
+        ["0-original/step.json", "1-prune/step.json", "2-quantize/fingerprint", "2-quantize/made.json", "3-verify/step.json"]
+    {
+        let path = bench.path("runs/short/.steps").join(name);
+        let sound = fs_err::read(&path).ok();
+        for what in ["a pipe", "huge", "[1, 2", "", "a folder", "endless"] {
+            let _ = fs_err::remove_dir(&path).or_else(|_| fs_err::remove_file(&path));
+            damage(what, &path);
+            bench.run(&["run", "short.toml"]).expect(0);
+            assert_eq!(of_steps(), before, "{name}: {what}");
+            // What a finished step was begun for isn't asked, and nothing is left to be made of it.
+            if name.ends_with("step.json") {
+                serde_json::from_slice::<serde_json::Value>(&fs_err::read(&path).unwrap()).expect("it is written anew");
+            }
+            bench.run(&["run", "short.toml"]).expect(0);
+        }
+        let _ = fs_err::remove_dir(&path).or_else(|_| fs_err::remove_file(&path));
+        if let Some(sound) = sound {
+            fs_err::write(&path, sound).unwrap();
+        }
+    }
 }

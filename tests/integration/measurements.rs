@@ -10,7 +10,7 @@ use crate::export::dense;
 const WINDOW: &str = "window = 32\nfirst_scored = 17\nallow_undecided = true\n";
 
 /// A model is pruned, quantized and verified; more stages come behind that.
-fn recipe(windows: usize, more: &str) -> String {
+pub(crate) fn recipe(windows: usize, more: &str) -> String {
     let verify = format!("[[stage]]\n[stage.verify]\nwindows = {windows}\n{WINDOW}");
     format!(
         "name = \"short\"\nseed = 3\ndataset = \"set.toml\"\n[model]\npath = \"dense\"\n[[stage]]\n[stage.prune]\nchannel_ratio = 0.5\n\
@@ -18,7 +18,7 @@ fn recipe(windows: usize, more: &str) -> String {
     )
 }
 
-fn bench() -> Bench {
+pub(crate) fn bench() -> Bench {
     let bench = Bench::new();
     dense(&bench);
     bench.write("test.txt", &"the quick brown fox jumps over the lazy dog\n".repeat(60));

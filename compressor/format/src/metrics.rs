@@ -1,6 +1,6 @@
 //! `metrics.jsonl`: what every training step did, one JSON object a line.
 
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -33,6 +33,9 @@ pub struct StepLosses {
 #[derive(Debug)]
 pub struct Metrics(fs_err::File);
 
+/// No line has as many bytes.
+const LONGEST_LINE: u64 = 64 << 10;
+
 impl Metrics {
     /// The name of the file in a checkpoint's folder.
     pub const FILE: &str = "metrics.jsonl";
@@ -47,13 +50,17 @@ impl Metrics {
     /// # Errors
     /// [`crate::Error::Io`] where the file can't be made, [`crate::Error::Refused`] where it is a link.
     pub fn append(folder: &Path) -> Result<Self> {
-        let path = Self::path(folder);
-        let lines = std::fs::read(&path).unwrap_or_default();
-        let whole = lines.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        let file = open_own(&path, fs_err::File::options().append(true))?;
-        if whole < lines.len() {
-            // A kill left a line half written: no saved state covers its step, which is done and written again.
-            file.set_len(whole as u64)?;
+        let mut file = open_own(&Self::path(folder), fs_err::File::options().read(true).append(true))?;
+        let bytes = file.metadata()?.len();
+        let before = bytes.saturating_sub(LONGEST_LINE);
+        file.seek(SeekFrom::Start(before))?;
+        let mut last = Vec::new();
+        Read::by_ref(&mut file).take(LONGEST_LINE).read_to_end(&mut last)?;
+        let whole = last.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end as u64 + 1);
+        // A kill left a line half written: no saved state covers its step, which is done and written again. Much without the end of a
+        // line is none of ours, and stays.
+        if (whole > 0 || before == 0) && before + whole < bytes {
+            file.set_len(before + whole)?;
         }
         Ok(Self(file))
     }

@@ -9,8 +9,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use compressor_format::{
-    Check, Checkpoint, Dataset, FileHash, Metrics, Multiplied, ORIGINAL, Split, Stage, StageReport, Verify, hash_file,
-    write_beside,
+    Check, Checkpoint, Dataset, FileHash, LIST_BYTES, Metrics, Multiplied, ORIGINAL, Split, Stage, StageReport, Verify,
+    hash_file, read_file, write_beside,
 };
 use serde::{Deserialize, Serialize};
 
@@ -92,11 +92,17 @@ impl Record {
         clear(step)
     }
 
-    /// Keeps the figures of the model that the chain starts from.
+    /// Keeps the figures of the model that the chain starts from, in place of whatever lies there.
     pub(crate) fn keep_original(&self, plan: &Plan) -> Result<(), Error> {
         let folder = original_folder(plan);
+        discard(&plan.bookkeeping, &[&folder])?;
         fs_err::create_dir_all(&folder)?;
         self.write_into(&folder, RECORD)
+    }
+
+    /// `None` where it is missing or damaged.
+    fn read(path: &Path) -> Result<Option<Self>, Error> {
+        Ok(read_own(path)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
     }
 
     fn write(&self, step: &Step, name: &str) -> Result<(), Error> {
@@ -109,16 +115,25 @@ impl Record {
     }
 }
 
+/// A file of the bookkeeping; `None` where it is missing or is none that a run writes. What the disk fails to give is an error: a training
+/// isn't done again for it.
+fn read_own(path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    match read_file(path, LIST_BYTES) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(compressor_format::Error::Io(error)) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+        Err(_) => Ok(None),
+    }
+}
+
 /// Beside the folders of the steps.
 fn original_folder(plan: &Plan) -> PathBuf {
     plan.bookkeeping.join(ORIGINAL)
 }
 
 /// The figures of the model that the chain starts from, where it and what it is measured on are as they were.
-pub(crate) fn original(plan: &Plan, fingerprint: &str, inputs: &[FileHash]) -> Option<Record> {
-    let bytes = std::fs::read(original_folder(plan).join(RECORD)).ok()?;
-    let record: Record = serde_json::from_slice(&bytes).ok()?;
-    (record.report.fingerprint == fingerprint && record.inputs.as_deref() == Some(inputs)).then_some(record)
+pub(crate) fn original(plan: &Plan, fingerprint: &str, inputs: &[FileHash]) -> Result<Option<Record>, Error> {
+    let record = Record::read(&original_folder(plan).join(RECORD))?;
+    Ok(record.filter(|record| record.report.fingerprint == fingerprint && record.inputs.as_deref() == Some(inputs)))
 }
 
 /// The record of a step that is finished, and whose settings, inputs and files are as they were left.
@@ -130,8 +145,10 @@ pub(crate) fn finished(step: &Step, inputs: &[FileHash], is_after_change: bool) 
         tracing::info!("{}: {why}", step.name);
         Ok(None)
     };
-    let Ok(bytes) = fs_err::read(step.bookkeeping.join(RECORD)) else { return redone("was never finished") };
-    let Ok(record) = serde_json::from_slice::<Record>(&bytes) else { return redone("another version finished it") };
+    let path = step.bookkeeping.join(RECORD);
+    let Some(record) = Record::read(&path)? else {
+        return redone(if path.exists() { "its record can't be read" } else { "was never finished" });
+    };
     if record.report.fingerprint != step.fingerprint {
         return redone("its settings or its inputs changed since it was finished");
     }
@@ -150,7 +167,7 @@ pub(crate) fn finished(step: &Step, inputs: &[FileHash], is_after_change: bool) 
 
 /// Removes what a finished step, or one that was being finished, needed to go on.
 pub(crate) fn clear(step: &Step) -> Result<(), Error> {
-    discard(step, &[&state_folder(step), &layers_folder(step), &step.bookkeeping.join(MADE)])
+    discard(folder_of_all(step), &[&state_folder(step), &layers_folder(step), &step.bookkeeping.join(MADE)])
 }
 
 /// Makes a step's folders ready for it; gives the record of what it has made, where nothing is left to do but to measure it.
@@ -163,9 +180,9 @@ pub(crate) fn begin(step: &Step, inputs: &[FileHash]) -> Result<Option<Record>, 
     }
     let mut made = read_made(step, inputs)?;
     let is_finished = step.bookkeeping.join(RECORD).exists();
-    if matches!(made, Made::Otherwise) || is_finished || !is_mark_of(step, Some(inputs)).unwrap_or(true) {
+    if matches!(made, Made::Otherwise) || is_finished || !is_mark_of(step, Some(inputs))?.unwrap_or(true) {
         // The result first: a folder that is not empty always has its mark.
-        discard(step, &[&step.folder, &step.bookkeeping])?;
+        discard(folder_of_all(step), &[&step.folder, &step.bookkeeping])?;
         made = Made::Nothing;
     }
     fs_err::create_dir_all(&step.bookkeeping)?;
@@ -189,8 +206,11 @@ enum Made {
 }
 
 fn read_made(step: &Step, inputs: &[FileHash]) -> Result<Made, Error> {
-    let Ok(bytes) = fs_err::read(step.bookkeeping.join(MADE)) else { return Ok(Made::Nothing) };
-    let Ok(record) = serde_json::from_slice::<Record>(&bytes) else { return Ok(Made::Otherwise) };
+    let path = step.bookkeeping.join(MADE);
+    if path.symlink_metadata().is_err() {
+        return Ok(Made::Nothing);
+    }
+    let Some(record) = Record::read(&path)? else { return Ok(Made::Otherwise) };
     if record.report.fingerprint != step.fingerprint || record.inputs.as_deref() != Some(inputs) {
         return Ok(Made::Otherwise);
     }
@@ -220,22 +240,31 @@ fn mark(step: &Step, inputs: &[FileHash]) -> String {
 
 /// Whether the mark is that of this step and, where they are given, of these inputs; `None` where there is no mark. The version before
 /// wrote the fingerprint alone.
-fn is_mark_of(step: &Step, inputs: Option<&[FileHash]>) -> Option<bool> {
-    let found = std::fs::read(step.bookkeeping.join(MARK)).ok()?;
-    Some(match inputs {
+fn is_mark_of(step: &Step, inputs: Option<&[FileHash]>) -> Result<Option<bool>, Error> {
+    let path = step.bookkeeping.join(MARK);
+    if path.symlink_metadata().is_err() {
+        return Ok(None);
+    }
+    let found = read_own(&path)?.unwrap_or_default();
+    Ok(Some(match inputs {
         Some(inputs) => found == step.fingerprint.as_bytes() || found == mark(step, inputs).as_bytes(),
         None => found.split(|byte| *byte == b'\n').next() == Some(step.fingerprint.as_bytes()),
-    })
+    }))
 }
 
 /// Whether what lies in a step's folder was made with the settings of this run.
-pub(crate) fn is_begun(step: &Step) -> bool {
-    is_mark_of(step, None).unwrap_or(false)
+pub(crate) fn is_begun(step: &Step) -> Result<bool, Error> {
+    Ok(is_mark_of(step, None)?.unwrap_or(false))
 }
 
-/// Puts files and folders out of reach, one rename each, and then removes them.
-fn discard(step: &Step, paths: &[&Path]) -> Result<(), Error> {
-    let removed = step.bookkeeping.with_file_name(REMOVED);
+/// The folder of what a run keeps of all its steps.
+fn folder_of_all(step: &Step) -> &Path {
+    step.bookkeeping.parent().expect("the bookkeeping of a step lies in that of its run")
+}
+
+/// Puts files and folders out of reach, one rename each, and then removes them; `bookkeeping` is that of the run.
+fn discard(bookkeeping: &Path, paths: &[&Path]) -> Result<(), Error> {
+    let removed = bookkeeping.join(REMOVED);
     for (number, path) in paths.iter().enumerate() {
         if path.symlink_metadata().is_ok() {
             fs_err::create_dir_all(&removed)?;
@@ -251,10 +280,11 @@ pub(crate) fn clear_discarded(plan: &Plan) -> Result<(), Error> {
 }
 
 fn remove_discarded(folder: &Path) -> Result<(), Error> {
-    if folder.exists() {
-        fs_err::remove_dir_all(folder)?;
+    match folder.symlink_metadata() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Ok(found) if !found.is_dir() => Ok(fs_err::remove_file(folder)?),
+        _ => Ok(fs_err::remove_dir_all(folder)?),
     }
-    Ok(())
 }
 
 /// BLAKE3 of what a step made; a verification makes no files, and losses grow when a run is resumed.

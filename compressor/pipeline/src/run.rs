@@ -158,14 +158,13 @@ impl Run<'_> {
     /// Writes `report.json`, and `report.html` with the curves of every step that this run has begun.
     fn save(&self) -> Result<(), Error> {
         self.report.save(&self.plan.run_folder)?;
-        let begun = self.plan.steps().iter().filter(|step| record::is_begun(step));
-        let folders: Vec<page::Folder> = begun
-            .map(|step| page::Folder {
-                step: step.name.clone(),
-                metrics: Metrics::path(step.metrics_folder()),
-                folder: step.folder.clone(),
-            })
-            .collect();
+        let mut folders = Vec::new();
+        for step in self.plan.steps() {
+            if record::is_begun(step)? {
+                let (step, folder, metrics) = (step.name.clone(), step.folder.clone(), Metrics::path(step.metrics_folder()));
+                folders.push(page::Folder { step, metrics, folder });
+            }
+        }
         page::save(&self.report, &folders, &self.plan.run_folder)
     }
 
@@ -565,7 +564,7 @@ impl Run<'_> {
         let Origin::Path(path) = &self.plan.start else { return Ok(()) };
         let size = &self.plan.start_size;
         let read = inputs.of_original(self.plan)?;
-        let found = record::original(self.plan, &size.fingerprint, &read);
+        let found = record::original(self.plan, &size.fingerprint, &read)?;
         if let Some(record) = found.filter(|record| record.measurement == self.plan.measurement()) {
             self.report.stages.push(record.report);
             return self.save();

@@ -9,7 +9,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
-use compressor_format::{Dtype, NewTensor, TensorFiles, TensorId, write_beside, write_safetensors};
+use compressor_format::{DESCRIPTION_BYTES, Dtype, NewTensor, TensorFiles, TensorId, read_file, write_beside, write_safetensors};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
@@ -138,7 +138,7 @@ pub(crate) fn load(folder: &Path, fingerprint: &str, shapes: &Shapes, device: &D
 
 fn describe(path: &Path) -> Result<Description, Error> {
     let damaged = |what: String| Error::State { path: path.to_owned(), what };
-    let text = fs::read(path.join(DESCRIPTION)).map_err(|error| damaged(error.to_string()))?;
+    let text = read_file(&path.join(DESCRIPTION), DESCRIPTION_BYTES).map_err(|error| damaged(error.to_string()))?;
     let description: Description =
         serde_json::from_slice(&text).map_err(|error| damaged(format!("{DESCRIPTION} is not valid: {error}")))?;
     match description.version {

@@ -1,7 +1,7 @@
 //! What `metrics.jsonl` says of a training, thinned until a chart can show it.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 use serde::Deserialize;
@@ -52,21 +52,28 @@ struct Line {
 /// Beyond it a chart has no room for a figure.
 const LARGEST: f64 = 1e15;
 
+/// What is longer is read in pieces of as many bytes, and none of them is a line of ours.
+const LONGEST_LINE: u64 = 64 << 10;
+
 impl Curves {
     /// Reads the losses of a training; `None` where there is no such file.
     ///
     /// A step that stands there twice was done again from a saved state: the later line is the one that the weights come from.
     /// A line that can't be read is counted and left out. A kill may leave one, and it must not cost the rest.
     pub(super) fn read(path: &Path) -> compressor_format::Result<Option<Self>> {
-        let file = match compressor_format::open_file(path) {
+        let mut file = match compressor_format::open_file(path) {
             Ok(file) => BufReader::new(file),
             Err(compressor_format::Error::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(error),
         };
         let mut lines = BTreeMap::new();
         let mut unreadable = 0;
-        for line in file.split(b'\n') {
-            let line = line?;
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            if file.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line)? == 0 {
+                break;
+            }
             if line.trim_ascii().is_empty() {
                 continue;
             }
@@ -155,6 +162,13 @@ mod tests {
         let text = [line(1, 3.0), line(2, 1e300), "{\"step\":3,\"loss\":null,\"tokens\":1,\"seconds\":1}\n".to_owned()].concat();
         let curves = read(text.as_bytes());
         assert_eq!((curves.loss.len(), curves.unreadable), (1, 2));
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_read_in_pieces() {
+        let long = "x".repeat(LONGEST_LINE as usize * 2 + 1);
+        let curves = read(format!("{}{long}\n{}", line(1, 3.0), line(2, 2.0)).as_bytes());
+        assert_eq!((curves.loss.len(), curves.unreadable), (2, 3));
     }
 
     #[test]

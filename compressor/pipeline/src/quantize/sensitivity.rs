@@ -10,7 +10,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use compressor_engine::Blocks;
-use compressor_format::{Alternative, Checkpoint, Levels, Method, Scheme, StoredTensor, TensorId, write_beside};
+use compressor_format::{
+    Alternative, Checkpoint, LIST_BYTES, Levels, Method, Scheme, StoredTensor, TensorId, read_file, write_beside,
+};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -43,7 +45,7 @@ impl Sensitivities {
 
     /// Those in `file`, or none where they are of another checkpoint, text or setting.
     fn open(file: &Path, fingerprint: String) -> Self {
-        let found = fs_err::read(file).ok().and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
+        let found = read_file(file, LIST_BYTES).ok().and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok());
         let found = found.filter(|found| found.fingerprint == fingerprint);
         found.unwrap_or(Self { fingerprint, tensors: BTreeMap::new() })
     }
