@@ -417,6 +417,15 @@ mod tests {
             part("normalizer", json!({"type": "Prepend", "prepend": "a".repeat(300)})),
             "`normalizer.prepend` has 300 bytes; 256 are possible"
         );
+        assert_eq!(
+            part("normalizer", json!({"type": "Prepend", "prepend": ""})),
+            "`normalizer.prepend` is empty, and so there is nothing to prepend"
+        );
+        let added = |content: &str| {
+            json!([{"id": 9, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": true,
+                "special": false}])
+        };
+        assert_eq!(part("added_tokens", added(&"h".repeat(300))), "`added_tokens[0].content` has 300 bytes; 256 are possible");
         assert_eq!(part("normaliser", json!(null)), "`normaliser` is no part of a tokenizer.json");
         assert_eq!(part("model", json!({"vocab": 3})), "`model.type` is missing, and `model.vocab` tells no kind of model");
         assert_eq!(
@@ -500,6 +509,26 @@ mod tests {
             refused.starts_with(&format!("tokenizer.json: the pattern `{pattern}` fails at byte 0 of a text: ")),
             "{refused}"
         );
+    }
+
+    /// The crate would look for it between any two characters, and inside of them.
+    #[test]
+    fn an_added_token_of_which_the_normalizer_leaves_nothing_is_refused() {
+        let all: Vec<(Value, &str)> = vec![
+            (json!({"type": "StripAccents"}), "\u{301}"),
+            (json!({"type": "Replace", "pattern": {"String": "x"}, "content": ""}), "xx"),
+            (json!({"type": "Strip", "strip_left": true, "strip_right": true}), "\u{a0}"),
+        ];
+        for (normalizer, content) in all {
+            let mut json: Value = serde_json::from_slice(small().json()).unwrap();
+            json["normalizer"] = normalizer;
+            json["added_tokens"] = json!([{"id": 9, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+                "normalized": true, "special": false}]);
+            let refused = Tokenizer::from_json(Path::new("t"), json.to_string().into_bytes()).unwrap_err().to_string();
+            let expected =
+                format!("its `normalizer` leaves nothing of the added token {content:?}, which then is nowhere in a text");
+            assert!(refused.ends_with(&expected), "{refused}");
+        }
     }
 
     #[test]

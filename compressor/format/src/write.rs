@@ -90,8 +90,9 @@ impl Beside {
     /// The same, where errors name `asked`.
     fn create_for(path: &Path, asked: &Path) -> Result<Self> {
         let name = path.file_name().ok_or_else(|| Error::malformed(path, "this names no file to write"))?;
-        // A link is replaced. A device or a pipe would be too, for everybody.
-        if std::fs::symlink_metadata(path).is_ok_and(|found| !found.is_file() && !found.is_symlink()) {
+        // A link to a file, or to nothing, is replaced. A device or a pipe would be too, for everybody, and so would be `/dev/stdout`.
+        let is_other = |found: &std::fs::Metadata| !found.is_file() && !found.is_symlink();
+        if [std::fs::symlink_metadata(path), std::fs::metadata(path)].iter().flatten().any(is_other) {
             return Err(Error::refused(path, "is there already and is not a file: name another place"));
         }
         clear_leftovers(folder_of(path), |left| temporary_of(left) == Some(name.as_encoded_bytes()));
@@ -325,7 +326,14 @@ mod tests {
         let refused = write_beside(&path, |_| Ok(())).unwrap_err().to_string();
         assert_eq!(refused, format!("{}: is there already and is not a file: name another place", path.display()));
         #[cfg(unix)]
-        assert!(write_beside("/dev/null", |_| Ok(())).is_err());
+        {
+            assert!(write_beside("/dev/null", |_| Ok(())).is_err());
+            // As `/dev/stdout` is a link to it.
+            let link = folder.path().join("link");
+            std::os::unix::fs::symlink("/dev/null", &link).unwrap();
+            assert!(write_beside(&link, |_| Ok(())).is_err());
+            assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        }
     }
 
     #[test]

@@ -362,7 +362,10 @@ impl Description {
         let added: Vec<Added> = match take("added_tokens") {
             Value::Null => Vec::new(),
             Value::Array(list) => {
-                let one = |(at, added)| component(added, &format!("added_tokens[{at}]"));
+                let one = |(at, added)| {
+                    let added: Added = component(added, &format!("added_tokens[{at}]"))?;
+                    is_short(&format!("added_tokens[{at}].content"), &added.content).map(|()| added)
+                };
                 list.into_iter().enumerate().map(one).collect::<Result<_, _>>()?
             }
             other => return Err(malformed(format!("`added_tokens` is {}, which is no list", short(&other)))),
@@ -550,6 +553,9 @@ impl Normalizer {
     fn canonical(self, place: &str) -> Result<Self, Refusal> {
         match &self {
             Self::Replace { pattern, content } => check_replace(pattern, content, place)?,
+            Self::Prepend { prepend } if prepend.is_empty() => {
+                return Err(unsupported(format!("`{place}.prepend` is empty, and so there is nothing to prepend")));
+            }
             Self::Prepend { prepend } => is_short(&format!("{place}.prepend"), prepend)?,
             Self::BertNormalizer { .. }
             | Self::Strip { .. }

@@ -66,6 +66,18 @@ pub(super) fn run(description: Description) -> Result<Running> {
     if let Some(decoders) = decoders {
         running.with_decoder(Some(Decoders(decoders.into_iter().map(Decoder::build).collect::<Result<_>>()?)));
     }
+    for token in added.iter().filter(|token| token.normalized && !token.content.is_empty()) {
+        let mut content = NormalizedString::from(token.content.as_str());
+        running.get_normalizer().map_or(Ok(()), |parts| parts.apply(&mut content))?;
+        if content.is_empty() {
+            // It would be found between any two characters.
+            let content = &token.content;
+            return Err(format!(
+                "its `normalizer` leaves nothing of the added token {content:?}, which then is nowhere in a text"
+            )
+            .into());
+        }
+    }
     running.add_tokens(added.into_iter().map(|added| {
         let Added { content, single_word, lstrip, rstrip, normalized, special, .. } = added;
         AddedToken { content, single_word, lstrip, rstrip, normalized, special }

@@ -27,6 +27,9 @@ const RECORD_VERSION: u32 = 1;
 const LOCK: &str = ".folder.lock";
 const NEW: &str = "new";
 const REPLACED: &str = "replaced";
+/// The name of the command that the work is of.
+const COMMAND: &str = "command";
+const MOST_COMMAND_BYTES: u64 = 100;
 /// What a run leaves in its run folder: an unfinished training, and the lock that versions before this one made.
 const RUN: [&str; 2] = [".steps", ".lock"];
 
@@ -42,6 +45,16 @@ pub enum Made {
     },
     /// It holds these files and no others.
     Of(Vec<FileHash>),
+}
+
+impl Made {
+    /// The name of the command.
+    fn command(&self) -> &str {
+        match self {
+            Self::By { command, .. } => command,
+            Self::Of(_) => "apply",
+        }
+    }
 }
 
 /// What there is to do for a folder.
@@ -107,16 +120,18 @@ impl NewFolder {
     }
 
     /// Looks what there is to do for the folder `out`, and keeps other processes away from it. With `replace`, a folder that this
-    /// program made from something else is replaced in the end.
+    /// program made from something else is replaced in the end, and what another command left unfinished is given up.
     ///
     /// # Errors
-    /// [`Error::Refused`] where another process makes the same folder, where something else is there that is not to be replaced, and
+    /// [`Error::Refused`] where another process makes the same folder, where another command left a run of its own unfinished, where
+    /// something else is there that is not to be replaced, and
     /// where it is not this program's; [`Error::Io`] and [`Error::NoRoom`] where the folder beside it can't be made.
     pub fn begin(out: &Path, made: Made, replace: bool) -> Result<Begun> {
         let work = Self::work(out)?;
         let lock = lock(&work, out)?;
         let folder = Self { out: out.to_owned(), work, made, lock };
-        let refusal = match folder.undo_half_a_replacement().and_then(|()| folder.found()) {
+        let found = folder.undo_half_a_replacement().and_then(|()| folder.found());
+        let refusal = match found {
             Err(error) => Some(error),
             Ok(Found::Nothing) => None,
             Ok(Found::Finished { passed }) => {
@@ -141,6 +156,7 @@ impl NewFolder {
                 Err(error)
             }
             None => {
+                folder.take_over(replace)?;
                 // After a kill before the rename: what was under way, and the record, are written again.
                 clear_all_leftovers(&folder.path());
                 let _ = std::fs::remove_file(folder.path().join(RECORD));
@@ -154,15 +170,33 @@ impl NewFolder {
         self.work.join(NEW)
     }
 
+    /// Makes the work this command's. A run that another one left unfinished may be hours of training: `replace` gives it up.
+    fn take_over(&self, replace: bool) -> Result<()> {
+        let command = self.made.command();
+        let path = self.work.join(COMMAND);
+        let left_by = crate::read_file(&path, MOST_COMMAND_BYTES).ok().and_then(|name| String::from_utf8(name).ok());
+        let holds_run = RUN.iter().any(|name| is_there(&self.work.join(name)));
+        if left_by.as_deref() != Some(command) {
+            if holds_run && !replace {
+                let by = left_by.map_or("another command".to_owned(), |name| format!("`{name}`"));
+                let what =
+                    format!("{by} began it and did not finish: finish that, name another folder, or give it up with --force");
+                return Err(Error::refused(&self.out, what));
+            }
+            self.clear(&[LOCK, REPLACED]);
+            write_beside(&path, |file| Ok(file.write_all(command.as_bytes())?))?;
+        } else if !holds_run {
+            // Nothing goes on from files that no run recorded.
+            remove_folder(&self.path())?;
+        }
+        Ok(())
+    }
+
     /// Makes it anew, lets `fill` write its files, and puts it in its place; where that fails, nothing is left.
     ///
     /// # Errors
-    /// What `fill` returned; [`Error::Refused`] where the folder beside it holds an unfinished run; as [`Self::finish`].
+    /// What `fill` returned; as [`Self::finish`].
     pub fn fill<T, E: From<Error>>(self, fill: impl FnOnce(&Path) -> Result<T, E>) -> Result<T, E> {
-        if let Some(run) = RUN.map(|name| self.work.join(name)).iter().find(|path| path.exists()) {
-            let what = "is of an unfinished command for the same folder: finish that one, or remove this";
-            return Err(Error::refused(run.as_path(), what).into());
-        }
         let path = self.path();
         let made = remove_folder(&path).and_then(|()| Ok(fs::create_dir(&path)?));
         match made.map_err(E::from).and_then(|()| fill(&path)) {
@@ -295,11 +329,17 @@ impl NewFolder {
 
     /// Removes the work folder, its lock at last. What can't be removed is found by the next command for this folder.
     fn clean(self) {
-        for entry in std::fs::read_dir(&self.work).into_iter().flatten().flatten().filter(|entry| entry.file_name() != LOCK) {
+        self.clear(&[LOCK]);
+        self.leave();
+    }
+
+    /// Removes what is in the work folder, but these.
+    fn clear(&self, but: &[&str]) {
+        let entries = std::fs::read_dir(&self.work).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| !but.iter().any(|name| entry.file_name() == *name)) {
             let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
             let _ = if is_folder { std::fs::remove_dir_all(entry.path()) } else { std::fs::remove_file(entry.path()) };
         }
-        self.leave();
     }
 
     /// Leaves the work folder as it is, and removes it where nothing but the lock is in it.
@@ -357,7 +397,9 @@ impl Record {
     fn changed(&self, folder: &Path) -> Result<Option<&str>> {
         let names = file_names_of_record(folder).unwrap_or_default();
         for file in &self.files {
-            if !names.contains(&file.name) || FileHash::of(file.name.clone(), &folder.join(&file.name))? != *file {
+            // What has another length, which may be any, isn't read.
+            let has_length = fs::metadata(folder.join(&file.name)).is_ok_and(|found| found.len() == file.bytes);
+            if !names.contains(&file.name) || !has_length || FileHash::of(file.name.clone(), &folder.join(&file.name))? != *file {
                 return Ok(Some(&file.name));
             }
         }
@@ -454,6 +496,39 @@ mod tests {
             fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
+    }
+
+    #[test]
+    fn what_another_command_left_unfinished_is_given_up_only_where_asked() {
+        let (all, out) = place();
+        let run = |path: &Path| {
+            fs::create_dir_all(path.join(".steps")).unwrap();
+            fs::create_dir_all(path.join("new")).unwrap();
+            fs::write(path.join("new/model.safetensors"), "half").unwrap();
+        };
+        let train = || Made::By { command: "train", fingerprint: "t".to_owned() };
+        let Begun::Now(folder) = NewFolder::begin(&out, train(), false).unwrap() else { panic!("nothing is there") };
+        run(&NewFolder::work(&out).unwrap());
+        drop(folder);
+        let expected = "`train` began it and did not finish: finish that, name another folder, or give it up with --force";
+        assert_eq!(refusal(&out, "a", false), expected);
+        // It goes on itself.
+        let Begun::Now(folder) = NewFolder::begin(&out, train(), false).unwrap() else { panic!("nothing is there") };
+        assert!(folder.path().join("model.safetensors").exists());
+        drop(folder);
+        let folder = begin(&out, "a", true).unwrap();
+        assert!(!folder.path().exists() && !NewFolder::work(&out).unwrap().join(".steps").exists());
+        fill(folder, "first");
+        assert!(is_finished(&out, "a"));
+        // A version before noted nowhere what it was.
+        let out = all.path().join("old");
+        run(&NewFolder::work(&out).unwrap());
+        let expected = expected.replace("`train`", "another command");
+        assert_eq!(refusal(&out, "a", false), expected);
+        // Files that no run recorded are nobody's.
+        fs::remove_dir_all(NewFolder::work(&out).unwrap().join(".steps")).unwrap();
+        fs::write(NewFolder::work(&out).unwrap().join(LOCK), "").unwrap();
+        assert!(!begin(&out, "a", false).unwrap().path().exists());
     }
 
     #[test]
@@ -571,7 +646,9 @@ mod tests {
 
         // The record was under way.
         drop(begin(&out, "c", true).unwrap());
-        fs::create_dir(&new).unwrap();
+        for made in [&new, &work.join(".steps")] {
+            fs::create_dir(made).unwrap();
+        }
         for name in ["config.json", RECORD, "..compressor.json.0123abcd.tmp"] {
             fs::write(new.join(name), "third").unwrap();
         }
@@ -607,11 +684,7 @@ mod tests {
         // An unfinished run for the same folder.
         fs::create_dir_all(work.join(".steps/1-train/state")).unwrap();
         fs::write(work.join(LOCK), "").unwrap();
-        let refused = begin(&out, "a", true).unwrap().fill(|_| Ok::<_, Error>(())).unwrap_err().to_string();
-        assert!(
-            refused.ends_with("is of an unfinished command for the same folder: finish that one, or remove this"),
-            "{refused}"
-        );
+        assert!(refusal(&out, "a", false).starts_with("another command began it"));
         assert!(work.join(".steps/1-train/state").exists());
         fs::remove_dir_all(&work).unwrap();
 

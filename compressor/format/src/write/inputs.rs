@@ -6,7 +6,8 @@ use super::folder_of;
 use super::lock::is_same_file;
 use crate::{Error, Result};
 
-/// Refuses to write the file or folder `out` where that would change one of `inputs`: where it is one, lies in one, or holds one.
+/// Refuses to write the file or folder `out` where that would change one of `inputs`: where it is one, lies in one, or holds one. The
+/// files of an input folder are looked at where links lead: Hugging Face's cache keeps them in another folder.
 ///
 /// # Errors
 /// [`Error::Refused`] with both.
@@ -17,16 +18,23 @@ pub fn check_apart<'a>(out: &Path, inputs: impl IntoIterator<Item = &'a Path>) -
     for input in inputs {
         // What can't be opened is told by whoever reads it.
         let Ok(read) = input.canonicalize() else { continue };
-        let is_same = match (std::fs::metadata(out), std::fs::metadata(input)) {
-            (Ok(out), Ok(input)) => cfg!(unix) && is_same_file(&out, &input),
+        let is_same = |path: &Path| match (std::fs::metadata(out), std::fs::metadata(path)) {
+            (Ok(out), Ok(found)) => cfg!(unix) && is_same_file(&out, &found),
             _ => false,
         };
-        let what = if is_same || places.contains(&read) {
+        let leads_to_out = |path: &Path| {
+            is_same(path)
+                || path.canonicalize().is_ok_and(|read| places.iter().any(|place| *place == read || read.starts_with(place)))
+        };
+        let mut links = std::fs::read_dir(input).into_iter().flatten().flatten();
+        let what = if is_same(input) || places.contains(&read) {
             "is read by this command, and would be lost"
         } else if places.iter().any(|place| place.starts_with(&read)) {
             "lies in a folder that this command reads, and would change it"
         } else if places.iter().any(|place| read.starts_with(place)) {
             "holds what this command reads, and would replace it"
+        } else if links.any(|entry| leads_to_out(&entry.path())) {
+            "is or holds a file that this command reads through a link, and that would be lost"
         } else {
             continue;
         };
@@ -96,5 +104,30 @@ mod tests {
             assert!(is_refused(out, input), "{out} onto {input}");
         }
         assert!(!is_refused("new", "link"));
+    }
+
+    /// As Hugging Face's cache has them.
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_a_link_in_the_model_leads_to_is_not_written_onto() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for made in ["blobs", "snapshot"] {
+            fs_err::create_dir(at(made)).unwrap();
+        }
+        for name in ["weights", "other"] {
+            fs_err::write(at("blobs").join(name), "").unwrap();
+        }
+        std::os::unix::fs::symlink("../blobs/weights", at("snapshot/model.safetensors")).unwrap();
+        let model = at("snapshot");
+        for out in ["blobs/weights", "blobs"] {
+            let expected = format!(
+                "{}: is or holds a file that this command reads through a link, and that would be lost ({}): name another place",
+                at(out).display(),
+                model.display()
+            );
+            assert_eq!(check_apart(&at(out), [model.as_path()]).unwrap_err().to_string(), expected);
+        }
+        assert!(check_apart(&at("blobs/other"), [model.as_path()]).is_ok());
     }
 }
