@@ -97,6 +97,36 @@ fn a_model_is_not_written_onto_into_or_around() {
     assert!(text.starts_with("error: dense/cache: lies in a folder that this command reads"), "{text}");
 }
 
+/// A cache that lost a file leaves a link to nothing; nothing of a model is left out because of it.
+#[cfg(unix)]
+#[test]
+fn a_file_of_a_model_that_cannot_be_read_is_refused_and_not_left_out() {
+    let bench = Bench::new();
+    dense(&bench);
+    let names = ["config.json", "model.safetensors", "tokenizer.json", "generation_config.json", "chat_template.jinja"];
+    for name in names {
+        let path = bench.path("dense").join(name);
+        let kept = fs_err::read(&path).ok();
+        let _ = fs_err::remove_file(&path);
+        std::os::unix::fs::symlink("../blobs/lost", &path).unwrap();
+        let dangling =
+            format!("dense/{name}: is a link to ../blobs/lost, which is not there: get the model again, or remove the link");
+        let folder = format!("dense/{name}: is a folder, not a file");
+        for expected in [dangling, folder] {
+            let refused = bench.run(&["quantize", "dense", "out", "--bits", "8"]).expect(2).stderr();
+            assert!(refused.contains(&expected), "{name}: {refused}");
+            assert!(!bench.path("out").exists());
+            let _ = fs_err::remove_file(&path);
+            let _ = fs_err::create_dir(&path);
+        }
+        fs_err::remove_dir(&path).unwrap();
+        if let Some(kept) = kept {
+            fs_err::write(&path, kept).unwrap();
+        }
+    }
+    bench.run(&["quantize", "dense", "out", "--bits", "8"]).expect(0);
+}
+
 #[test]
 fn two_imports_at_once_do_not_mix() {
     let bench = Bench::new();
@@ -180,6 +210,35 @@ fn a_checkpoint_and_a_gguf_file_are_told_to_be_no_artifacts() {
     bench.write("model.gguf", "GGUF and more");
     let text = bench.run(&["verify", "model.gguf"]).expect(2).stderr();
     assert!(text.starts_with("error: model.gguf: is a GGUF file, and only an artifact has a manifest.json"), "{text}");
+}
+
+#[test]
+fn a_run_writes_over_nothing_that_it_reads_and_nothing_of_others() {
+    let bench = measurements::bench();
+    bench.write("short.toml", &measurements::recipe(2, ""));
+    bench.run(&["quantize", "dense", "other", "--bits", "8"]).expect(0);
+    for name in ["report.json", "report.html"] {
+        fs_err::create_dir(bench.path(name)).unwrap();
+        bench.write(&format!("{name}/{name}"), "mine");
+        let refused = bench.run(&["run", "short.toml", "--out", name]).expect(2).stderr();
+        assert!(refused.contains(&format!("{name}/{name} is there, and no run of this program wrote it")), "{refused}");
+        assert_eq!(names(&bench, name), [name]);
+    }
+    for out in ["dense", "dense/new"] {
+        let refused = bench.run(&["run", "short.toml", "--out", out]).expect(2).stderr();
+        assert!(refused.contains("lies in a folder that this command reads, and would change it (dense)"), "{refused}");
+    }
+    assert_eq!(names(&bench, "dense"), ["config.json", "model.safetensors", "tokenizer.json"]);
+    // A text for a report.
+    fs_err::create_dir(bench.path("texts")).unwrap();
+    fs_err::rename(bench.path("test.txt"), bench.path("texts/report.json")).unwrap();
+    bench.write("set.toml", "[text]\ntrain = \"texts/report.json\"\ntest = \"texts/report.json\"\n");
+    let refused = bench.run(&["run", "short.toml", "--out", "texts"]).expect(2).stderr();
+    assert!(refused.contains("report.json: is read by this command, and would be lost"), "{refused}");
+    assert_eq!(names(&bench, "texts"), ["report.json"]);
+    // Beside it there is room.
+    bench.run(&["run", "short.toml", "--out", "texts/run"]).expect(0);
+    bench.run(&["run", "short.toml", "--out", "texts/run"]).expect(0);
 }
 
 /// Of every step: the one that measures what is there already, one that makes files, one that only checks.

@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 
 use crate::families::token_ids;
 use crate::model::parse_config;
+use crate::read::is_there;
 use crate::{Error, GgufFile, Result, Tokenizer};
 
 /// Who says something.
@@ -87,7 +88,7 @@ impl ChatTemplate {
         let config_path = folder.join("tokenizer_config.json");
         let config = read_json(&config_path)?;
         let jinja_path = folder.join("chat_template.jinja");
-        let (path, source) = match jinja_path.is_file() {
+        let (path, source) = match is_there(&jinja_path) {
             true => (jinja_path.clone(), crate::read_text(&jinja_path)?),
             false => {
                 let source = match &config["chat_template"] {
@@ -174,7 +175,7 @@ fn default_of(named: &[Value]) -> Result<String, String> {
 
 /// A file of JSON; null where there is none.
 pub(crate) fn read_json(path: &Path) -> Result<Value> {
-    if !path.is_file() {
+    if !is_there(path) {
         return Ok(Value::Null);
     }
     parse_config(&crate::read_file(path, crate::LIST_BYTES)?, path)

@@ -173,7 +173,7 @@ impl Manifest {
     pub fn read(folder: &Path) -> Result<Self> {
         crate::checkpoint::refuse_part(folder)?;
         let path = folder.join(NAME);
-        if !path.exists() {
+        if !crate::read::is_there(&path) {
             return Err(without_manifest(folder));
         }
         let json = crate::read_file(&path, crate::LIST_BYTES)?;

@@ -16,11 +16,18 @@ pub const DESCRIPTION_BYTES: u64 = 16 << 20;
 /// Most bytes of a list: tokenizers, manifests, indices of shards, reports. Real ones have up to 40 MB.
 pub const LIST_BYTES: u64 = 256 << 20;
 
+/// Whether anything has this name, a link that leads nowhere too: what stands in a place is read or refused, and never taken for absent.
+pub(crate) fn is_there(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok()
+}
+
 /// Opens a file to read it.
 ///
 /// # Errors
-/// [`Error::Io`] where it can't be opened, [`Error::Malformed`] where something else than a file stands there.
+/// [`Error::Io`] where it can't be opened, [`Error::Malformed`] where something else than a file stands there, or a link that leads
+/// nowhere.
 pub fn open_file(path: &Path) -> Result<File> {
+    check_leads_somewhere(path)?;
     // Before opening: that waits for a writer where it is a named pipe.
     if let Ok(metadata) = std::fs::metadata(path) {
         check_is_file(path, &metadata)?;
@@ -98,6 +105,18 @@ pub(crate) fn hub_name(path: &Path) -> Option<&str> {
     is_name.then_some(name)
 }
 
+/// Caches keep files behind links, and can lose them.
+fn check_leads_somewhere(path: &Path) -> Result<()> {
+    let is_missing = std::fs::metadata(path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+    match std::fs::read_link(path).ok().filter(|_| is_missing) {
+        None => Ok(()),
+        Some(target) => {
+            let what = format!("is a link to {}, which is not there: get the model again, or remove the link", target.display());
+            Err(Error::malformed(path, what))
+        }
+    }
+}
+
 fn check_is_file(path: &Path, metadata: &Metadata) -> Result<()> {
     match metadata.is_file() {
         true => Ok(()),
@@ -131,6 +150,7 @@ pub(crate) fn check_link(folder: &Path, file: &Path) -> Result<()> {
     if !fs_err::symlink_metadata(file)?.is_symlink() {
         return Ok(());
     }
+    check_leads_somewhere(file)?;
     let (folder, target) = (fs_err::canonicalize(folder)?, fs_err::canonicalize(file)?);
     let in_cache = || {
         let revisions = folder.parent().filter(|revisions| revisions.ends_with("snapshots"))?;

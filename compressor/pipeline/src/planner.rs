@@ -12,12 +12,13 @@ use std::rc::Rc;
 
 use compressor_format::{
     Alternative, Architecture, ByteSize, Checkpoint, Dataset, Distill, Draft, Dtype, Importance, LearnScales, Method, Mistake,
-    Place, Prune, Quantize, Recipe, RecipeText, Sizes, Split, Stage, Student, Tokenizer, TrainingKeys, Verify, WeightStorage,
-    check_writable,
+    Place, Prune, Quantize, Recipe, RecipeText, Report, Sizes, Split, Stage, Student, Tokenizer, TrainingKeys, Verify,
+    WeightStorage, check_writable,
 };
 
 use crate::fingerprint::Fingerprint;
 use crate::plan::{ModelSize, Origin, Step, architecture, bookkeeping, dense, evenly_spaced, measured_by, start_of};
+use crate::record::LOCK;
 use crate::rows::{Rows, TokenizerOf};
 use crate::{disk, memory, prune, quantize};
 
@@ -119,7 +120,7 @@ impl<'a> Planner<'a> {
         if matches!(start, Origin::Path(_)) {
             self.check_measuring(Split::Test, &size);
         }
-        let mut chain = Chain { current: start.clone(), models: vec![(start, size.clone())] };
+        let mut chain = Chain { current: start.clone(), models: vec![(start.clone(), size.clone())] };
         let mut steps = Vec::new();
         for (index, stage) in self.recipe.stages.iter().enumerate() {
             let step = self.step(index, stage, &chain, &dataset_fingerprint);
@@ -129,6 +130,7 @@ impl<'a> Planner<'a> {
             }
             steps.push(step);
         }
+        self.check_apart(&start, &steps);
         for (step, (index, stage)) in steps.iter().zip(self.recipe.stages.iter().enumerate()) {
             self.check_memory(step, &Place::stage(index, stage.name()));
         }
@@ -144,6 +146,30 @@ impl<'a> Planner<'a> {
             self.refuse(&Place::root("output"), mistake);
         }
         Some((size, steps))
+    }
+
+    /// Refuses a run folder in a model that the run reads, and reports in the place of files that it reads or that are somebody's.
+    fn check_apart(&mut self, start: &Origin, steps: &[Step]) {
+        let folder = self.recipe.run_folder();
+        let of_steps = steps.iter().flat_map(|step| [Some(&step.input), step.beside.as_ref(), step.student.as_ref()]);
+        let models = of_steps.flatten().chain([start]).filter_map(|origin| match origin {
+            Origin::Path(path) => Some(path.clone()),
+            Origin::New(_) | Origin::Step(_) => None,
+        });
+        let inputs: Vec<PathBuf> = models.chain(self.dataset.iter().flat_map(|dataset| dataset.inputs())).collect();
+        let is_ours = [bookkeeping(&folder), folder.join(LOCK)].iter().any(|path| path.exists());
+        for report in [Report::path(&folder), crate::page::path(&folder)] {
+            let refused = compressor_format::check_apart(&report, inputs.iter().map(PathBuf::as_path)).err();
+            let message = match refused {
+                Some(error) => error.to_string(),
+                None if !is_ours && report.symlink_metadata().is_ok() => {
+                    format!("{} is there, and no run of this program wrote it", report.display())
+                }
+                None => continue,
+            };
+            let hint = "set `output` to a folder of its own";
+            return self.refuse(&Place::root("output"), Mistake::new(message).hint(hint));
+        }
     }
 
     /// Refuses a step that can't be held in the memory there may be.

@@ -64,6 +64,8 @@ pub(crate) const MARK: &str = "fingerprint";
 const STATE: &str = "state";
 /// Layers that a quantization has finished, and activations that it keeps on the disk.
 const LAYERS: &str = "layers";
+/// In the run folder, from a run's first moment: held as long as it is at work.
+pub(crate) const LOCK: &str = ".lock";
 /// Where what has to go waits for being removed: among the steps' folders, whose names begin with a number.
 const REMOVED: &str = "removed";
 

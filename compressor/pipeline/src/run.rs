@@ -762,7 +762,7 @@ fn keep_layers(weights: Weights, count: usize) -> Weights {
 
 /// Held while a run works.
 fn lock(folder: &Path) -> Result<Lock, Error> {
-    Lock::take(&folder.join(".lock"))?.ok_or_else(|| Error::Busy(folder.to_owned()))
+    Lock::take(&folder.join(record::LOCK))?.ok_or_else(|| Error::Busy(folder.to_owned()))
 }
 
 fn new_report(plan: &Plan) -> Result<Report, Error> {

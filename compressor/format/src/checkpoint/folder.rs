@@ -11,7 +11,7 @@ use super::{Checkpoint, Source};
 use crate::content::ContentHash;
 use crate::entropy::ENTROPY;
 use crate::model::{CONFIG, parse_config};
-use crate::read::check_link;
+use crate::read::{check_link, is_there};
 use crate::{Error, Family, GgufFile, GgufTensor, Origin, Result, TensorFiles, Tokenizer, Weights};
 
 /// The files that make a tokenizer; they travel with the model.
@@ -229,13 +229,13 @@ pub(crate) fn refuse_part(path: &Path) -> Result<()> {
 /// `folder` is a file of a model, or holds GGUF files instead, or an adapter, with or without the model that it changes.
 pub fn read_config(folder: &Path) -> Result<Value> {
     refuse_part(folder)?;
-    if let Some(adapter) = ADAPTERS.iter().map(|name| folder.join(name)).find(|path| path.exists()) {
+    if let Some(adapter) = ADAPTERS.iter().map(|name| folder.join(name)).find(|path| is_there(path)) {
         let what = "belongs to an adapter (LoRA), which changes the model it lies beside; merge it into that model's weights first, \
                      or remove its files where it is merged already";
         return Err(Error::unsupported(&adapter, what));
     }
     let path = folder.join(CONFIG);
-    if let (false, Some(gguf)) = (path.is_file(), first_gguf(folder)) {
+    if let (false, Some(gguf)) = (is_there(&path), first_gguf(folder)) {
         return Err(Error::unsupported(
             folder,
             format!("holds no config.json, but GGUF files: name one of them, such as {gguf}"),
@@ -266,5 +266,5 @@ pub fn copy_companions(from: &Path, to: &Path) -> Result<()> {
 }
 
 fn companions(folder: &Path) -> Vec<PathBuf> {
-    COMPANIONS.iter().map(|name| folder.join(name)).filter(|path| path.is_file()).collect()
+    COMPANIONS.iter().map(|name| folder.join(name)).filter(|path| is_there(path)).collect()
 }

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use super::TensorFiles;
 use crate::encoding::unmarked;
 use crate::entropy::ENTROPY;
+use crate::read::is_there;
 use crate::{EntropyFile, Error, MappedBytes, Result, map_file};
 
 pub(super) const SINGLE: &str = "model.safetensors";
@@ -23,12 +24,12 @@ impl TensorFiles {
     pub fn open(folder: &Path) -> Result<Self> {
         let single = folder.join(SINGLE);
         let coded = folder.join(ENTROPY);
-        if !single.exists() && coded.exists() {
+        if !is_there(&single) && is_there(&coded) {
             let file = EntropyFile::open(&coded)?;
             let files = Self::from_bytes(file.restore()?, &coded)?;
             return Ok(Self { bytes: file.coded_bytes(), files: vec![coded], ..files });
         }
-        let paths = if single.exists() { vec![single] } else { shards(folder)? };
+        let paths = if is_there(&single) { vec![single] } else { shards(folder)? };
         let mut files = Self::default();
         for path in &paths {
             files.add(&MappedBytes::from(map_file(path)?), &path.display().to_string())?;
@@ -77,7 +78,7 @@ fn shards(folder: &Path) -> Result<Vec<PathBuf>> {
         weight_map: BTreeMap<String, String>,
     }
     let path = folder.join(INDEX);
-    if !path.exists() {
+    if !is_there(&path) {
         let instead = what_is_there(folder).map(|instead| format!("; {instead}")).unwrap_or_default();
         return Err(Error::malformed(folder, format!("holds none of {SINGLE}, {ENTROPY} and {INDEX}{instead}")));
     }

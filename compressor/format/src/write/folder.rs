@@ -16,6 +16,7 @@ use super::{ATTEMPTS, Lock, clear_all_leftovers, folder_of, sync_folder, write_b
 use crate::entropy::ENTROPY;
 use crate::manifest::file_names;
 use crate::model::WEIGHTS;
+use crate::read::is_there;
 use crate::{Error, FileHash, Manifest, Metrics, Result};
 
 /// The name of the record in a folder. It says what made the folder, and is no part of the model: no manifest lists it, no delta
@@ -426,11 +427,6 @@ fn file_names_of_record(folder: &Path) -> Result<BTreeSet<String>> {
 
 fn hashes(folder: &Path, names: BTreeSet<String>) -> Result<Vec<FileHash>> {
     names.into_iter().map(|name| FileHash::of(name.clone(), &folder.join(name))).collect()
-}
-
-/// Whether anything has this name, a link that leads nowhere too.
-fn is_there(path: &Path) -> bool {
-    std::fs::symlink_metadata(path).is_ok()
 }
 
 fn remove_folder(path: &Path) -> Result<()> {
