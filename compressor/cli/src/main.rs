@@ -118,7 +118,8 @@ struct Output {
 impl Output {
     /// Starts rayon's threads, which would panic on first use where they can't be started.
     fn start_threads(self) -> anyhow::Result<()> {
-        let threads = self.threads.unwrap_or(0);
+        // Always a number: without one, rayon takes RAYON_NUM_THREADS unchecked.
+        let threads = self.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
         // A thread that starts with the last of the addresses ends the program inside the standard library, where no error can be caught.
         // So the room for all of them, the engine's own too, is asked for first; it is given back at once and never touched.
         let room = threads.saturating_mul(2).saturating_mul(THREAD_BYTES);

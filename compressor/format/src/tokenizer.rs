@@ -10,7 +10,10 @@ use std::path::{Path, PathBuf};
 
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{AddedToken, NormalizerWrapper, TokenizerBuilder, TokenizerImpl};
+use tokenizers::{
+    AddedToken, NormalizerWrapper, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer as _, TokenizerBuilder,
+    TokenizerImpl, Trainer as _,
+};
 
 use crate::encoding::unmarked;
 use crate::{Error, Result, write_beside};
@@ -258,6 +261,22 @@ impl TextStream<'_> {
     }
 }
 
+/// Most characters of a word that merges are learnt of. The crate takes time by the square of them, and no word is as long: a text
+/// without a break is.
+const LONGEST_WORD: usize = 1000;
+
+/// A word in pieces of at most [`LONGEST_WORD`] characters.
+fn in_pieces(word: &str) -> Vec<String> {
+    let mut pieces = Vec::new();
+    let mut rest = word;
+    while let Some((end, _)) = rest.char_indices().nth(LONGEST_WORD) {
+        pieces.push(rest[..end].to_owned());
+        rest = &rest[end..];
+    }
+    pieces.push(rest.to_owned());
+    pieces
+}
+
 fn train(texts: impl Iterator<Item = String> + Send, vocab_size: usize) -> tokenizers::Result<Vec<u8>> {
     // Special tokens come first, the bytes are sorted, and merges of equal frequency are taken in the order of their parts'
     // numbers, so no hash map's order reaches the result. The tests below watch over it.
@@ -275,7 +294,17 @@ fn train(texts: impl Iterator<Item = String> + Send, vocab_size: usize) -> token
         .with_post_processor(None)
         .with_decoder(Some(ByteLevel::default()))
         .build()?;
-    tokenizer.train(&mut trainer, texts)?;
+    let cutter = ByteLevel::new(false, false, true);
+    trainer.feed(texts, |text| {
+        let mut cut = PreTokenizedString::from(text);
+        cutter.pre_tokenize(&mut cut)?;
+        let words = cut.get_splits(OffsetReferential::Original, OffsetType::Byte).into_iter();
+        Ok(words.flat_map(|(word, ..)| in_pieces(word)).collect())
+    })?;
+    let mut model = BPE::default();
+    let special_tokens = trainer.train(&mut model)?;
+    tokenizer.with_model(model);
+    tokenizer.add_special_tokens(special_tokens)?;
     Ok(tokenizer.to_string(true)?.into_bytes())
 }
 
@@ -292,6 +321,18 @@ mod tests {
 
     fn small() -> Tokenizer {
         Tokenizer::train_bpe(["low low low lower lower newest".to_owned()].into_iter(), 300).unwrap()
+    }
+
+    #[test]
+    fn a_text_without_a_break_is_learnt_from_in_pieces() {
+        let sizes = |word: &str| in_pieces(word).iter().map(|piece| piece.chars().count()).collect::<Vec<_>>();
+        assert_eq!(sizes(&"中".repeat(2500)), [1000, 1000, 500]);
+        assert_eq!(sizes(&"=".repeat(1000)), [1000]);
+        assert_eq!(in_pieces("low"), ["low"]);
+        let joined = in_pieces(&"aé".repeat(1500)).concat();
+        assert_eq!(joined, "aé".repeat(1500));
+        let tokenizer = Tokenizer::train_bpe(["ab".repeat(5000)].into_iter(), 300).unwrap();
+        assert!(tokenizer.id("abababab").is_some());
     }
 
     #[test]
