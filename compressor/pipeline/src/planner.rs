@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use compressor_format::{
     Alternative, Architecture, ByteSize, Checkpoint, Dataset, Distill, Draft, Dtype, Importance, LearnScales, Method, Mistake,
-    Place, Prune, Quantize, Recipe, RecipeText, Report, Sizes, Split, Stage, Student, Tokenizer, TrainingKeys, Verify,
+    NewFolder, Place, Prune, Quantize, Recipe, RecipeText, Report, Sizes, Split, Stage, Student, Tokenizer, TrainingKeys, Verify,
     WeightStorage, check_writable,
 };
 
@@ -157,7 +157,7 @@ impl<'a> Planner<'a> {
             Origin::New(_) | Origin::Step(_) => None,
         });
         let inputs: Vec<PathBuf> = models.chain(self.dataset.iter().flat_map(|dataset| dataset.inputs())).collect();
-        let is_ours = [bookkeeping(&folder), folder.join(LOCK)].iter().any(|path| path.exists());
+        let is_ours = [bookkeeping(&folder), folder.join(LOCK)].iter().any(|path| path.exists()) || NewFolder::is_work(&folder);
         for report in [Report::path(&folder), crate::page::path(&folder)] {
             let refused = compressor_format::check_apart(&report, inputs.iter().map(PathBuf::as_path)).err();
             let message = match refused {

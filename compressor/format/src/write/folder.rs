@@ -120,6 +120,11 @@ impl NewFolder {
         Ok(out.with_file_name(work))
     }
 
+    /// Whether this is a folder that [`Self::work`] names, of a command that began in it or was clearing it.
+    pub fn is_work(folder: &Path) -> bool {
+        is_there(&folder.join(LOCK))
+    }
+
     /// Looks what there is to do for the folder `out`, and keeps other processes away from it. With `replace`, a folder that this
     /// program made from something else is replaced in the end, and what another command left unfinished is given up.
     ///
